@@ -202,6 +202,16 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     assert one.acceptance.comparison is not None
 
 
+def test_the_record_names_the_preprocessing_and_the_fingerprint_depends_on_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """It also keeps the log of one from being replayed with the other."""
+    slices = dim_slices(2)
+    canvas, sam = (plan_adaptation(new_black_box(preprocessing=one), slices, SETTINGS) for one in ("canvas", "sam"))
+    assert sam.facts["black_box"] == {**canvas.facts["black_box"], "preprocessing": "sam"}
+    assert sam.fingerprint != canvas.fingerprint
+
+
 def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(6)
     black_box = new_black_box()
@@ -212,12 +222,7 @@ def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., An
     split = split_patients(slices)
     assert result.record["training_patients"] == [patient_hash(p) for p in split.training]
     assert result.record["held_back_patients"] == [patient_hash(p) for p in split.held_back]
-    assert result.record["black_box"] == {
-        "name": "brightness",
-        "weights_sha256": "b" * 64,
-        "preprocessing": "canvas",
-        "input_side": 32,
-    }
+    assert result.record["black_box"] == {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
     assert result.record["settings"]["seed"] == 0  # type: ignore[index]
     assert result.record["slices"] == 24
     assert result.record["windows"] == [{"low": 0, "high": 255, "source": "given"}]

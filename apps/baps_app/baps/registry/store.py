@@ -180,8 +180,8 @@ class AdapterStore:
         if (label, version) not in self._not_served:
             self._not_served.add((label, version))
             logger.warning(
-                "Version %s of the adapter %s is not served: it was trained with the preprocessing %s, but the model now "
-                "uses %s. Train again.",
+                "Version %s of the adapter %s is not served: it was trained with the preprocessing %s, but the model "
+                "now uses %s. Train again.",
                 version, label or "shared", record["black_box"]["preprocessing"], preprocessing,
             )  # fmt: skip
 
