@@ -132,22 +132,20 @@ class BlackBox(ABC):
         if len(images) != len(prompts):
             raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt per image.")
         prompts = [self._understood_part(prompt) for prompt in prompts]
-        shape = (images.shape[1], images.shape[2])
-        shown = [shape] * len(images) if sizes is None else [self._shown(size, shape) for size in sizes]
-        batches = [
-            (size, rows[start : start + self.capabilities.batch_size])
-            for size in dict.fromkeys(shown)
-            for rows in [[row for row, other in enumerate(shown) if other == size]]
-            for start in range(0, len(rows), self.capabilities.batch_size)
-        ]
-        probability = np.zeros(images.shape[:3], np.float32)
+        rows_by_size: dict[Size, list[int]] = {}
+        for row in range(len(images)):
+            size = self._shown(None if sizes is None else sizes[row], images.shape[1:3])
+            rows_by_size.setdefault(size, []).append(row)
+        probability, batch_size = np.zeros(images.shape[:3], np.float32), self.capabilities.batch_size
         with self._query():
             self._count(len(images))
-            for (height, width), rows in batches:
-                if self.wait:
-                    self.wait()
-                answer = self._segment(images[rows, :height, :width], [prompts[row] for row in rows])
-                probability[rows, :height, :width] = self._checked_output(answer, (len(rows), height, width))
+            for (height, width), rows in rows_by_size.items():
+                for start in range(0, len(rows), batch_size):
+                    if self.wait:
+                        self.wait()
+                    batch = rows[start : start + batch_size]
+                    answer = self._segment(images[batch, :height, :width], [prompts[row] for row in batch])
+                    probability[batch, :height, :width] = self._checked_output(answer, (len(batch), height, width))
         return probability
 
     def encode(self, image: NDArray[np.uint8], prefetch: bool = False, size: Size | None = None) -> Encoding:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 """Path of the weights of the bundled model."""
+
 _NOT_MAINTAINED = (
     "which no maintained package loads. Use SAM, MedSAM, SAM-HQ, SAM 2 or SAM 3, or serve it on another machine "
     "(black_box=remote)."
