@@ -14,7 +14,6 @@ kill loses none, a power cut may lose the last seconds.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import hmac
 import json
@@ -29,6 +28,8 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock
 
 from baps.errors import BapsError
 from baps.utils.atomic_write import flush_to_disk
@@ -171,13 +172,8 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = self.file.with_name(f".{self.file.name}.lock")
-        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600, poll_interval=0.001):
             yield
-        finally:
-            os.close(handle)
 
     def _files(self) -> list[Path]:
         full = [file for file in self.file.parent.glob(f"{self.file.name}.*") if file.suffix[1:].isdecimal()]

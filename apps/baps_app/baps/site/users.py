@@ -7,7 +7,6 @@ so that a server that reads it at the same time sees the old or the new file.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -20,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from baps.errors import InputError, NotFoundError
@@ -190,8 +190,8 @@ class Users:
     def _changing(self, new: bool = False) -> Iterator[dict[str, User]]:
         """Read the users, let the caller change them, and write them back."""
         try:
-            with self.file.with_name(f".{self.file.name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            self.file.parent.stat()  # The lock would create a missing folder.
+            with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600):
                 users = {} if new and not self.file.exists() else self._read()
                 yield users
                 content = {"users": {name: _to_dict(users[name]) for name in sorted(users)}}

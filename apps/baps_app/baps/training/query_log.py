@@ -9,7 +9,6 @@ uninterrupted run, bit by bit on a CPU, and no image is queried twice except tho
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from baps.adapters.old_records import rename_settings
@@ -41,7 +41,8 @@ class QueryLog:
     def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> None:
         self._path, self._black_box = path, black_box
         self._images = 0
-        self._file = _open_exclusively(path) if path else None
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600) if path else None
+        self._file = _open_exclusively(path, self._lock) if path and self._lock else None
         first = json.dumps(about, sort_keys=True)
         lines = _complete_lines(path) if path else []
         same = bool(lines) and _read_facts(lines[0]) == json.loads(first)
@@ -58,8 +59,9 @@ class QueryLog:
 
     def close(self) -> None:
         """Release the log for others."""
-        if self._file:
+        if self._file and self._lock:
             self._file.close()
+            self._lock.release()
 
     @property
     def images(self) -> int:
@@ -148,7 +150,7 @@ def _convert_os_error() -> Iterator[None]:
         ) from error
 
 
-def _open_exclusively(path: Path) -> IO[bytes]:
+def _open_exclusively(path: Path, lock: FileLock) -> IO[bytes]:
     """Open the log, unbuffered, for this adaptation only; the answers of two writers would be mixed.
 
     Raises:
@@ -156,17 +158,13 @@ def _open_exclusively(path: Path) -> IO[bytes]:
     """
     with _convert_os_error():
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            lock.acquire()
+        except Timeout:
             raise BapsError(
                 f"Another training writes to the log {path}. Wait until it has ended, or stop it."
             ) from None
-        except OSError:  # Some network disks do not support locks.
-            pass
-    return file
+        return path.open("ab", buffering=0)
 
 
 def _complete_lines(path: Path) -> list[str]:
