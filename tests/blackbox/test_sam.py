@@ -28,7 +28,9 @@ SHAPES = [(192, 192), (90, 192), (192, 75), (250, 250), (64, 101), (301, 170)]
 def _assert_equal_to_predictor(model: Sam, shape: tuple[int, int]) -> None:
     """Segment one image with each of ``PROMPTS`` by the package's predictor and by the black box."""
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    answers = SamBlackBox(model, "random").segment(np.stack([image] * len(PROMPTS)), PROMPTS)
+    black_box = SamBlackBox(model, "random")
+    encoding = black_box.encode(image)
+    answers = [black_box.decode(encoding, prompt) for prompt in PROMPTS]
     predictor = SamPredictor(model)
     predictor.set_image(image)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -42,7 +44,7 @@ def _assert_equal_to_predictor(model: Sam, shape: tuple[int, int]) -> None:
         )
         np.testing.assert_allclose(answer, 1 / (1 + np.exp(-logits[0])), atol=1e-5)
     assert all(np.abs(one - other).max() > 1e-2 for one, other in itertools.pairwise(answers))
-    dimmer = SamBlackBox(model, "random").segment(image[None] // 2, PROMPTS[:1])[0]
+    dimmer = black_box.segment(image[None] // 2, PROMPTS[:1])[0]
     assert np.abs(dimmer - answers[0]).max() > 1e-2  # The network is sensitive to what it is shown.
 
 
@@ -53,9 +55,8 @@ def test_masks_equal_the_packages_predictor(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(300, 400), (1024, 1024)], ids=str)
-def test_masks_of_sam_equal_the_packages_predictor(shape: tuple[int, int]) -> None:
-    _assert_equal_to_predictor(random_vit_b(), shape)
+def test_masks_of_sam_equal_the_packages_predictor() -> None:
+    _assert_equal_to_predictor(random_vit_b(), (300, 400))
 
 
 @pytest.mark.parametrize("size", [(192, 75), (60, 192)], ids=str)

@@ -34,7 +34,8 @@ def test_masks_equal_the_packages_predictor(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     predictor = SAM2ImagePredictor(black_box._model)
     predictor.set_image(image)
-    answers = black_box.segment(np.stack([image] * len(PROMPTS)), PROMPTS)
+    encoding = black_box.encode(image)
+    answers = [black_box.decode(encoding, prompt) for prompt in PROMPTS]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         clicks = [*prompt.positive, *prompt.negative]
         logits, _, _ = predictor.predict(
