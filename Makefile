@@ -1,4 +1,4 @@
-# make demo | make test | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-organs | make bench-fseft [QUICK=1] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make clean
+# make demo | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -14,19 +14,19 @@ WORKLIST ?=
 CONFIG ?=
 ROOT_PATH ?=
 
-# An empty entry of it would have Python import modules from the folder that one is in.
+# An empty entry in PYTHONPATH would make Python import modules from the current folder.
 unexport PYTHONPATH
 
 PY := .venv/bin/python
-# One worker a core, one thread each; the tests that share a server, a PACS or a fixture go to one worker.
+# One worker per core with one thread each. Tests that share a server, a PACS or a fixture run in one worker.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup
-# What tests/support/marks.py and the marks of the tests keep out of `make test`.
+# Markers of the tests that `make test` leaves out; tests/support/marks.py sets them.
 NOT_FAST := slow or server or pacs or browser
-# torch comes first: sam2, which MONAI Label needs, asks for it while it is built. It has no GPU code that we use.
+# torch is installed first, because sam2, which MONAI Label needs, imports it during its build. We use none of its CUDA code.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-organs bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-clicks bench-whole-organ bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -38,9 +38,9 @@ help:
 	if [ -z "$$found" ]; then \
 	  echo "No Python 3.10, 3.11 or 3.12 with venv was found. Run this, then try again:"; \
 	  echo "    sudo apt-get update && sudo apt-get install -y python3 python3-venv"; \
-	  echo "(Where the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
+	  echo "(If the system's Python is newer than 3.12, install python3.12 and python3.12-venv.)"; exit 1; fi; \
 	if [ ! -x $(PY) ]; then echo "==> Making .venv with $$($$found --version)"; $$found -m venv .venv; fi
-	@echo "==> Installing. PyTorch and its libraries are some 3 GB to fetch and 9 GB on disk; this takes 3 to 15 minutes."
+	@echo "==> Installing. PyTorch and its libraries take about 3 GB to download and 9 GB on disk. This takes 3 to 15 minutes."
 	@echo "==> 1 of 3: pip and setuptools"; $(PIP) -q --upgrade pip setuptools setuptools-scm
 	@echo "==> 2 of 3: PyTorch"; $(PIP) torch torchvision numpy
 	@echo "==> 3 of 3: MONAI Label, this project, and its tests"; $(PIP) --no-build-isolation -e '.[dev]'
@@ -53,20 +53,20 @@ demo: .venv/installed
 test: .venv/installed
 	@$(PYTEST) -m "not ($(NOT_FAST))"
 
-# What `make test` leaves out: servers, PACS, browsers, kills, the demo, long fits.
+# The tests that `make test` leaves out: servers, PACS, browsers, kills, the demo, long fits.
 test-rest: .venv/installed
 	@$(PYTEST) -m "$(NOT_FAST)"
 
 test-all: .venv/installed
 	@$(PYTEST)
 
-# Of all tests, in the processes that they start too.
+# Coverage of all tests, including the processes that they start.
 coverage: .venv/installed
 	@$(PYTEST) --cov --cov-report term:skip-covered
 
 serve: .venv/installed
 	@if [ -z "$(STUDIES)" ]; then \
-	  echo "Say which images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
+	  echo "Name the images: make serve STUDIES=<folder or DICOMweb URL> [PORT=8000] [LABELS=liver,spleen]"; exit 1; fi
 	@exec .venv/bin/baps serve "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --labels "$(LABELS)" \
 	  --black-box "$(BLACK_BOX)" --weights "$(WEIGHTS)" --remote "$(REMOTE)" --adapters "$(ADAPTERS)" \
 	  --users "$(USERS)" --worklist "$(WORKLIST)" --config "$(CONFIG)" --root-path "$(ROOT_PATH)"
@@ -77,12 +77,12 @@ pacs: .venv/installed
 # Needs the real images beside the repository, see benchmarks/real_data.py.
 bench-adapt: .venv/installed
 	@$(PY) -m benchmarks.adaptation.adapt $(if $(QUICK),--quick,--publish)
-	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weeks)
+	@$(if $(QUICK),,$(PY) -m benchmarks.adaptation.weekly_training)
 
 bench-clicks: .venv/installed
 	@$(PY) -m benchmarks.interactive.clicks
 
-bench-organs: .venv/installed
+bench-whole-organ: .venv/installed
 	@$(PY) -m benchmarks.interactive.whole_organs
 
 bench-fseft: .venv/installed
@@ -91,11 +91,11 @@ bench-fseft: .venv/installed
 bench-throughput: .venv/installed
 	@$(PY) -m benchmarks.performance.throughput
 
-# Half an hour; SOAK=60 soaks for an hour instead of three minutes.
+# Takes half an hour. SOAK=60 runs the soak for an hour instead of three minutes.
 bench-trust: .venv/installed
 	@$(PY) -m stress.run --publish $(if $(SOAK),--soak $(SOAK))
 
-# A stand-in PACS of 100,000 series; ten minutes.
+# A simulated PACS with 100,000 series. Takes ten minutes.
 bench-archive: .venv/installed
 	@$(PY) -m benchmarks.performance.archive
 
@@ -108,7 +108,7 @@ lint: .venv/installed
 	.venv/bin/pydoclint -q $(DOCUMENTED) && \
 	$(PY) -m ruff check --preview --select D,DOC501 --ignore D105,D107 $(DOCUMENTED)
 
-# The guides and the API reference as a site, in build/site; a broken link is an error.
+# Builds the guides and the API reference as a site in build/site. A broken link is an error.
 docs: .venv/installed
 	@PYTHONPATH=apps/baps_app NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo "==> build/site/index.html"
@@ -117,17 +117,17 @@ docs: .venv/installed
 	@$(PY) -m venv .venv-tools && .venv-tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/tools.txt
 	@touch $@
 
-# Are there known advisories on what is pinned, that deploy/advisories.ini does not list?
+# Lists known advisories on pinned packages that deploy/advisories.ini does not list.
 advisories: .venv-tools/installed
 	@$(PY) deploy/advisories.py
 
-# What is installed, as CycloneDX.
+# Writes a CycloneDX list of the installed packages.
 sbom: .venv-tools/installed
 	@mkdir -p build
 	@.venv-tools/bin/cyclonedx-py environment --of JSON --output-reproducible -o build/sbom.json $(PY)
 	@echo "==> build/sbom.json"
 
-# Builds the wheel and tries what pip makes of it, the core and the server; some minutes.
+# Builds the wheel and tests its installation, the core and the server. Takes some minutes.
 wheel: .venv/installed
 	@.ci/wheel
 

@@ -1,7 +1,7 @@
-"""A real PACS to try and to test with: Orthanc of Debian's packages, which this machine alone reaches.
+"""Run a real PACS for the demo and the tests: Orthanc from Debian's packages, reachable from this machine only.
 
-Orthanc 1.10 listens on every address, whatever its settings say. So it runs in a network namespace of its own, where
-the system lets users make one; else what it listens on is looked at, and it is stopped if others could reach it.
+Orthanc 1.10 ignores its settings and listens on all addresses. It runs in a separate network namespace if the system
+lets users create one. Otherwise its addresses are checked, and it is stopped if other machines could reach it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 import psutil
 import requests
 
+from baps.demo.server import free_port, running
 from baps.errors import BapsError
 from baps.site.server_command import is_loopback
 from demo import loopback
-from demo.server import free_port, running
 
-PROGRAM = shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")  # Not on everybody's path.
+PROGRAM = shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")  # Not on the PATH of every user.
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 def missing() -> str:
-    """What has to be installed first, or ""."""
+    """Return a message on what to install, or "" if nothing is missing."""
     if PROGRAM and PLUGIN.exists():
         return ""
     return "Orthanc with its DICOMweb plugin is not installed: apt-get install orthanc orthanc-dicomweb"
@@ -34,15 +34,18 @@ def missing() -> str:
 
 @contextmanager
 def running_orthanc(folder: Path, users: Mapping[str, str] | None = None, reachable: bool = False) -> Iterator[str]:
-    """Start it on an empty store below a folder, for users with passwords or for anybody; yields its address.
+    """Start Orthanc on an empty store, and stop it at the end.
 
     Args:
-        folder: an empty one.
-        users: their passwords, or None.
-        reachable: whether others may reach it, where that cannot be prevented.
+        folder: An empty folder for the store and the log.
+        users: Passwords by the name of the user, or None for no login.
+        reachable: Whether other machines may reach it, if this cannot be prevented.
+
+    Yields:
+        The address of Orthanc.
 
     Raises:
-        BapsError: if they could and may not.
+        BapsError: If other machines could reach it and may not.
     """
     users = users or {}
     port = free_port()
@@ -58,36 +61,37 @@ def running_orthanc(folder: Path, users: Mapping[str, str] | None = None, reacha
         "Plugins": [str(PLUGIN)],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
-    settings["HttpBindAddresses"] = ["127.0.0.1"]  # Newer ones heed it.
+    settings["HttpBindAddresses"] = ["127.0.0.1"]  # Newer versions honour it.
     (folder / "orthanc.json").write_text(json.dumps(settings))
     login = "".join(f"{user}:{password}@" for user, password in users.items())
     command = [str(PROGRAM), str(folder / "orthanc.json")]
-    apart = loopback.possible()
-    if apart:
-        command = loopback.command_within(port, command)
+    is_isolated = loopback.is_possible()
+    if is_isolated:
+        command = loopback.isolated_command(port, command)
     page = f"http://{login}127.0.0.1:{port}/system"
     with running(command, os.environ, page, folder / "orthanc.log") as process:
-        if not apart and not reachable:
+        if not is_isolated and not reachable:
             _check_addresses(process)
         yield f"http://127.0.0.1:{port}"
 
 
 def _check_addresses(process: psutil.Process) -> None:
-    """Refuse a server that listens on addresses that other machines reach.
+    """Check that a server listens only on addresses that other machines cannot reach.
 
     Raises:
-        BapsError: if it does.
+        BapsError: If other machines can reach it.
     """
-    addresses = {one.laddr for one in process.connections("tcp") if one.status == psutil.CONN_LISTEN}
-    if open_ones := sorted(f"{ip} port {port}" for ip, port in addresses if not is_loopback(ip)):
+    connections = process.connections("tcp")
+    addresses = {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+    if reachable := sorted(f"{ip} port {port}" for ip, port in addresses if not is_loopback(ip)):
         raise BapsError(
-            f"Orthanc listens on {', '.join(open_ones)}, where others may reach it, and this system lets no user "
-            "keep it apart (unshare -rn true). It was stopped. Allow user namespaces, take a newer one, or say that "
-            "others may reach it: make pacs OPEN=1."
+            f"Orthanc listens on {', '.join(reachable)}, which other machines can reach, and this system does not let "
+            "users isolate it (unshare -rn true). It was stopped. Allow user namespaces, install a newer Orthanc, or "
+            "let others reach it: make pacs OPEN=1."
         )
 
 
 def store(address: str, folder: Path) -> None:
-    """Put every file of a folder into it."""
+    """Store every DICOM file of a folder in Orthanc."""
     for file in sorted(folder.rglob("*.dcm")):
         requests.post(f"{address}/instances", data=file.read_bytes(), timeout=30).raise_for_status()

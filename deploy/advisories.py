@@ -1,6 +1,6 @@
-"""``make advisories``: are there known advisories on what constraints.txt pins, that nobody has looked at?
+"""``make advisories``: list known advisories on the packages in constraints.txt that were not reviewed.
 
-pip-audit asks the database of advisories; ``advisories.ini`` has those that were reviewed and stay.
+pip-audit queries the database of advisories; ``advisories.ini`` lists those that were reviewed and accepted.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP_AUDIT = ROOT / ".venv-tools" / "bin" / "pip-audit"
-_KNOWN = ("diskcache", "5.6.3", "CVE-2025-69872")
-"""An advisory that the database has, for good."""
+_CANARY = ("diskcache", "5.6.3", "CVE-2025-69872")
+"""An advisory that the database always has. If it is not reported, the database was not reached."""
 
 
 @dataclass(frozen=True)
-class Reviewed:
-    """An advisory that stays.
+class ReviewedAdvisory:
+    """An advisory that was reviewed and accepted.
 
     Attributes:
-        id: by which it is known.
-        package, version: on which.
-        what: it says.
-        why: it cannot be reached here.
-        tests: that show it, as ``file::name``.
+        id: id of the advisory.
+        package: name of the package.
+        version: version of the package.
+        what: summary of the advisory.
+        why: why the flaw cannot be reached here.
+        tests: tests that show this, as ``file::name``.
     """
 
     id: str
@@ -41,13 +42,14 @@ class Reviewed:
 
 
 @dataclass(frozen=True)
-class Found:
-    """An advisory as the database has it.
+class Advisory:
+    """An advisory of the database.
 
     Attributes:
-        package, version: on which.
-        names: its id and the other ids by which it is known.
-        fixed: versions that have it no more.
+        package: name of the package.
+        version: version of the package.
+        names: id of the advisory and its aliases.
+        fixed: versions in which it is fixed.
     """
 
     package: str
@@ -57,50 +59,56 @@ class Found:
 
 
 class UnreachableError(Exception):
-    """The database of advisories did not answer."""
+    """Raised if the database of advisories does not answer."""
 
 
-def pins(file: Path = ROOT / "constraints.txt") -> dict[str, str]:
-    """Packages and versions, names in lower case."""
+def read_pins(file: Path = ROOT / "constraints.txt") -> dict[str, str]:
+    """Read the pinned versions by package, names in lower case."""
     lines = (line.strip() for line in file.read_text().splitlines())
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
     return {name.lower(): version for name, version in pairs}
 
 
-def reviewed(file: Path = ROOT / "deploy" / "advisories.ini") -> list[Reviewed]:
-    """The advisories that stay.
+def read_reviewed(file: Path = ROOT / "deploy" / "advisories.ini") -> list[ReviewedAdvisory]:
+    """Read the advisories that were reviewed and accepted.
 
     Raises:
-        KeyError: if a line has not all that it must have.
+        KeyError: if a section lacks a key.
     """
     parser = ConfigParser(interpolation=None)
     parser.read_string(file.read_text())
     return [
-        Reviewed(id, part["package"], part["version"], part["what"], part["why"], tuple(part["test"].split()))
-        for id, part in parser.items()  # noqa: A001 (what it is called everywhere)
+        ReviewedAdvisory(
+            id, section["package"], section["version"], section["what"], section["why"], tuple(section["test"].split())
+        )
+        for id, section in parser.items()  # noqa: A001 (the usual word)
         if id != parser.default_section
     ]
 
 
-def ask(packages: Mapping[str, str], command: Path = PIP_AUDIT) -> list[Found]:
-    """What the database knows of packages.
+def query_database(packages: Mapping[str, str], command: Path = PIP_AUDIT) -> list[Advisory]:
+    """Query the database for advisories on packages.
 
     Raises:
-        UnreachableError: if it does not answer. pip-audit then may say that it found nothing; so one of the advisories
-            that are known is asked for first.
+        UnreachableError: if the database does not answer. pip-audit may then report no advisories, so a known advisory
+            is queried first.
     """
-    if not any(_KNOWN[2] in one.names for one in _audited({_KNOWN[0]: _KNOWN[1]}, command)):
-        raise UnreachableError(f"asked for {_KNOWN[0]} {_KNOWN[1]}, pip-audit does not know {_KNOWN[2]}")
-    return _audited(packages, command)
+    if not any(_CANARY[2] in advisory.names for advisory in _run_pip_audit({_CANARY[0]: _CANARY[1]}, command)):
+        raise UnreachableError(f"for {_CANARY[0]} {_CANARY[1]}, pip-audit does not report {_CANARY[2]}")
+    return _run_pip_audit(packages, command)
 
 
-def unseen(found: list[Found], listed: list[Reviewed]) -> list[Found]:
-    """Those that nobody has looked at."""
-    seen = {(one.package, one.version, one.id) for one in listed}
-    return [one for one in found if not any((one.package, one.version, name) in seen for name in one.names)]
+def not_reviewed(advisories: list[Advisory], reviewed_advisories: list[ReviewedAdvisory]) -> list[Advisory]:
+    """Return the advisories that were not reviewed."""
+    reviewed_keys = {(advisory.package, advisory.version, advisory.id) for advisory in reviewed_advisories}
+    return [
+        advisory
+        for advisory in advisories
+        if not any((advisory.package, advisory.version, name) in reviewed_keys for name in advisory.names)
+    ]
 
 
-def _audited(packages: Mapping[str, str], command: Path) -> list[Found]:
+def _run_pip_audit(packages: Mapping[str, str], command: Path) -> list[Advisory]:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(f"{name}=={version}\n" for name, version in packages.items())
         file.flush()
@@ -113,46 +121,50 @@ def _audited(packages: Mapping[str, str], command: Path) -> list[Found]:
             "json",
             "--progress-spinner=off",
         ]
-        done = subprocess.run([str(command), *options], capture_output=True, text=True)  # noqa: S603 (our own list)
+        process = subprocess.run([str(command), *options], capture_output=True, text=True)  # noqa: S603 (our own list)
     try:
-        answers = json.loads(done.stdout)["dependencies"]
+        dependencies = json.loads(process.stdout)["dependencies"]
     except (ValueError, KeyError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (process.stderr.strip().splitlines() or ["pip-audit printed nothing"])[-1]
         raise UnreachableError(last) from None
     return [
-        Found(
-            one["name"].lower(),
-            one["version"],
+        Advisory(
+            advisory["name"].lower(),
+            advisory["version"],
             frozenset([flaw["id"], *flaw.get("aliases", [])]),
             tuple(flaw.get("fix_versions", [])),
         )
-        for one in answers
-        for flaw in one.get("vulns", [])
+        for advisory in dependencies
+        for flaw in advisory.get("vulns", [])
     ]
 
 
 def main() -> int:
-    """Say what is new.
+    """Print the advisories that were not reviewed.
 
     Returns:
-        0 if all was looked at, 1 if something was not, 2 if nobody can say.
+        0 if all were reviewed, 1 if some were not, 2 if the database cannot be reached.
     """
-    pinned, listed = pins(), reviewed()
+    pins, reviewed_advisories = read_pins(), read_reviewed()
     try:
-        found = ask(pinned)
+        advisories = query_database(pins)
     except (UnreachableError, OSError) as error:
         print(f"The database of advisories cannot be reached from here ({error}).")
-        print("Nothing was checked. Run this where the Python package index itself is reached, before each update.")
+        print("Nothing was checked. Run this where the Python package index can be reached, before each update.")
         return 2
-    new = unseen(found, listed)
-    for one in new:
-        names, fixed = ", ".join(sorted(one.names)), ", ".join(one.fixed) or "no version"
-        print(f"{one.package} {one.version}: {names}; fixed in {fixed}")
-    gone = [one for one in listed if not any(one.id in other.names for other in found)]
-    for stays in gone:
-        print(f"{stays.package} {stays.version}: {stays.id} is listed, but the database does not name it; look again.")
-    print(f"{len(pinned)} packages, {len(found)} advisories, {len(new)} that deploy/advisories.ini does not list.")
-    return 1 if new else 0
+    new_advisories = not_reviewed(advisories, reviewed_advisories)
+    for advisory in new_advisories:
+        names, fixed = ", ".join(sorted(advisory.names)), ", ".join(advisory.fixed) or "no version"
+        print(f"{advisory.package} {advisory.version}: {names}; fixed in {fixed}")
+    no_longer_reported = [
+        advisory for advisory in reviewed_advisories if not any(advisory.id in other.names for other in advisories)
+    ]
+    for old in no_longer_reported:
+        name = f"{old.package} {old.version}: {old.id}"
+        print(f"{name} is listed, but the database no longer reports it. Review it again.")
+    counts = f"{len(pins)} packages, {len(advisories)} advisories"
+    print(f"{counts}, {len(new_advisories)} of them not in deploy/advisories.ini.")
+    return 1 if new_advisories else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hooks of ``make docs``: pages of the repository's root, the commands from the code, and links out of ``docs/``."""
+"""Hooks of ``make docs``: add pages of the repository's root, document the commands, and relocate links."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mkdocs.exceptions import PluginError
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 ROOT_PAGES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Pages of the root and their places in the site."""
+"""Pages of the root, and their paths in the site."""
 
 COMMANDS = re.compile(r"<!-- commands: .* -->")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages of the root."""
+    """Add the pages of the repository's root."""
     from mkdocs.structure.files import File
 
-    for name, place in ROOT_PAGES.items():
-        files.append(File.generated(config, place, content=(ROOT / name).read_text()))
+    for name, destination in ROOT_PAGES.items():
+        files.append(File.generated(config, destination, content=(ROOT / name).read_text()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links at the site's pages, and put the commands into their page."""
+    """Rewrite links to the site's pages, and insert the documentation of the commands."""
     source = page.file.src_uri
-    in_root = next((name for name, place in ROOT_PAGES.items() if place == source), None)
+    in_root = next((name for name, destination in ROOT_PAGES.items() if destination == source), None)
     origin = ROOT / in_root if in_root else DOCS / source
 
     def relocate(link: re.Match[str]) -> str:
@@ -39,12 +39,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             raise PluginError(f"{origin.relative_to(ROOT)} links to {link[2]}, which does not exist.")
         name = target.relative_to(ROOT).as_posix()
         if name in ROOT_PAGES:
-            place = ROOT_PAGES[name]
+            destination = ROOT_PAGES[name]
         elif target.is_relative_to(DOCS) and target.suffix == ".md":
-            place = target.relative_to(DOCS).as_posix()
-        else:  # A file of the repository has no page: name it.
+            destination = target.relative_to(DOCS).as_posix()
+        else:  # Other files of the repository have no page, so the text gives their path.
             return f"{text} (`{name}`)"
-        return f"[{text}]({'../' * source.count('/')}{place}{anchor})"
+        return f"[{text}]({'../' * source.count('/')}{destination}{anchor})"
 
     return COMMANDS.sub(lambda _: command_reference(), _LINK.sub(relocate, markdown))
 
@@ -63,16 +63,22 @@ def _describe(command: Any, name: str, lines: list[str]) -> None:
         for part in command.commands.values():
             _describe(part, f"{name} {part.name}", lines)
         return
-    arguments = [one for one in command.params if one.param_type_name == "argument"]
-    options = [one for one in command.params if one.param_type_name == "option"]
-    usage = " ".join([name, *(one.metavar or str(one.name).upper() for one in arguments)])
+    arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    usage = " ".join([name, *(parameter.metavar or str(parameter.name).upper() for parameter in arguments)])
     lines += [f"## {name}", "", "```text", f"{usage} [OPTIONS]", "```", "", _escape(command.help or ""), ""]
     if options:
         lines += ["| option | meaning | default |", "| --- | --- | --- |"]
-    for one in options:
-        names = ", ".join(f"`{word}`" for word in (*one.opts, *one.secondary_opts))
-        default = "required" if one.required else "" if one.default in (None, "", False) else f"`{one.default}`"
-        lines.append(f"| {names} | {_escape(getattr(one, 'help', None) or '')} | {default} |")
+    for parameter in options:
+        names = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts))
+        default = (
+            "required"
+            if parameter.required
+            else ""
+            if parameter.default in (None, "", False)
+            else f"`{parameter.default}`"
+        )
+        lines.append(f"| {names} | {_escape(getattr(parameter, 'help', None) or '')} | {default} |")
     lines.append("")
 
 

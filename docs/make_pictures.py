@@ -1,8 +1,8 @@
-"""Make the pictures of the guides: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
+"""Draw the pictures of the guides: ``PYTHONPATH=apps/baps_app .venv/bin/python docs/make_pictures.py``.
 
-The masks are those of the bundled model on the phantoms of ``sample-data``, through the code that serves clicks; no
-server is needed. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three
-minutes, because it adapts the model first.
+The masks are the bundled model's on the phantoms of ``sample-data``, computed by the code that serves clicks, without
+a server. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three minutes,
+because it adapts the model first.
 """
 
 from __future__ import annotations
@@ -37,51 +37,55 @@ mpl.use("Agg")
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parent / "sample-data"
 VALUES = {"liver": 1, "spleen": 2, "kidneys": 3, "stomach": 4, "aorta": 5}
-TRAINED, SHOWN = [f"ct_{n:02d}" for n in range(1, 9)], ["ct_09", "ct_10", "ct_11"]
-"""Phantoms that are adapted to, and those that the adapted model is shown on."""
+TRAINING_CASES, TEST_CASES = [f"ct_{n:02d}" for n in range(1, 9)], ["ct_09", "ct_10", "ct_11"]
+"""Phantoms to adapt to, and phantoms on which the adapted model is shown."""
 
-GROUND, TEXT = "#15181c", "#f0f0f0"
-MASK, ADAPTED, TRUTH = "#ff9d2e", "#36d17c", "#ffffff"
+BACKGROUND_COLOUR, TEXT = "#15181c", "#f0f0f0"
+MASK, ADAPTED, REFERENCE = "#ff9d2e", "#36d17c", "#ffffff"
 FOREGROUND, BACKGROUND, BOX = "#3dff5a", "#ff5470", "#5ab4ff"
 
 
 @cache
 def segmenter() -> Segmenter:
-    """The bundled model, and a store of adapters that goes with this process."""
+    """Load the bundled model, with a temporary store of adapters."""
     return Segmenter(load_black_box(), AdapterStore(Path(tempfile.mkdtemp())))
 
 
 def image_of(case: str) -> Path:
-    """The image of a phantom."""
+    """Return the path of a phantom's image."""
     return SAMPLES / case[:2] / "images" / f"{case}.nii.gz"
 
 
 def labels_of(case: str) -> Path:
-    """Its labels."""
+    """Return the path of a phantom's labels."""
     return SAMPLES / case[:2] / "labels" / f"{case}.nii.gz"
 
 
-def ask(
+def segment(
     case: str, organ: str, request: dict[str, object], adapted: bool = False
 ) -> tuple[Click, NDArray[np.bool_], NDArray[np.bool_]]:
-    """What a request, as 3D Slicer sends it, gives: the click that was read, the mask, and the truth."""
+    """Segment a request of 3D Slicer; return the parsed click, the mask, and the reference mask."""
     volume, _ = segmenter().volume(image_of(case))
     click = read_click({"label": organ, **request}, volume, list(VALUES))
-    mask = segmenter().segment(image_of(case), click.plane, click.prompt, click.label, adapted).mask
-    truth = click.plane.extract(read_labels(labels_of(case), volume) == VALUES[organ])
-    return click, mask, truth
+    adapter = segmenter().load_adapter(click.label) if adapted else None
+    mask = segmenter().segment(image_of(case), click.plane, click.prompt, adapter).mask
+    reference = click.plane.extract(read_labels(labels_of(case), volume) == VALUES[organ])
+    return click, mask, reference
 
 
-def show(
+def draw_slice(
     axes: Axes,
     case: str,
     click: Click,
     mask: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
     title: str,
     colour: str = MASK,
 ) -> None:
-    """A slice, its prompt, the mask, and the truth as a thin line. The phantoms' axes run left, back and up."""
+    """Draw a slice, its prompt, the mask, and the reference as a thin line.
+
+    The phantoms' axes run left, back and up.
+    """
     volume, window = segmenter().volume(image_of(case))
     upward = click.plane.axis != 2
     across, down = (volume.spacing[axis] for axis in range(3) if axis != click.plane.axis)
@@ -93,7 +97,7 @@ def show(
     axes.imshow(overlay, origin="lower" if upward else "upper", aspect=down / across)
     if mask.any():
         axes.contour(mask, [0.5], colors=[colour], linewidths=2)
-    axes.contour(truth, [0.5], colors=[TRUTH], linewidths=0.9, linestyles="--")
+    axes.contour(reference, [0.5], colors=[REFERENCE], linewidths=0.9, linestyles="--")
     for points, face, sign in ((click.prompt.positive, FOREGROUND, "+"), (click.prompt.negative, BACKGROUND, "_")):
         for x, y in points:
             axes.plot(x, y, "o", color=face, markersize=11, markeredgecolor="black", markeredgewidth=1.2)
@@ -101,22 +105,22 @@ def show(
     if click.prompt.box is not None:
         x0, y0, x1, y1 = click.prompt.box
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=BOX, linewidth=2))
-    rows, columns = np.nonzero(picture > 60)  # the body; what is around it is left out
+    rows, columns = np.nonzero(picture > 60)  # Crops to the body.
     axes.set_xlim(columns.min() - 3, columns.max() + 3)
     low, high = rows.min() - (0.5 if upward else 3), rows.max() + (0.5 if upward else 3)
     axes.set_ylim((low, high) if upward else (high, low))
     axes.set_anchor("N")
     axes.set_axis_off()
-    axes.set_title(f"{title}\nDice {dice(mask, truth):.2f}", color=TEXT, fontsize=12)
+    axes.set_title(f"{title}\nDice {dice(mask, reference):.2f}", color=TEXT, fontsize=12)
 
 
-def blank(
-    width: float, height: float, columns: int, below: str, ratios: tuple[float, ...] | None = None
+def new_figure(
+    width: float, height: float, columns: int, caption: str, ratios: tuple[float, ...] | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """Make a dark figure of some inches with axes in a row, and a line of text below."""
+    """Create a dark figure, sized in inches, with axes in a row and a caption below."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
-    figure = Figure(figsize=(width, height), facecolor=GROUND, layout=layout)
-    figure.supxlabel(below, color=TEXT, fontsize=11)
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND_COLOUR, layout=layout)
+    figure.supxlabel(caption, color=TEXT, fontsize=11)
     return figure, list(figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0])
 
 
@@ -124,44 +128,44 @@ LEGEND = "dashed: the true outline    + foreground point    − background point
 
 
 def clicks() -> Figure:
-    """One click, then a foreground click where the mask is missing, then a background click where it spills."""
+    """Draw one click, then a foreground click where the mask is missing, then a background click where it spills."""
     case, organ, index = "ct_02", "liver", 13
     foreground: list[list[int]] = [[38, 60, index]]
     background: list[list[int]] = []
-    figure, row = blank(9.6, 3.2, 3, LEGEND)
+    figure, row = new_figure(9.6, 3.2, 3, LEGEND)
     request: dict[str, object] = {"foreground": foreground, "background": background, "slice": index}
-    show(row[0], case, *ask(case, organ, request), "1. one click")
+    draw_slice(row[0], case, *segment(case, organ, request), "1. one click")
     foreground.append([39, 36, index])
-    show(row[1], case, *ask(case, organ, request), "2. foreground where it is missing")
+    draw_slice(row[1], case, *segment(case, organ, request), "2. foreground where it is missing")
     background.append([15, 73, index])
-    show(row[2], case, *ask(case, organ, request), "3. background where it spills")
+    draw_slice(row[2], case, *segment(case, organ, request), "3. background where it spills")
     return figure
 
 
 def planes() -> Figure:
-    """The same click on three planes."""
+    """Draw the same click on three planes."""
     case, organ = "ct_03", "liver"
-    figure, row = blank(9.6, 3.5, 3, LEGEND.partition("    −")[0], (1.45, 1.45, 1))
+    figure, row = new_figure(9.6, 3.5, 3, LEGEND.partition("    −")[0], (1.45, 1.45, 1))
     for axes, plane in zip(row, ("axial", "coronal", "sagittal"), strict=True):
-        show(axes, case, *ask(case, organ, {"foreground": [[39, 60, 14]], "plane": plane}), plane)
+        draw_slice(axes, case, *segment(case, organ, {"foreground": [[39, 60, 14]], "plane": plane}), plane)
     return figure
 
 
 def box() -> Figure:
-    """A click and a box on the same slice."""
+    """Draw a click and a box on the same slice."""
     case, organ, index = "ct_04", "spleen", 15
-    figure, row = blank(8.0, 3.8, 2, f"{LEGEND.partition('    −')[0]}    blue: the box")
+    figure, row = new_figure(8.0, 3.8, 2, f"{LEGEND.partition('    −')[0]}    blue: the box")
     roi = [92, 112, 64, 88, index - 1, index + 1]
     point = {"foreground": [[102, 76, index]], "slice": index}
-    show(row[0], case, *ask(case, organ, point), "one click")
-    show(row[1], case, *ask(case, organ, {**point, "roi": roi}), "the same click and a box")
+    draw_slice(row[0], case, *segment(case, organ, point), "one click")
+    draw_slice(row[1], case, *segment(case, organ, {**point, "roi": roi}), "the same click and a box")
     return figure
 
 
 def adapted() -> Figure:
-    """Unadapted and adapted masks of the same clicks, at the quartiles of the gain, on phantoms not trained on."""
+    """Draw unadapted and adapted masks of the same clicks at the quartiles of the gain, on phantoms not trained on."""
     organ, store, model = "spleen", segmenter().store, segmenter().black_box
-    cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINED]
+    cases = [Case(image_of(n), labels_of(n), VALUES[organ], n) for n in TRAINING_CASES]
     slices, _ = load_cases(cases, model.capabilities.input_size, 24)
     result = adapt(model, slices, AdaptationSettings(max_images=1500))
     if result.acceptance.status != "accepted":
@@ -169,29 +173,30 @@ def adapted() -> Figure:
     print(result.acceptance.sentence())
     store.publish(organ, store.add(organ, result.adapter, result.record, result.acceptance.status))
     random = np.random.default_rng(0)
-    clicked: list[tuple[float, str, dict[str, object]]] = []
-    for case in SHOWN:
+    gains_of_clicks: list[tuple[float, str, dict[str, object]]] = []
+    for case in TEST_CASES:
         organ_voxels = read_labels(labels_of(case), segmenter().volume(image_of(case))[0]) == VALUES[organ]
         areas = organ_voxels.sum((0, 1))
         for index in np.flatnonzero(areas >= areas.max() / 3).tolist():
             x, y = draw_prompt(organ_voxels[:, :, index].T, "click", random).positive[0]
             request: dict[str, object] = {"foreground": [[x, y, index]], "slice": index}
-            before, after = (dice(*ask(case, organ, request, on)[1:]) for on in (False, True))
-            clicked.append((after - before, case, request))
-    clicked.sort(key=lambda one: one[0])
-    quartiles = [clicked[len(clicked) * quarter // 4] for quarter in (1, 2, 3)]
+            before, after = (dice(*segment(case, organ, request, on)[1:]) for on in (False, True))
+            gains_of_clicks.append((after - before, case, request))
+    gains_of_clicks.sort(key=lambda entry: entry[0])
+    quartiles = [gains_of_clicks[len(gains_of_clicks) * quarter // 4] for quarter in (1, 2, 3)]
     gains = ", ".join(f"{gain:.2f}" for gain, _, _ in quartiles)
-    print(f"{len(clicked)} clicks, mean gain {np.mean([one[0] for one in clicked]):.3f}, shown {gains}")
-    figure = Figure(figsize=(9.6, 5.6), facecolor=GROUND, layout="constrained")
+    mean = np.mean([gain for gain, _, _ in gains_of_clicks])
+    print(f"{len(gains_of_clicks)} clicks, mean gain {mean:.3f}, shown {gains}")
+    figure = Figure(figsize=(9.6, 5.6), facecolor=BACKGROUND_COLOUR, layout="constrained")
     figure.supxlabel("dashed: true outline    + click", color=TEXT, fontsize=11)
     for column, (_, case, request) in zip(figure.subplots(2, 3).T, quartiles, strict=True):
-        show(column[0], case, *ask(case, organ, request), "unadapted")
-        show(column[1], case, *ask(case, organ, request, True), "adapted", ADAPTED)
+        draw_slice(column[0], case, *segment(case, organ, request), "unadapted")
+        draw_slice(column[1], case, *segment(case, organ, request, True), "adapted", ADAPTED)
     return figure
 
 
 def panel() -> Figure:
-    """The module's panel, drawn: no screenshot."""
+    """Draw the panel of Slicer's module; it is not a screenshot."""
     figure = Figure(figsize=(7.3, 9.4), facecolor="#e9ebee")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, 73)
@@ -199,37 +204,37 @@ def panel() -> Figure:
     axes.set_axis_off()
     ink, line, field = "#1c2733", "#8a97a5", "#ffffff"
 
-    def text(x: float, y: float, said: str, **style: Any) -> None:
-        axes.text(x, y, said, color=ink, fontsize=11, va="center", **style)
+    def text(x: float, y: float, label: str, **style: Any) -> None:
+        axes.text(x, y, label, color=ink, fontsize=11, va="center", **style)
 
     def rectangle(x: float, y: float, width: float, height: float, face: str, edge: str = line) -> None:
         shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.6", fc=face, ec=edge, lw=1)
         axes.add_patch(shape)
 
-    def entry(x: float, y: float, width: float, said: str, choice: bool = False) -> None:
+    def entry(x: float, y: float, width: float, label: str, choice: bool = False) -> None:
         rectangle(x, y - 1.6, width, 3.2, field)
-        text(x + 1, y, said)
+        text(x + 1, y, label)
         if choice:
             axes.plot(x + width - 1.8, y, "v", color=line, markersize=6)
 
-    def button(x: float, y: float, width: float, said: str) -> None:
+    def button(x: float, y: float, width: float, label: str) -> None:
         rectangle(x, y - 1.7, width, 3.4, "#d3dbe4")
-        text(x + width / 2, y, said, ha="center")
+        text(x + width / 2, y, label, ha="center")
 
-    def section(y: float, height: float, said: str) -> None:
+    def section(y: float, height: float, label: str) -> None:
         rectangle(2, y, 62, height, "#f6f7f9")
         rectangle(2, y, 62, 3.6, "#c3ccd6")
-        text(3.4, y + 1.8, said, weight="bold")
+        text(3.4, y + 1.8, label, weight="bold")
 
-    def bar(y: float, said: str, share: float) -> None:
-        text(4, y, said)
+    def bar(y: float, label: str, share: float) -> None:
+        text(4, y, label)
         rectangle(18, y - 1.4, 44, 2.8, field)
         rectangle(18, y - 1.4, 44 * share, 2.8, "#7fb2e5", "none")
         text(40, y, f"{share:.0%}", ha="center")
 
-    def number(y: float, said: int, x: float = 68.5) -> None:
+    def number(y: float, label: int, x: float = 68.5) -> None:
         axes.add_patch(Circle((x, y), 1.9, fc="#c2410c", ec="none"))
-        axes.text(x, y, str(said), color="white", fontsize=12, weight="bold", ha="center", va="center_baseline")
+        axes.text(x, y, str(label), color="white", fontsize=12, weight="bold", ha="center", va="center_baseline")
 
     text(2, 3.6, "MONAI Label server:")
     entry(22, 3.6, 37.5, "http://127.0.0.1:8000", True)
@@ -282,8 +287,8 @@ def panel() -> Figure:
     axes.plot([43.4, 43.9, 44.7], [74.2, 74.8, 73.5], color=ink, linewidth=1.6)
     text(46, 74.2, "Auto")
     number(74.2, 10)
-    for x, said, colour in ((4, "Foreground:", "#2ca24a"), (32, "Background:", "#3557d6")):
-        text(x, 78.4, said)
+    for x, label, colour in ((4, "Foreground:", "#2ca24a"), (32, "Background:", "#3557d6")):
+        text(x, 78.4, label)
         button(x + 14, 78.4, 4, "")
         axes.plot(x + 16, 78.4, "o", color=colour, markersize=8)
         button(x + 19, 78.4, 6, "bin")
@@ -294,8 +299,8 @@ def panel() -> Figure:
     button(23, 82.6, 6, "bin")
     number(82.6, 12)
 
-    said = "Drawn, not a screenshot: the module looks a little different,\nand names may differ between versions."
-    axes.text(33, 90, said, color="#4a5866", fontsize=11, style="italic", ha="center", va="center")
+    label = "Drawn, not a screenshot: the module looks a little different,\nand names may differ between versions."
+    axes.text(33, 90, label, color="#4a5866", fontsize=11, style="italic", ha="center", va="center")
     return figure
 
 
@@ -309,7 +314,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 
 
 def main() -> None:
-    """Make the pictures that are named, or all."""
+    """Draw the pictures that the arguments name, or all."""
     (HERE / "pictures").mkdir(exist_ok=True)
     for name in sys.argv[1:] or PICTURES:
         figure = PICTURES[name]()

@@ -1,20 +1,20 @@
-"""Can a site rely on the server? Load, a soak, odd input, kills, attacks and bombs, one after the other.
+"""Stress the server: load, a soak, fuzzing, kills, floods, attacks and decompression bombs, one after the other.
 
-``make bench-trust`` runs all of it on the sample data in less than half an hour, prints the figures, and writes
-``benchmarks/results/trust.json``; ``--publish`` also puts them into docs/results/trust.md. It fails if a figure that
-must be 0 is not. Run it with nothing else on the machine.
+``make bench-trust`` runs all parts on the sample data in less than half an hour, prints the figures, and writes
+``benchmarks/results/trust.json``; ``--publish`` also writes them to docs/results/trust.md. It fails if a figure that
+must be 0 is not 0. Run it with nothing else on the machine.
 
 * load: sixteen clients click on eight volumes while trainings run (``load/mixed.py``).
 * soak: the same for longer; ``--soak 60`` is an hour.
-* fuzz: odd requests and broken files, 10,000 at least (``fuzz/http_requests.py``, ``fuzz/odd_files.py``), and images
-  whose geometry was changed (``fuzz/displacements.py``).
-* kills: of servers, trainings, and whoever saves (``kill/kills.py``).
-* floods: one user, or nobody, asks for far too much while another user clicks (``load/floods.py``).
-* savers: many users save labels of the same images at once (``kill/savers.py``).
-* attacks: those of ``stress/attack/all_attacks.py``.
-* headers: of the answers of every route, to each role (``attack/headers.py``).
-* bombs: small files that unpack to much, by the memory that reading them takes (``fuzz/bombs.py``), and that the
-  server takes to which they are sent (``fuzz/server_bombs.py``).
+* fuzz: at least 10,000 odd requests and broken files (``fuzz/http_requests.py``, ``fuzz/odd_files.py``), and images
+  with changed geometry (``fuzz/displacements.py``).
+* kills: servers, trainings, and processes that save labels or adapters are killed (``kill/kills.py``).
+* floods: one client sends far too many requests while another user clicks (``load/floods.py``).
+* savers: many users save labels of the same images at once (``kill/concurrent_saves.py``).
+* attacks: the attacks of ``attack/all_attacks.py``.
+* headers: the security headers of every route, for each role (``attack/headers.py``).
+* bombs: small files that decompress to a large size; measures the memory of the reader (``fuzz/bombs.py``) and of
+  the server that receives them (``fuzz/server_bombs.py``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PARTS = ("load", "soak", "fuzz", "kills", "savers", "floods", "attacks", "header
 COUNTED = (
     "requests", "inputs", "displacement_inputs", "kills", "attacks_tried", "headers_checked", "floods", "bombs",
 )  # fmt: skip
-"""How much was tried."""
+"""Figures that count what was tried."""
 
 MUST_BE_0 = (
     "errors_5xx", "dropped", "failures", "strays", "attacks_succeeded", "labels_lost", "adapters_lost",
@@ -47,10 +47,10 @@ MUST_BE_0 = (
 )  # fmt: skip
 
 _FILES, _REQUESTS = 8000, 4000
-"""Broken files that are read directly, and odd requests."""
+"""Number of broken files that are read directly, and of odd requests."""
 
 _DISPLACEMENTS = 2400
-"""Images with changed geometry."""
+"""Number of images with changed geometry."""
 
 _FUZZ_SECONDS, _KILL_SECONDS = 480.0, 600.0
 
@@ -58,11 +58,11 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The figures of all parts that ran, at the top level; None for what no part has measured."""
+    """Sum the figures of all parts that ran; a figure that no part has measured is None."""
 
     def total(name: str) -> int | None:
-        found = [part[name] for part in parts.values() if name in part]
-        return sum(found) if found else None
+        values = [part[name] for part in parts.values() if name in part]
+        return sum(values) if values else None
 
     names = (*COUNTED, *MUST_BE_0, "unfinished")
     deliberate: dict[str, int] = {}
@@ -79,36 +79,36 @@ def summarise(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def faults(figures: dict[str, Any]) -> list[str]:
-    """What is not as it must be, in words."""
-    found = [f"{name} is {figures[name]}, not 0" for name in MUST_BE_0 if figures[name]]
-    found += [f"memory was not bounded in {name}" for name, row in figures["memory"].items() if not row["bounded"]]
-    return found
+    """Return a sentence for each requirement that is not met."""
+    wrong = [f"{name} is {figures[name]}, not 0" for name in MUST_BE_0 if figures[name]]
+    wrong += [f"memory was not bounded in {name}" for name, row in figures["memory"].items() if not row["bounded"]]
+    return wrong
 
 
 def fuzz(folder: Path, seed: int, share: float) -> dict[str, Any]:
-    """Broken files and odd requests; the figures of both, and their sums."""
+    """Fuzz the readers and a server; return the figures of each, and their sums."""
     from stress.fuzz.displacements import fuzz_displacements
     from stress.fuzz.http_requests import fuzz_http
     from stress.fuzz.odd_files import fuzz_files
 
     files = fuzz_files(round(share * _FILES), seed, share * _FUZZ_SECONDS / 3)
-    moved = fuzz_displacements(round(share * _DISPLACEMENTS), seed)
-    asked = fuzz_http(folder, round(share * _REQUESTS), seed, share * 2 * _FUZZ_SECONDS / 3)
+    geometry = fuzz_displacements(round(share * _DISPLACEMENTS), seed)
+    requests = fuzz_http(folder, round(share * _REQUESTS), seed, share * 2 * _FUZZ_SECONDS / 3)
     return {
-        **{key: asked[key] for key in ("requests", "errors_5xx", "dropped", "deliberate")},
-        "inputs": files["inputs"] + moved["displacement_inputs"] + asked["requests"],
-        "displacement_inputs": moved["displacement_inputs"],
-        "displaced": moved["displaced"],
-        "failures": files["failures"] + moved["failures"] + asked["failures"] + (not asked["alive"]),
-        "strays": files["strays"] + len(asked["strays"]),
+        **{key: requests[key] for key in ("requests", "errors_5xx", "dropped", "deliberate")},
+        "inputs": files["inputs"] + geometry["displacement_inputs"] + requests["requests"],
+        "displacement_inputs": geometry["displacement_inputs"],
+        "displaced": geometry["displaced"],
+        "failures": files["failures"] + geometry["failures"] + requests["failures"] + (not requests["alive"]),
+        "strays": files["strays"] + len(requests["strays"]),
         "files": files,
-        "geometry": moved,
-        "http": asked,
+        "geometry": geometry,
+        "http": requests,
     }
 
 
 def bombs(folder: Path) -> dict[str, Any]:
-    """Read bombs and send them; the figures of both, and their sums."""
+    """Read decompression bombs and send them to a server; return the figures of both, and their sums."""
     from stress.fuzz.bombs import read_bombs
     from stress.fuzz.server_bombs import send_bombs
 
@@ -121,27 +121,27 @@ def bombs(folder: Path) -> dict[str, Any]:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(help="Of the load.")] = 3,
-    soak: Annotated[float, typer.Option(help="Minutes of the soak; 60 for an hour.")] = 3,
-    only: Annotated[str, typer.Option(help=f"Parts, with commas: {', '.join(PARTS)}.")] = "",
-    share: Annotated[float, typer.Option(help="Of the usual number of odd inputs and kills.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    out: Annotated[Path, typer.Option(help="The JSON file; parts that do not run stay as they are.")] = RESULTS
+    minutes: Annotated[float, typer.Option(help="Duration of the load, in minutes.")] = 3,
+    soak: Annotated[float, typer.Option(help="Duration of the soak, in minutes.")] = 3,
+    only: Annotated[str, typer.Option(help=f"Parts to run, separated by commas: {', '.join(PARTS)}.")] = "",
+    share: Annotated[float, typer.Option(help="Fraction of the usual number of odd inputs and kills.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    out: Annotated[Path, typer.Option(help="The JSON file. Results of parts that do not run are kept.")] = RESULTS
     / "trust.json",
-    publish: Annotated[bool, typer.Option(help="Put the figures into docs/results/trust.md.")] = False,
+    publish: Annotated[bool, typer.Option(help="Write the figures to docs/results/trust.md.")] = False,
 ) -> None:
     """Run the parts, print the figures and write them."""
     from stress.attack.headers import check_headers
     from stress.attack.run_attacks import try_attacks
+    from stress.kill.concurrent_saves import save_at_once
     from stress.kill.kills import kill_all
-    from stress.kill.savers import save_at_once
     from stress.load.floods import flood
     from stress.load.mixed import load
 
-    wanted = [name.strip() for name in only.split(",")] if only else list(PARTS)
-    if unknown := sorted(set(wanted) - set(PARTS)):
-        raise typer.BadParameter(f"There is no part {', '.join(unknown)}. Known ones: {', '.join(PARTS)}.")
-    programs: dict[str, Callable[[Path], dict[str, Any]]] = {
+    selected = [name.strip() for name in only.split(",")] if only else list(PARTS)
+    if unknown := sorted(set(selected) - set(PARTS)):
+        raise typer.BadParameter(f"Unknown part: {', '.join(unknown)}. Known parts: {', '.join(PARTS)}.")
+    run_part: dict[str, Callable[[Path], dict[str, Any]]] = {
         "load": lambda folder: load(folder, 60 * minutes, seed),
         "soak": lambda folder: load(folder, 60 * soak, seed + 1),
         "fuzz": lambda folder: fuzz(folder, seed, share),
@@ -155,13 +155,13 @@ def main(
     before: dict[str, Any] = json.loads(out.read_text())["parts"] if only and out.exists() else {}
     parts = {name: before[name] for name in PARTS if name in before}
     for name in PARTS:
-        if name not in wanted:
+        if name not in selected:
             continue
         console.print(f"[bold]{name}[/] ...")
-        begun = time.monotonic()
+        start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"trust-{name}-") as folder:
-            found = programs[name](Path(folder) / "site")
-        parts[name] = {**found, "took_seconds": round(time.monotonic() - begun)}
+            result = run_part[name](Path(folder) / "site")
+        parts[name] = {**result, "took_seconds": round(time.monotonic() - start)}
         figures = {**summarise(parts), "cpus": os.cpu_count(), "seed": seed, "parts": parts}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=1))
@@ -174,7 +174,7 @@ def main(
 
 
 def page_lines(figures: dict[str, Any]) -> list[str]:
-    """The figures as tables of a page."""
+    """Format the figures as Markdown tables."""
     lines = ["| what | figure |", "| --- | --- |"]
     lines += [f"| {what} | {figure} |" for what, figure in _rows(figures)]
     lines += ["", "| reply | p95 under load | p95 in the soak |", "| --- | --- | --- |"]
@@ -192,8 +192,8 @@ def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     rows.append(("reported faults (502, 503, 504, 507)", deliberate))
     for name, row in figures["memory"].items():
-        said = f"{row['server_middle_peak_mb']:,.0f} MB, then {row['server_last_peak_mb']:,.0f} MB"
-        rows.append((f"peak memory of the server, {name}, second and last third", said))
+        peaks = f"{row['server_middle_peak_mb']:,.0f} MB, then {row['server_last_peak_mb']:,.0f} MB"
+        rows.append((f"peak memory of the server, {name}, second and last third", peaks))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A server with users on the sample volumes, for the parts of ``stress/run.py``."""
+"""Start a server with users on the sample volumes, for the parts of ``stress/run.py``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import psutil
 import requests
 from numpy.typing import NDArray
 
+from baps.demo.server import running_server
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.site.roles import Role
 from baps.site.users import Users
-from demo.server import ROOT, running_server
+from benchmarks.paths import ROOT
 
 SAMPLES = ROOT / "sample-data" / "ct"
 LABELS = {"liver": 1, "spleen": 2}
@@ -28,12 +29,12 @@ CASES = tuple(f"ct_{number:02d}" for number in range(1, 12))
 
 Voxel = tuple[int, int, int]
 
-_PLACES = re.compile(
+_EXPECTED_FILES = re.compile(
     r"studies(/(images|labels|labels-history|\.converted)(/.*)?|/[^/]+\.(nii|nii\.gz|nrrd|mha|dcm|png|jpe?g|tiff?|npz)|"
     r"/datastore_v2\.json|/\.label-checks\.json|/\.lock|/\.partial-.*)?|adapters(/.*)?|tmp(/.*)?|home(/.*)?|"
     r"server\.log|\.?users\.json.*"
 )
-"""What the server may write below its folder."""
+"""Paths that the server may write below its folder."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Site:
     """A running server.
 
     Attributes:
-        folder: all that is its own: ``studies``, ``adapters``, ``home``, ``tmp``.
-        address: of the server.
-        process: of the server.
-        token: of a user who may do everything.
+        folder: holds everything that the server writes: ``studies``, ``adapters``, ``home``, ``tmp``.
+        address: URL of the server.
+        process: the server's process.
+        token: token of an admin.
     """
 
     folder: Path
@@ -63,32 +64,32 @@ class Site:
         return self.folder / "adapters"
 
     def session(self) -> requests.Session:
-        """For one thread."""
-        made = requests.Session()
-        made.headers["Authorization"] = f"Bearer {self.token}"
-        made.trust_env = False
-        return made
+        """Create an HTTP session with the token, for one thread."""
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {self.token}"
+        session.trust_env = False
+        return session
 
 
 @contextmanager
-def site(
-    folder: Path, cases: tuple[str, ...] = CASES, kept: bool = False, settings: Mapping[str, str] | None = None
+def running_site(
+    folder: Path, cases: tuple[str, ...] = CASES, resume: bool = False, settings: Mapping[str, str] | None = None
 ) -> Iterator[Site]:
-    """Start a server on copies of sample volumes, and stop it in the end, with all that it started.
+    """Start a server on copies of sample volumes, and stop it and its child processes at the end.
 
     Args:
-        folder: for all that it writes.
-        cases: the volumes.
-        kept: go on with what is in the folder.
-        settings: of the server, others than usual.
+        folder: folder for everything that the server writes.
+        cases: names of the sample volumes.
+        resume: continue with the files that are already in the folder.
+        settings: settings of the server that replace the usual ones.
     """
     users = folder / "users.json"
-    if not kept:
+    if not resume:
         for name in ("studies", "home", "tmp"):
             (folder / name).mkdir(parents=True)
         for case in cases:
             (folder / "studies" / f"{case}.nii.gz").write_bytes((SAMPLES / "images" / f"{case}.nii.gz").read_bytes())
-    token = Users(users).renew("bench") if kept else Users(users).add("bench", Role.ADMIN)
+    token = Users(users).renew("bench") if resume else Users(users).add("bench", Role.ADMIN)
     chosen = {
         "labels": ",".join(f"{name}={value}" for name, value in LABELS.items()), "device": "cpu",
         "adapters": str(folder / "adapters"), "users": str(users), "max_upload_mb": "64", "max_volume_mb": "256",
@@ -96,52 +97,52 @@ def site(
     }  # fmt: skip
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "OMP_WAIT_POLICY": "PASSIVE"}
     with ExitStack() as stack:
-        with patch.dict(os.environ, own):  # The server's alone.
+        with patch.dict(os.environ, own):  # For the server only.
             started = stack.enter_context(running_server(folder / "studies", folder / "server.log", chosen))
         yield Site(folder, *started, token)
 
 
 def organ(case: str, name: str = "spleen") -> NDArray[np.bool_]:
-    """Where an organ is in a sample volume, (I, J, K)."""
+    """Read the mask of an organ in a sample volume, (I, J, K)."""
     image = read_volume(SAMPLES / "images" / f"{case}.nii.gz")
     return read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image) == LABELS[name]
 
 
 def voxels_of(case: str, name: str = "spleen") -> NDArray[np.int64]:
-    """All voxels of an organ, (N, 3)."""
+    """Return the indices of all voxels of an organ, (N, 3)."""
     return np.argwhere(organ(case, name))
 
 
 def write_labels(file: Path, case: str, shift: int = 0) -> Path:
-    """The true labels of a sample volume as a file, of the site's organs; shifted along I, they are others."""
+    """Write the reference labels of the site's organs in a sample volume, shifted by some voxels along I."""
     image = read_volume(SAMPLES / "images" / f"{case}.nii.gz")
     labels = read_labels(SAMPLES / "labels" / f"{case}.nii.gz", image).astype(np.uint8)
-    labels[~np.isin(labels, list(LABELS.values()))] = 0  # What has no name is refused.
+    labels[~np.isin(labels, list(LABELS.values()))] = 0  # The server refuses labels without a name.
     write_nifti(file, Volume(np.roll(labels, shift, axis=0), image.affine))
     return file
 
 
 def strays(folder: Path) -> list[str]:
-    """What lies below a server's folder where it has no business."""
-    found = (str(path.relative_to(folder)) for path in folder.rglob("*"))
-    return sorted(name for name in found if not _PLACES.fullmatch(name))
+    """List the files below a server's folder that the server should not have written."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return sorted(name for name in paths if not _EXPECTED_FILES.fullmatch(name))
 
 
 def files_of(folder: Path) -> frozenset[str]:
-    """What lies in a folder, without what Python and git keep there."""
+    """List the files in a folder, except caches and the files of Python and git."""
     skip = {".git", ".venv", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache", ".mypy_cache", "logs", "bin"}
-    found = set()
-    for place, folders, names in os.walk(folder):
+    names_found = set()
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in skip]
-        found |= {os.path.relpath(os.path.join(place, name), folder) for name in names}  # noqa: PTH118
-    return frozenset(found)
+        names_found |= {os.path.relpath(os.path.join(parent, name), folder) for name in names}  # noqa: PTH118
+    return frozenset(names_found)
 
 
 class Memory(threading.Thread):
-    """Resident memory of a process and of all that it started, every few seconds, while the context lasts.
+    """Sample the resident memory of a process and its children every few seconds, while the context is open.
 
     Attributes:
-        samples: (seconds since the begin, MB of the server, MB of the others).
+        samples: (seconds since the start, MB of the process, MB of its children).
     """
 
     def __init__(self, process: psutil.Process, every: float = 2.0) -> None:
@@ -170,10 +171,10 @@ class Memory(threading.Thread):
                 return
             seconds += self._every
 
-    def record(self) -> dict[str, float | bool]:
-        """Peaks of the server in the middle and in the last third, MB, and whether the last is no higher, by a tenth.
+    def to_dict(self) -> dict[str, float | bool]:
+        """Return the server's peak memory, MB, in the middle and last third, and whether the last one is hardly higher.
 
-        The first third is left out: models are loaded and caches filled then.
+        The first third is left out, because models are loaded and caches filled in it.
         """
         own = [sample[1] for sample in self.samples] or [0.0]
         third = max(1, len(own) // 3)

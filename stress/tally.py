@@ -1,4 +1,4 @@
-"""What became of requests: answered, refused with a sentence, or an error."""
+"""Count requests by their outcome: answered, refused with a sentence, or an error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 import requests
 
 DELIBERATE = (502, 503, 504, 507)
-"""What the server says of a fault that is not the caller's: no model, no PACS, no room."""
+"""Statuses of failures that the server reports and the client did not cause: no model, no PACS, no disk space."""
 
 _EXAMPLES = 40
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a text says something to a person: two words at least."""
+    """Check that a text has at least two words."""
     return len(text.split()) >= 2
 
 
 def judge(status: int, body: bytes, method: str = "GET") -> str:
-    """What a reply is: ``answered``, ``refused``, ``deliberate`` (a server's fault that it says), or ``error``.
+    """Classify a reply: ``answered``, ``refused``, ``deliberate`` (a failure that the server reports), or ``error``.
 
-    A refusal and a deliberate fault need a sentence; the reply to HEAD has no place for one.
+    A refusal and a deliberate failure need a sentence, except in the reply to HEAD, which has no body.
     """
     if status < 400:
         return "answered"
@@ -40,80 +40,80 @@ def judge(status: int, body: bytes, method: str = "GET") -> str:
 
 def _detail(body: bytes) -> str:
     try:
-        said = json.loads(body)
-        return str(said.get("detail", "")) if isinstance(said, dict) else ""
+        content = json.loads(body)
+        return str(content.get("detail", "")) if isinstance(content, dict) else ""
     except ValueError:
         return body.decode(errors="replace")
 
 
 @dataclass
 class Tally:
-    """Counts requests, from any number of threads.
+    """Counts the outcomes of requests; thread-safe.
 
     Attributes:
-        verdicts: how many there were of each, see ``judge``; ``dropped`` where no reply came.
-        codes: of the replies.
-        times: milliseconds of those that were answered, by kind.
-        errors: what went wrong, the first ones.
-        last: when a reply last came, of the monotonic clock.
+        verdicts: number of requests by verdict, see ``judge``; ``dropped`` if no reply came.
+        codes: number of replies by status.
+        times: milliseconds of the answered requests, by kind.
+        errors: the first errors.
+        last_reply: time of the last reply, of the monotonic clock.
     """
 
     verdicts: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: list[dict[str, Any]] = field(default_factory=list)
-    last: float = field(default_factory=time.monotonic)
+    last_reply: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def ask(self, kind: str, send: Callable[[], requests.Response], about: object = "") -> requests.Response | None:
-        """Send a request and count what comes back.
+    def send(self, kind: str, request: Callable[[], requests.Response], about: object = "") -> requests.Response | None:
+        """Send a request and count its outcome.
 
         Args:
-            kind: of request, for the table.
-            send: sends it and reads all of the reply.
-            about: what was sent, kept if it goes wrong.
+            kind: kind of request, for the table.
+            request: function that sends the request and reads the whole reply.
+            about: description of the request, recorded with an error.
 
         Returns:
-            The reply, or None if none came, or if no client could send such a thing.
+            The reply, or None if no reply came or the client library cannot send such a request.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
-            reply = send()
+            reply = request()
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError, ValueError):
-            return None  # It never left this machine.
+            return None  # The request was not sent.
         except (requests.RequestException, OSError) as error:
             self.note(kind, "dropped", f"{type(error).__name__}: {error}", about)
             return None
-        took = 1000 * (time.perf_counter() - begun)
+        milliseconds = 1000 * (time.perf_counter() - start)
         verdict = judge(reply.status_code, reply.content, str(reply.request.method))
         with self._lock:
             self.codes[reply.status_code] += 1
             if verdict == "answered":
-                self.times[kind].append(took)
+                self.times[kind].append(milliseconds)
         self.note(kind, verdict, f"{reply.status_code} {reply.text[:300]}", about)
         return reply
 
-    def note(self, kind: str, verdict: str, said: str = "", about: object = "") -> None:
+    def note(self, kind: str, verdict: str, message: str = "", about: object = "") -> None:
         """Count a verdict."""
         with self._lock:
             self.verdicts[verdict] += 1
-            self.last = time.monotonic()
+            self.last_reply = time.monotonic()
             if verdict in ("error", "dropped") and len(self.errors) < _EXAMPLES:
-                self.errors.append({"kind": kind, "verdict": verdict, "said": said, "about": str(about)[:500]})
+                self.errors.append({"kind": kind, "verdict": verdict, "said": message, "about": str(about)[:500]})
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """Number of all requests."""
         return sum(self.verdicts.values())
 
     @property
     def errors_5xx(self) -> int:
-        """Replies of 500 and more that were not meant."""
+        """Number of replies with status 500 or more that are not deliberate."""
         deliberate = self.verdicts["deliberate"]
         return sum(count for code, count in self.codes.items() if code >= 500) - deliberate
 
-    def record(self) -> dict[str, Any]:
-        """For the JSON file."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for the JSON file."""
         return {
             "requests": self.requests,
             "verdicts": dict(self.verdicts),

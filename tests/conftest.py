@@ -89,21 +89,21 @@ def new_phantom() -> Callable[..., tuple[Volume, NDArray[np.bool_]]]:
 def dim_slices() -> Callable[..., dict[str, list[LabelledSlice]]]:
     """Make slices by patient; each patient's dim organ lies in its own cell of a grid of 2 x 4 cells."""
 
-    def make(patients: int, each: int = 4, side: int = 32, seed: int = 0) -> dict[str, list[LabelledSlice]]:
+    def make(patients: int, per_patient: int = 4, side: int = 32, seed: int = 0) -> dict[str, list[LabelledSlice]]:
         random = np.random.default_rng(seed)
         rows, columns = np.mgrid[:side, :side]
         found: dict[str, list[LabelledSlice]] = {}
         for number in range(patients):
             cell_y, cell_x = divmod(number, 4)
             pieces = []
-            for _ in range(each):
+            for _ in range(per_patient):
                 centre_y = (cell_y + 0.5) * side / 2 + random.uniform(-1, 1)
                 centre_x = (cell_x + 0.5) * side / 4 + random.uniform(-0.5, 0.5)
-                truth = ((rows - centre_y) / (side / 6)) ** 2 + ((columns - centre_x) / (side / 11)) ** 2 < 1
-                grey = np.where(truth, random.uniform(95, 115), random.uniform(30, 50))
+                target = ((rows - centre_y) / (side / 6)) ** 2 + ((columns - centre_x) / (side / 11)) ** 2 < 1
+                grey = np.where(target, random.uniform(95, 115), random.uniform(30, 50))
                 grey = (grey + random.normal(0, 4, grey.shape)).round().clip(0, 255).astype(np.uint8)
                 image = np.repeat(grey[..., None], 3, axis=-1)
-                pieces.append(LabelledSlice(f"patient {number}", image, truth, Window(0, 255)))
+                pieces.append(LabelledSlice(f"patient {number}", image, target, Window(0, 255)))
             found[f"patient {number}"] = pieces
         return found
 

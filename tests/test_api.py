@@ -5,13 +5,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import baps
 from baps.blackbox import BlackBox
+from baps.fseft.adapters import InputKind
+from baps.fseft.feature_cache import FeatureCache
+from baps.fseft.inference import compute_inputs
+from baps.fseft.models import FoundationModel, OrganModel, build_unet
+from baps.fseft.predictor import OrganSegmenter
 from baps.imaging.canvas import Plane
 from baps.inference.segmenter import Segmenter
 from baps.prompts import Prompt
@@ -37,7 +44,7 @@ def test_a_slice_is_segmented_as_the_server_segments_it(bundled: BlackBox, tmp_p
     mask = baps.segment(str(SAMPLE), [(39, 60, 12)], [(20, 20, 12)], black_box=bundled)
     segmenter = Segmenter(bundled, AdapterStore(tmp_path))
     prompt = Prompt(((39.0, 60.0),), ((20.0, 20.0),))
-    expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt, "").mask
+    expected = segmenter.segment(SAMPLE, Plane(2, 12), prompt).mask
     assert expected.any()
     assert np.array_equal(Plane(2, 12).extract(mask.voxels), expected)
     assert mask.voxels.sum() == expected.sum()
@@ -95,3 +102,63 @@ def test_errors_are_one_sentence(new_phantom: NewPhantom, tmp_path: Path, bundle
             call(tmp_path / "images", tmp_path / "labels", black_box=bundled)
     with pytest.raises(baps.InputError, match="There is no folder"):
         baps.adapt_organ(tmp_path / "images", tmp_path / "labels", 1, "spleen", max_volumes=1)
+
+
+@pytest.fixture
+def organ_model() -> OrganModel:
+    """Build an untrained organ model that knows two organs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OrganModel("small", build_unet(("spleen", "liver")).eval(), "c" * 64, spacing=2.0, side=16)
+
+
+def test_an_organ_is_adapted_and_segmented(
+    new_phantom: NewPhantom, organ_model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (0, 1):
+        volume, ball = new_phantom(seed=number)
+        for folder, written in (("images", volume), ("labels", baps.Volume(ball.astype(np.uint8), volume.affine))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            baps.write_volume(tmp_path / folder / f"ball{number}.nii.gz", written)
+    computed: list[str] = []
+
+    def compute_and_count(network: FoundationModel, input_kind: InputKind, *rest: Any) -> torch.Tensor:
+        computed.append(input_kind)
+        return compute_inputs(network, input_kind, *rest)
+
+    monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", compute_and_count)
+    reports: list[tuple[int, int]] = []
+    settings = baps.OrganSettings("linear_probe", learning_rate=0.03, epochs=30, crop=12)
+    adaptation = baps.adapt_organ(
+        tmp_path / "images",
+        tmp_path / "labels",
+        1,
+        "heart",
+        model=organ_model,
+        settings=settings,
+        progress=lambda epoch, epochs, _: reports.append((epoch, epochs)),
+    )
+    assert isinstance(adaptation, baps.OrganAdaptation)
+    assert {total for _, total in reports} == {3 * settings.epochs}
+    assert computed == ["features", "features"]  # Once per volume, for three fits and their evaluation.
+
+    baps.write_adapter(tmp_path / "heart.adapter", adaptation.adapter, adaptation.record)
+    adapter, record = baps.read_organ_adapter(tmp_path / "heart.adapter", organ_model)
+    assert record["adapter"]["organ"] == "heart"
+    volume, ball = new_phantom(seed=2)
+    mask = baps.segment_organ(volume, "heart", adapter, model=organ_model)
+    assert mask.voxels.dtype == np.uint8
+    assert mask.same_geometry(volume)
+    assert baps.dice(mask.voxels > 0, ball) > 0.6
+
+
+def test_an_organ_is_segmented_by_the_unadapted_model(
+    new_phantom: NewPhantom, organ_model: OrganModel, tmp_path: Path
+) -> None:
+    volume, _ = new_phantom()
+    baps.write_volume(tmp_path / "image.nii.gz", volume)
+    mask = baps.segment_organ(tmp_path / "image.nii.gz", "liver", model=organ_model)
+    segmenter = OrganSegmenter(organ_model, AdapterStore(tmp_path / "organs"), FeatureCache(None))
+    np.testing.assert_array_equal(mask.voxels, segmenter.segment(volume, {"liver": 1}).labelmap)
+    with pytest.raises(baps.InputError, match=r"does not know heart. Give an adapter, or one of: spleen, liver\."):
+        baps.segment_organ(volume, "heart", model=organ_model)

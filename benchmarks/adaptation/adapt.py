@@ -50,9 +50,9 @@ _SECONDS = {
     "zoom": 20,
     "spsa_gc_80000": 1400,
 }
-"""A cell's time on one core, where it is not about ``_USUAL``; for the estimate alone."""
+"""Seconds of a run on one core, by arm, for the estimate; other arms take about ``_USUAL``."""
 _USUAL = 90
-_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_mended", "default", "zoom_and_white_box")
+_QUICK_ARMS = ("zero_shot", "window", "spsa_gc_fixed", "default", "zoom_and_white_box")
 
 _CORRECTED = ("zero_shot", "default", "prompt_space")
 """Arms that are also measured by box and by corrective clicks."""
@@ -82,16 +82,16 @@ def cells(quick: bool, seeds: int, only: str, arms: str) -> list[Cell]:
     """
     planned = set(arms.split(",")) if arms else {*CORE_ARMS, *ONCE}
     images = 1200 if quick else MAX_IMAGES
-    named = [domain.name for domain in DOMAINS if only in domain.name]
-    core, others = [n for n in named if n in CORE], [n for n in named if n not in CORE]
+    names = [domain.name for domain in DOMAINS if only in domain.name]
+    core, others = [n for n in names if n in CORE], [n for n in names if n not in CORE]
     if quick:
         core, others = [n for n in core if n in (CORE[0], CORE[2])], []
         planned &= set(_QUICK_ARMS)
     result = [
         Cell(domain, arm, seed, images)
         for seed in range(1 if quick else seeds)
-        for group, known in ((core, CORE_ARMS), ([] if seed else others, EVERYWHERE))
-        for arm in known
+        for group, group_arms in ((core, CORE_ARMS), ([] if seed else others, EVERYWHERE))
+        for arm in group_arms
         for domain in group
         if arm in planned
     ]
@@ -106,9 +106,9 @@ def run(cell: Cell, cache: Path) -> tuple[Cell, dict[str, Any]]:
     side = examiner.capabilities.input_size
     training, test = _patients(domain, side, cell.seed, cache)
     arena = Arena(load_black_box(), examiner, training, test, cell.seed, cell.max_images)
-    begun = time.monotonic()
+    start = time.monotonic()
     black_box, adapter = {**CORE_ARMS, **ONCE}[cell.arm](arena)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     kinds = ("click", "box") if cell.arm in _CORRECTED else ()
     return cell, {
         "domain": cell.domain,
@@ -135,26 +135,28 @@ def _patients(domain: Domain, side: int, seed: int, cache: Path) -> tuple[dict[s
         training = {p[0].patient: p for part in ("train", "validation") for p in slices(domain, part, side, 24)}
         with atomic_write(file) as partial_file:
             partial_file.write_bytes(pickle.dumps((training, list(slices(domain, "test", side, 12)))))
-    training, test = pickle.loads(file.read_bytes())  # noqa: S301  # Written a moment ago, by this very program.
+    training, test = pickle.loads(file.read_bytes())  # noqa: S301  # This program has just written it.
     if training:
         return training, test
     order = np.random.default_rng([seed, 5]).permutation(len(test)).tolist()
-    first = order[: max(1, len(order) * 2 // 3)]
-    return {test[n][0].patient: test[n] for n in first}, [test[n] for n in order if n not in first]
+    training_order = order[: max(1, len(order) * 2 // 3)]
+    return {test[n][0].patient: test[n] for n in training_order}, [test[n] for n in order if n not in training_order]
 
 
 def main(
     quick: Annotated[bool, typer.Option(help="Two domains, five arms, one seed, 1,200 images.")] = False,
     seeds: Annotated[int, typer.Option(help="Runs of each domain and arm.")] = 3,
-    only: Annotated[str, typer.Option(help="Domains whose name has this in it.")] = "",
-    arms: Annotated[str, typer.Option(help="Arms, with commas; without it, all.")] = "",
-    workers: Annotated[int, typer.Option(help="Runs at once, a core each.")] = max(1, (os.cpu_count() or 2)),
-    runs: Annotated[Path, typer.Option(help="Where each run's file lies; what is there is not run again.")] = RUNS
+    only: Annotated[str, typer.Option(help="Text in the names of the domains.")] = "",
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas. Default: all.")] = "",
+    workers: Annotated[int, typer.Option(help="Number of parallel runs, one core each.")] = max(
+        1, (os.cpu_count() or 2)
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder of the results of runs; runs with a result are skipped.")] = RUNS
     / "adapt",
-    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "adapt.json",
-    report_only: Annotated[bool, typer.Option(help="Run nothing; say what the files that are there say.")] = False,
+    out: Annotated[Path, typer.Option(help="The JSON file of all results.")] = RESULTS / "adapt.json",
+    report_only: Annotated[bool, typer.Option(help="Run nothing; summarise the existing results.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results and the README.")] = False,
-    figure: Annotated[Path, typer.Option(help="Dice against images.")] = PICTURES / "adapt.png",
+    figure: Annotated[Path, typer.Option(help="Picture file for Dice against images.")] = PICTURES / "adapt.png",
 ) -> None:
     """Run the benchmark."""
     if not ROOT.is_dir():
@@ -170,8 +172,10 @@ def main(
     pending = [] if report_only else [cell for cell in planned if not cell.file(runs).exists()]
     share = 0.4 if quick else 1.0
     estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in pending) / workers
-    console.print(f"{len(pending)} of {len(planned)} runs to go, {workers} at once: some {estimate / 60:.0f} minutes.")
-    # A process for each run: nothing of one is left to the next. Threads that spin would slow each other down.
+    console.print(
+        f"{len(pending)} of {len(planned)} runs to do, {workers} in parallel: about {estimate / 60:.0f} minutes."
+    )
+    # Each run has its own process, so that runs do not share state. Spinning threads would slow each other down.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as cache, context.Pool(workers, maxtasksperchild=1) as pool:

@@ -143,7 +143,7 @@ def crop(arena: Arena) -> Outcome:
 
 def best_of_several(arena: Arena) -> Outcome:
     """The mask with the highest predicted IoU of the model's three masks."""
-    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True), None
+    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True, preprocessing="canvas"), None
 
 
 def constant_1(arena: Arena) -> Outcome:
@@ -249,7 +249,7 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "zoom": zoom,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
-    "spsa_gc_mended": spsa_gc_fixed,
+    "spsa_gc_fixed": spsa_gc_fixed,
     "spsa_gc_published": spsa_gc_published,
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),
@@ -291,7 +291,7 @@ def _adapt(arena: Arena, settings: AdaptationSettings) -> Outcome:
     arena.notes["zoom"] = result.adapter.zoom
     arena.notes["without_head"] = float(np.mean(score(arena.examiner, replace(result.adapter, head=None), arena.test)))
     arena.notes["status"] = result.acceptance.status
-    arena.notes["verdict"] = result.acceptance.comparison.record() if result.acceptance.comparison else None
+    arena.notes["verdict"] = result.acceptance.comparison.to_dict() if result.acceptance.comparison else None
     if result.acceptance.status == "rejected":  # The unadapted model is still served.
         arena.notes["rejected"] = float(np.mean(score(arena.examiner, result.adapter, arena.test)))
         return arena.examiner, None

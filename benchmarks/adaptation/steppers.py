@@ -86,11 +86,11 @@ class WhiteBoxStepper(PromptSpaceStepper):
         position = self.model.prompt_encoder.get_dense_pe()
         clicks = [[*prompt.positive, *prompt.negative] for prompt in prompts]
         losses: dict[int, torch.Tensor] = {}
-        for count in {len(places) for places in clicks}:
-            rows = [row for row, places in enumerate(clicks) if len(places) == count]
-            where = torch.tensor([clicks[row] for row in rows])
+        for count in {len(points) for points in clicks}:
+            rows = [row for row, points in enumerate(clicks) if len(points) == count]
+            coordinates = torch.tensor([clicks[row] for row in rows])
             signs = torch.tensor([[n < len(prompts[row].positive) for n in range(count)] for row in rows]).int()
-            sparse, dense = self.model.prompt_encoder((where, signs), None, None)
+            sparse, dense = self.model.prompt_encoder((coordinates, signs), None, None)
             masks, _ = decode_masks(self.model.mask_decoder, embeddings[rows], position, sparse, dense)
             losses.update(zip(rows, masks[:, :1], strict=True))
         size = (images.shape[-2], images.shape[-1])

@@ -17,7 +17,7 @@ from benchmarks.adaptation.arms import EVERYWHERE
 
 Run = Mapping[str, Any]
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_mended", "prompt_space", "default", "zoom_and_white_box")
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "prompt_space", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -33,38 +33,38 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for domain in dict.fromkeys(run["domain"] for run in runs):
         domain_runs = [run for run in runs if run["domain"] == domain]
-        zero = {run["seed"]: np.array(run["by_patient"]) for run in domain_runs if run["arm"] == "zero_shot"}
-        domain_runs = [run for run in domain_runs if run["seed"] in zero]
-        bound = [_gain(run, zero).mean() for run in domain_runs if run["arm"] == "zoom_and_white_box"]
+        unadapted = {run["seed"]: np.array(run["by_patient"]) for run in domain_runs if run["arm"] == "zero_shot"}
+        domain_runs = [run for run in domain_runs if run["seed"] in unadapted]
+        bound = [_gain(run, unadapted).mean() for run in domain_runs if run["arm"] == "zoom_and_white_box"]
         target = _target(domain_runs)
         for arm in dict.fromkeys(run["arm"] for run in domain_runs):
-            of_arm = [run for run in domain_runs if run["arm"] == arm]
-            gains = [_gain(run, zero) for run in of_arm]
+            arm_runs = [run for run in domain_runs if run["arm"] == arm]
+            gains = [_gain(run, unadapted) for run in arm_runs]
             means = [float(gain.mean()) for gain in gains]
-            reached = [images for run in of_arm if (images := _reached(run["curve"], target)) is not None]
+            reached = [images for run in arm_runs if (images := _reached(run["curve"], target)) is not None]
             rows.append(
                 {
                     "domain": domain,
                     "arm": arm,
-                    "seeds": len(of_arm),
+                    "seeds": len(arm_runs),
                     "test_patients": len(gains[0]),
-                    "dice": float(np.mean([np.mean(run["by_patient"]) for run in of_arm])),
+                    "dice": float(np.mean([np.mean(run["by_patient"]) for run in arm_runs])),
                     "gain": float(np.mean(means)),
                     "gain_std": float(np.std(means)),
                     "gain_std_patients": float(np.mean(gains, axis=0).std()),
-                    "images": float(np.mean([run["black_box_images"] for run in of_arm])),
-                    "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(of_arm) else None,
+                    "images": float(np.mean([run["black_box_images"] for run in arm_runs])),
+                    "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(arm_runs) else None,
                     "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
-                    "seconds": float(np.mean([run["seconds"] for run in of_arm])),
-                    "rejected": [run["rejected"] for run in of_arm if "rejected" in run],
-                    "corrected": _corrected(of_arm),
+                    "seconds": float(np.mean([run["seconds"] for run in arm_runs])),
+                    "rejected": [run["rejected"] for run in arm_runs if "rejected" in run],
+                    "corrected": _corrected(arm_runs),
                 }
             )
     return rows
 
 
-def _gain(run: Run, zero: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.array(run["by_patient"]) - zero[run["seed"]]
+def _gain(run: Run, unadapted: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.array(run["by_patient"]) - unadapted[run["seed"]]
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -99,15 +99,15 @@ def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
 
 def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format Markdown tables of each domain with many arms, of the other domains, and of corrective clicks."""
-    lines, others, many = [], [], []
+    lines, others, core_rows = [], [], []
     for domain in dict.fromkeys(row["domain"] for row in summary):
         rows = [row for row in summary if row["domain"] == domain]
         if {row["arm"] for row in rows} <= set(EVERYWHERE):
             others.append({row["arm"]: row for row in rows})
         else:
             lines += [*_domain_table(rows), ""]
-            many += rows
-    return [*lines, *_other_domains_table(others), "", *_corrections_table(many)]
+            core_rows += rows
+    return [*lines, *_other_domains_table(others), "", *_corrections_table(core_rows)]
 
 
 def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -139,11 +139,11 @@ def _other_domains_table(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> 
     for arms in domains:
         if "default" not in arms:
             continue
-        zero, row, bound = arms["zero_shot"], arms["default"], arms.get("zoom_and_white_box")
+        unadapted, row, bound = arms["zero_shot"], arms["default"], arms.get("zoom_and_white_box")
         white, gain = f"{bound['dice']:.3f}" if bound else "", f"{row['gain']:+.3f} ± {row['gain_std_patients']:.3f}"
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
-            f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {zero['dice']:.3f} | "
+            f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {unadapted['dice']:.3f} | "
             f"{row['dice']:.3f}{_rejected_dice(row)} | {gain} | {white} | {share} |"
         )
     return lines
@@ -152,7 +152,7 @@ def _other_domains_table(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> 
 def _rejected_dice(row: Mapping[str, Any]) -> str:
     """Format the Dice of rejected candidates on the test patients."""
     dice = ", ".join(f"{value:.3f}" for value in row["rejected"])
-    return f" (refused: {dice})" if dice else ""
+    return f" (rejected: {dice})" if dice else ""
 
 
 def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -163,9 +163,9 @@ def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in summary:
-        for kind, found in row["corrected"].items():
-            dice = " | ".join(f"{found['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
-            needed = f"{found['noc_85']:.1f} | {100 * found['noc_85_failures']:.0f} %"
+        for kind, values in row["corrected"].items():
+            dice = " | ".join(f"{values['by_clicks'][n - 1]:.3f}" for n in (1, 2, 3, 5, 10))
+            needed = f"{values['noc_85']:.1f} | {100 * values['noc_85_failures']:.0f} %"
             lines.append(f"| {row['domain']} | {row['arm']} | {kind} | {dice} | {needed} |")
     return lines
 
@@ -177,14 +177,14 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    known = {(row["domain"], row["arm"]): row for row in summary}
+    by_arm = {(row["domain"], row["arm"]): row for row in summary}
     for row in summary:
-        zero, window = known.get((row["domain"], "zero_shot")), known.get((row["domain"], "window"))
-        if row["arm"] != "default" or zero is None or window is None:
+        unadapted, window = by_arm.get((row["domain"], "zero_shot")), by_arm.get((row["domain"], "window"))
+        if row["arm"] != "default" or unadapted is None or window is None:
             continue
-        before, after = zero["corrected"]["click"], row["corrected"]["click"]
+        before, after = unadapted["corrected"]["click"], row["corrected"]["click"]
         lines.append(
-            f"| {row['domain']} | {row['test_patients']} | {zero['dice']:.3f} | {window['dice']:.3f} | "
+            f"| {row['domain']} | {row['test_patients']} | {unadapted['dice']:.3f} | {window['dice']:.3f} | "
             f"{row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std_patients']:.3f} | {before['by_clicks'][4]:.3f} | "
             f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} |"
         )
@@ -219,8 +219,8 @@ def draw(runs: Sequence[Run], file: Path) -> None:
 
 
 def _curves(runs: Sequence[Run], domain: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    curves_by_arm: dict[str, list[Any]] = {}
     for run in runs:
         if run["domain"] == domain and run["arm"] in _DRAWN and run["curve"]:
-            found.setdefault(run["arm"], []).append(run["curve"])
-    return {arm: [c for c in curves if len(c) == len(curves[0])] for arm, curves in found.items()}
+            curves_by_arm.setdefault(run["arm"], []).append(run["curve"])
+    return {arm: [c for c in curves if len(c) == len(curves[0])] for arm, curves in curves_by_arm.items()}

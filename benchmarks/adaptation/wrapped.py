@@ -39,22 +39,26 @@ class CropAroundClick(Wrapped):
         self.share = share
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        side = images.shape[1]
-        part = round(self.share * side)
-        cropped, moved, corners = [], [], []
+        size = images.shape[1]
+        crop_size = round(self.share * size)
+        cropped, moved_prompts, corners = [], [], []
         for image, prompt in zip(images, prompts, strict=True):
             x, y = prompt.positive[0]
-            left, top = (int(np.clip(round(c) - part // 2, 0, side - part)) for c in (x, y))
-            tensor = torch.from_numpy(image[top : top + part, left : left + part].copy()).permute(2, 0, 1)[None].float()
-            enlarged = F.interpolate(tensor, (side, side), mode="bilinear", align_corners=False)[0]
+            left, top = (int(np.clip(round(c) - crop_size // 2, 0, size - crop_size)) for c in (x, y))
+            tensor = (
+                torch.from_numpy(image[top : top + crop_size, left : left + crop_size].copy())
+                .permute(2, 0, 1)[None]
+                .float()
+            )
+            enlarged = F.interpolate(tensor, (size, size), mode="bilinear", align_corners=False)[0]
             cropped.append(enlarged.round().to(torch.uint8).permute(1, 2, 0).numpy())
-            moved.append(Prompt(((x - left, y - top),)).scaled(side / part, side / part))
+            moved_prompts.append(Prompt(((x - left, y - top),)).scaled(size / crop_size, size / crop_size))
             corners.append((left, top))
         probabilities = np.zeros(images.shape[:3], np.float32)
-        answers = self.inner.segment(np.stack(cropped), moved)
+        answers = self.inner.segment(np.stack(cropped), moved_prompts)
         for row, (answer, (left, top)) in enumerate(zip(answers, corners, strict=True)):
-            small = F.interpolate(torch.from_numpy(answer)[None, None], (part, part), mode="area")[0, 0]
-            probabilities[row, top : top + part, left : left + part] = small.numpy()
+            small = F.interpolate(torch.from_numpy(answer)[None, None], (crop_size, crop_size), mode="area")[0, 0]
+            probabilities[row, top : top + crop_size, left : left + crop_size] = small.numpy()
         return probabilities
 
 

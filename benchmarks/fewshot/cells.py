@@ -25,9 +25,9 @@ from baps.fseft.fitting import Example, fit
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
 from baps.fseft.preprocessing import preprocess
-from baps.fseft.protocol import draw_shots
 from baps.fseft.volumes import load_volumes
 from baps.io import read_volume
+from benchmarks.fewshot.protocol import draw_shots
 from benchmarks.real_data import Domain, cases, sha256_of_set
 
 VERSION = 2
@@ -235,8 +235,8 @@ def plan(
                 if not arm.method:
                     results.append(Cell(name, organ, arm_name, 0, 0, split, None, *hashes))
                     continue
-                chosen = learning_rate or experiment.rates.get(arm.method, 0)
-                settings = replace(fits[_input_kind(arm)], method=arm.method, decoder=arm.decoder, learning_rate=chosen)
+                rate = learning_rate or experiment.rates.get(arm.method, 0)
+                settings = replace(fits[_input_kind(arm)], method=arm.method, decoder=arm.decoder, learning_rate=rate)
                 for count in experiment.shots[:1] if quick else experiment.shots:
                     if shots not in (0, count):
                         continue
@@ -311,29 +311,29 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         return {**record, "why_not": reason}
     labelled = cases(cell.domain, "train")
     volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.annotated_only else labelled, model)
-    drawn = draw_shots(volumes, cell.shots, cell.seed)
+    patients = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
     adapters: list[tuple[FewShotAdapter, Sequence[Case]]] = []
     epochs, seconds = [], 0.0
-    for queries, tested in fits:
+    for queries, test_cases in fits:
         adapter = build_adapter(arm.method, model.network, cell.organ, decoder=arm.decoder, seed=cell.seed)
         adapter.to(model.device)
         examples = [
             Example(feature_cache.get(model, adapter.input_kind, v.image), v.target, v.labelled)
-            for p in drawn
+            for p in patients
             for v in volumes[p]
         ]
         unlabelled = [feature_cache.get(model, adapter.input_kind, _image(model, case)) for case in queries]
-        begun = time.process_time()
+        start = time.process_time()
         result = fit(adapter, examples, cell.settings.fit_settings(), unlabelled)
-        seconds += time.process_time() - begun
+        seconds += time.process_time() - start
         epochs.append(len(result.losses))
-        adapters.append((adapter, tested))
+        adapters.append((adapter, test_cases))
     memory = _peak_mib()
     scores, unscored = _score(model, adapters, feature_cache)
     return {
         **record,
-        "patients": drawn,
+        "patients": patients,
         "skipped": {**skipped, **unscored},
         "scores": scores,
         "parameters": sum(value.numel() for value in adapters[0][0].trainable_parameters().values()),
@@ -358,13 +358,13 @@ def _score(
     """Score each patient who has the organ, with the adapter meant for that patient; say why others have no score."""
     results: list[OrganScores] = []
     unscored: dict[str, str] = {}
-    for adapter, tested in adapters:
-        scores, skipped = evaluate_organ(model, adapter, tested, feature_cache)
+    for adapter, test_cases in adapters:
+        scores, skipped = evaluate_organ(model, adapter, test_cases, feature_cache)
         results += scores.values()
         unscored |= skipped
     # JSON has no infinity, which is the distance from an empty mask.
     return [
-        {key: None if value == math.inf else value for key, value in asdict(one).items()} for one in results
+        {key: None if value == math.inf else value for key, value in asdict(score).items()} for score in results
     ], unscored
 
 

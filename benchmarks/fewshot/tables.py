@@ -23,12 +23,12 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     rows = []
     for experiment in dict.fromkeys(run["experiment"] for run in runs):
-        here = [run for run in runs if run["experiment"] == experiment]
-        organs = list(dict.fromkeys(run["organ"] for run in here))
-        for arm, shots in dict.fromkeys((run["arm"], run["shots"]) for run in here):
-            of_arm = [run for run in here if (run["arm"], run["shots"]) == (arm, shots)]
-            by_seed = [[run for run in of_arm if run["seed"] == seed] for seed in {run["seed"] for run in of_arm}]
-            complete = [run for of_seed in by_seed if len(of_seed) == len(organs) for run in of_seed]
+        experiment_runs = [run for run in runs if run["experiment"] == experiment]
+        organs = list(dict.fromkeys(run["organ"] for run in experiment_runs))
+        for arm, shots in dict.fromkeys((run["arm"], run["shots"]) for run in experiment_runs):
+            arm_runs = [run for run in experiment_runs if (run["arm"], run["shots"]) == (arm, shots)]
+            by_seed = [[run for run in arm_runs if run["seed"] == seed] for seed in {run["seed"] for run in arm_runs}]
+            complete = [run for seed_runs in by_seed if len(seed_runs) == len(organs) for run in seed_runs]
             if not complete:
                 continue
             row = {"experiment": experiment, "arm": arm, "shots": shots}
@@ -47,18 +47,18 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _over_seeds(runs: Sequence[Run]) -> dict[str, Any]:
     seeds = sorted({run["seed"] for run in runs})
-    found: dict[str, Any] = {"seeds": len(seeds)}
+    values: dict[str, Any] = {"seeds": len(seeds)}
     for measure in _MEASURES:
         means = [_mean([_mean(_known(run, measure)) for run in runs if run["seed"] == seed]) for seed in seeds]
-        known = [mean for mean in means if mean is not None]
-        found[measure] = _mean(known)
-        found[f"{measure}_std"] = float(np.std(known)) if known else None
+        known_values = [mean for mean in means if mean is not None]
+        values[measure] = _mean(known_values)
+        values[f"{measure}_std"] = float(np.std(known_values)) if known_values else None
     distances = [score["hd95"] for run in runs for score in run["scores"]]
-    found["missed"] = distances.count(None) / max(1, len(distances))
+    values["missed"] = distances.count(None) / max(1, len(distances))
     for cost in _COSTS:
-        found[cost] = _mean([run.get(cost) for run in runs])
-    found["epochs"] = _mean([epochs for run in runs for epochs in run.get("epochs", [])])
-    return found
+        values[cost] = _mean([run.get(cost) for run in runs])
+    values["epochs"] = _mean([epochs for run in runs for epochs in run.get("epochs", [])])
+    return values
 
 
 def _known(run: Run, measure: str) -> list[float]:
@@ -66,8 +66,8 @@ def _known(run: Run, measure: str) -> list[float]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    known_values = [value for value in values if value is not None]
+    return float(np.mean(known_values)) if known_values else None
 
 
 def tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -85,29 +85,29 @@ def tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _by_arm(rows: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> list[str]:
     each = " / ".join(map(str, shots))
-    heads = [
+    headings = [
         "arm", *(f"Dice, {k} shot{'s' * (k > 1)}" for k in shots), "seeds", f"HD95, mm ({each})", "surface, mm",
         "empty", "parameters", "epochs", "seconds", "MiB",
     ]  # fmt: skip
-    lines = _head(heads)
+    lines = _head(headings)
     for arm in dict.fromkeys(row["arm"] for row in rows):
         by_shots = {row["shots"]: row for row in rows if row["arm"] == arm}
-        found = [by_shots.get(k, by_shots.get(0, {})) for k in shots]  # The unadapted model has 0 shots.
-        if any("why_not" in row for row in found):
-            lines.append(_line([arm, *["n/a"] * (len(heads) - 1)]))
+        values = [by_shots.get(k, by_shots.get(0, {})) for k in shots]  # The unadapted model has 0 shots.
+        if any("why_not" in row for row in values):
+            lines.append(_line([arm, *["n/a"] * (len(headings) - 1)]))
             continue
         cells = [
             arm,
-            *(_spread(row) for row in found),
+            *(_spread(row) for row in values),
             *(
-                " / ".join(_number(row.get(key), form) for row in found)
+                " / ".join(_number(row.get(key), form) for row in values)
                 for key, form in (
                     ("seeds", "d"), ("hd95", ".1f"), ("surface", ".1f"), ("missed", ".0%"),
                 )
             ),
-            _number(next((row["parameters"] for row in found if row), None), ",.0f"),
+            _number(next((row["parameters"] for row in values if row), None), ",.0f"),
             *(
-                " / ".join(_number(row.get(key), ",.0f") for row in found)
+                " / ".join(_number(row.get(key), ",.0f") for row in values)
                 for key in ("epochs", "seconds", "memory_mib")
             ),
         ]  # fmt: skip
@@ -117,17 +117,22 @@ def _by_arm(rows: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> list[str
 
 def _by_organ(row: Mapping[str, Any]) -> list[str]:
     lines = _head(["organ", "Dice", "HD95, mm", "surface, mm"])
-    for organ, found in {**row["by_organ"], "mean": row}.items():
+    for organ, values in {**row["by_organ"], "mean": row}.items():
         lines.append(
             _line(
-                [organ, _number(found["dice"], ".3f"), _number(found["hd95"], ".1f"), _number(found["surface"], ".1f")]
+                [
+                    organ,
+                    _number(values["dice"], ".3f"),
+                    _number(values["hd95"], ".1f"),
+                    _number(values["surface"], ".1f"),
+                ]
             )
         )
     return lines
 
 
-def _head(heads: Sequence[str]) -> list[str]:
-    return [_line(heads), _line(["---"] * len(heads))]
+def _head(headings: Sequence[str]) -> list[str]:
+    return [_line(headings), _line(["---"] * len(headings))]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -35,10 +35,10 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import load_black_box
 from baps.blackbox.sam2 import build_sam2_model
+from baps.demo.server import free_port, running, running_server
 from baps.registry.store import AdapterStore
 from baps.site.server_command import serving_command
 from benchmarks.paths import RESULTS
-from demo.server import free_port, running, running_server
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (512, 512, 300)
@@ -104,10 +104,10 @@ class Client:
             "foreground": [[i, j, k]], "background": [], "slice": k, "result_extension": ".nrrd",
             "result_dtype": "uint8", "result_compress": compress, **self.options,
         }  # fmt: skip
-        begun = time.perf_counter()
+        start = time.perf_counter()
         address = f"{self.address}/infer/{self.model}?image={image}&output=image"
         reply = requests.post(address, data={"params": json.dumps(params)}, timeout=600)
-        total = 1000 * (time.perf_counter() - begun)
+        total = 1000 * (time.perf_counter() - start)
         reply.raise_for_status()
         timing = dict(part.strip().split(";dur=") for part in reply.headers.get("Server-Timing", "").split(",") if part)
         return ReplyTimes(
@@ -140,8 +140,8 @@ def measure(client: Client, slices: int, repeats: int) -> dict[str, ReplyTimes]:
 
     with ThreadPoolExecutor(_USERS) as pool:
         for clicks in pool.map(user, range(_USERS)):
-            for one in clicks:
-                times["eight users"].add(one)
+            for times_of_click in clicks:
+                times["eight users"].add(times_of_click)
     return times
 
 
@@ -178,14 +178,16 @@ def stock_server(studies: Path, models: Path, weights: Path, log: Path) -> Itera
     """Run MONAI Label's own start command with its own SAM2."""
     config = "sam2.1_hiera_t.yaml"
     shutil.copy(Path(sam2.__file__).parent / "configs" / "sam2.1" / config, models / config)
-    port, own = free_port(), {"model_dir": str(models)}
-    command, environment = serving_command(str(studies), "127.0.0.1", port, own, stock=True, app=HERE / "stock_sam2")
+    port, settings = free_port(), {"model_dir": str(models)}
+    command, environment = serving_command(
+        str(studies), "127.0.0.1", port, settings, stock=True, app=HERE / "stock_sam2"
+    )
     address = f"http://127.0.0.1:{port}"
-    named = {
+    sam2_variables = {
         "MONAI_SAM_MODEL_PT": f"http://127.0.0.1/{weights.name}",
         "MONAI_SAM_MODEL_CFG": f"http://127.0.0.1/{config}",
     }
-    with running(command, {**environment, **named}, f"{address}/info/", log) as process:
+    with running(command, {**environment, **sam2_variables}, f"{address}/info/", log) as process:
         yield address, process
 
 
@@ -196,12 +198,12 @@ def peak_mb(process: psutil.Process) -> float:
 
 
 def main(
-    slices: Annotated[int, typer.Option(help="That are clicked on.")] = 5,
-    repeats: Annotated[int, typer.Option(help="Clicks on each beside the first.")] = 4,
-    volumes: Annotated[int, typer.Option(help="Opened one after the other, for the bound on memory.")] = 8,
+    slices: Annotated[int, typer.Option(help="Number of slices that are clicked on.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Number of repeated clicks on each slice.")] = 4,
+    volumes: Annotated[int, typer.Option(help="Number of volumes that are opened to measure the peak memory.")] = 8,
     out: Annotated[Path, typer.Option()] = RESULTS / "clicks.json",
 ) -> None:
-    """Measure, print and write."""
+    """Measure, print the figures and write them."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -230,14 +232,14 @@ def main(
             our_peak = peak_mb(process)
             for label in ("label", "click"):
                 ours[f"adapter by {label}"] = measure(Client(address, "baps", {"label": label}), slices, repeats)
-        bounded = _bounded(studies, folder, {**settings, "cache_mb": "512"}, volumes)
+        peak_by_volumes = _peak_memory_by_volumes(studies, folder, {**settings, "cache_mb": "512"}, volumes)
     figures = _figures(stock, ours)
-    figures |= {"peak_rss_mb": our_peak, "stock_peak_rss_mb": stock_peak, "peak_rss_mb_cache_512": bounded}
+    figures |= {"peak_rss_mb": our_peak, "stock_peak_rss_mb": stock_peak, "peak_rss_mb_cache_512": peak_by_volumes}
     _print(stock, ours, figures)
     out.write_text(json.dumps(figures, indent=1))
 
 
-def _bounded(studies: Path, folder: Path, settings: dict[str, str], volumes: int) -> dict[int, float]:
+def _peak_memory_by_volumes(studies: Path, folder: Path, settings: dict[str, str], volumes: int) -> dict[int, float]:
     """Measure the peak memory by the number of volumes, with clicks on three slices of each."""
     times = {}
     with running_server(studies, folder / "bounded.log", settings) as (address, process):
@@ -250,10 +252,10 @@ def _bounded(studies: Path, folder: Path, settings: dict[str, str], volumes: int
 
 
 def _figures(stock: dict[str, ReplyTimes], ours: dict[str, dict[str, ReplyTimes]]) -> dict[str, Any]:
-    plain = ours["unadapted model"]
+    unadapted = ours["unadapted model"]
 
     def ratio(kind: str) -> float:
-        return stock[kind].percentile(50) / plain[kind].percentile(50)
+        return stock[kind].percentile(50) / unadapted[kind].percentile(50)
 
     return {
         "volume": SHAPE,
@@ -262,41 +264,48 @@ def _figures(stock: dict[str, ReplyTimes], ours: dict[str, dict[str, ReplyTimes]
         "first_click_ratio": ratio("first"),
         "next_slice_ratio": ratio("next slice"),
         "eight_users_ratio": ratio("eight users"),
-        "overhead_ms_p50": plain["repeated"].overhead,
-        "first_click_overhead_ms_p50": plain["first"].overhead,
+        "overhead_ms_p50": unadapted["repeated"].overhead,
+        "first_click_overhead_ms_p50": unadapted["first"].overhead,
         "overhead_ms_p50_by_adapter": {name: times["repeated"].overhead for name, times in ours.items()},
-        "transfer_ms": {"compressed": plain["repeated"].transfer, "raw": plain["repeated, raw"].transfer},
-        "stock_ms": {kind: _row(clicked) for kind, clicked in stock.items()},
-        "ours_ms": {name: {kind: _row(clicked) for kind, clicked in times.items()} for name, times in ours.items()},
+        "transfer_ms": {"compressed": unadapted["repeated"].transfer, "raw": unadapted["repeated, raw"].transfer},
+        "stock_ms": {kind: _row(times) for kind, times in stock.items()},
+        "ours_ms": {name: {kind: _row(times) for kind, times in times.items()} for name, times in ours.items()},
     }
 
 
-def _row(clicked: ReplyTimes) -> dict[str, float]:
-    timing = {"p50": clicked.percentile(50), "p95": clicked.percentile(95), "count": len(clicked.total)}
-    if clicked.model:
-        timing |= {"model_p50": float(np.median(clicked.model)), "overhead_p50": clicked.overhead}
+def _row(times: ReplyTimes) -> dict[str, float]:
+    timing = {"p50": times.percentile(50), "p95": times.percentile(95), "count": len(times.total)}
+    if times.model:
+        timing |= {"model_p50": float(np.median(times.model)), "overhead_p50": times.overhead}
     return {name: round(value, 1) for name, value in timing.items()}
 
 
 def _print(stock: dict[str, ReplyTimes], ours: dict[str, dict[str, ReplyTimes]], figures: dict[str, Any]) -> None:
-    table = Table("click", "server", "p50, ms", "p95, ms", "stock / ours", "model, ms", "beside it, ms")
-    show: Callable[[float], str] = "{:.0f}".format
+    table = Table("click", "server", "p50, ms", "p95, ms", "stock / ours", "model, ms", "overhead, ms")
+    format_ms: Callable[[float], str] = "{:.0f}".format
     for kind, stock_times in stock.items():
         table.add_row(
-            kind, "MONAI Label's SAM2", show(stock_times.percentile(50)), show(stock_times.percentile(95)), "1", "", ""
+            kind,
+            "MONAI Label's SAM2",
+            format_ms(stock_times.percentile(50)),
+            format_ms(stock_times.percentile(95)),
+            "1",
+            "",
+            "",
         )
         for name, times in ours.items():
             ours_row = times[kind]
             table.add_row(
-                "", name, show(ours_row.percentile(50)), show(ours_row.percentile(95)),
-                f"{stock_times.percentile(50) / ours_row.percentile(50):.1f}", show(float(np.median(ours_row.model))),
-                f"{ours_row.overhead:.1f}",
+                "", name, format_ms(ours_row.percentile(50)), format_ms(ours_row.percentile(95)),
+                f"{stock_times.percentile(50) / ours_row.percentile(50):.1f}",
+                format_ms(float(np.median(ours_row.model))), f"{ours_row.overhead:.1f}",
             )  # fmt: skip
     console.print(table)
-    transfer, bounded = figures["transfer_ms"], figures["peak_rss_mb_cache_512"]
+    transfer, peak_by_volumes = figures["transfer_ms"], figures["peak_rss_mb_cache_512"]
     console.print(f"Transfer of a reply: {transfer['compressed']:.1f} ms compressed, {transfer['raw']:.0f} ms raw.")
-    console.print(f"Peak memory: {figures['stock_peak_rss_mb']:.0f} MB theirs, {figures['peak_rss_mb']:.0f} MB ours.")
-    timing = ", ".join(f"{megabytes:.0f} after {count}" for count, megabytes in bounded.items())
+    stock_mb, our_mb = figures["stock_peak_rss_mb"], figures["peak_rss_mb"]
+    console.print(f"Peak memory: {stock_mb:.0f} MB for MONAI Label's SAM2, {our_mb:.0f} MB for this server.")
+    timing = ", ".join(f"{megabytes:.0f} after {count}" for count, megabytes in peak_by_volumes.items())
     console.print(f"Peak memory with cache_mb=512, MB by volumes opened: {timing}.")
 
 

@@ -1,10 +1,10 @@
-"""Compare methods that convert strokes to prompts, on scribbles drawn by people, with the bundled model.
+"""Compare methods that convert scribbles to prompts, on scribbles drawn by people, with the bundled model.
 
 ``python -m benchmarks.interactive.scribbles`` needs the real images beside the repository (see ``real_data``), in
 particular MedScribble: 2D images of twelve tasks, each with the scribbles of three people. It prints tables and writes
 ``benchmarks/results/scribbles.json``. The default is chosen on every second image and reported on the others. Users in
 a hurry paint less than these people did, so each method is measured on the whole strokes, and on the half and the
-quarter of their pixels nearest to the deepest one.
+quarter of their pixels that are nearest to the deepest pixel.
 """
 
 from __future__ import annotations
@@ -77,11 +77,17 @@ def along(strokes: Strokes, max_clicks: int, _: np.random.Generator) -> Points:
     measured = [(np.argwhere(pieces == n), _from_one_end(pieces == n)) for n in range(1, count + 1)]
     lengths = np.array([distance.max() + 1 for _, distance in measured])
     ends, depth, chosen = np.cumsum(lengths), _depth(strokes), []
-    for place in (np.arange(max_clicks) + 0.5) / max_clicks * lengths.sum():
-        piece = int(np.searchsorted(ends, place))
+    for position in (np.arange(max_clicks) + 0.5) / max_clicks * lengths.sum():
+        piece = int(np.searchsorted(ends, position))
         pixels, distance = measured[piece]
-        off = np.abs(distance - (place - ends[piece] + lengths[piece]))
-        chosen.append(pixels[np.where(off <= max(2, off.min()), depth[tuple(pixels.T)], -1).argmax()])
+        distance_to_position = np.abs(distance - (position - ends[piece] + lengths[piece]))
+        chosen.append(
+            pixels[
+                np.where(
+                    distance_to_position <= max(2, distance_to_position.min()), depth[tuple(pixels.T)], -1
+                ).argmax()
+            ]
+        )
     return tuple(dict.fromkeys(_points(chosen)))
 
 
@@ -117,10 +123,10 @@ def _from_one_end(piece: Strokes) -> NDArray[np.float64]:
     starts, ends, steps = [], [], []
     for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
         neighbour = number[tuple((pixels + 1 + step).T)]
-        there = neighbour >= 0
-        starts.append(np.flatnonzero(there))
-        ends.append(neighbour[there])
-        steps.append(np.full(int(there.sum()), np.hypot(*step)))
+        is_stroke = neighbour >= 0
+        starts.append(np.flatnonzero(is_stroke))
+        ends.append(neighbour[is_stroke])
+        steps.append(np.full(int(is_stroke.sum()), np.hypot(*step)))
     graph = coo_matrix((np.concatenate(steps), (np.concatenate(starts), np.concatenate(ends))), (len(pixels),) * 2)
     first = dijkstra(graph.tocsr(), directed=False, indices=0)
     distance: NDArray[np.float64] = dijkstra(graph.tocsr(), directed=False, indices=int(first.argmax()))
@@ -129,14 +135,16 @@ def _from_one_end(piece: Strokes) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to make a prompt of strokes.
+    """A method that converts strokes to a prompt.
 
     Attributes:
         way: a key of ``PLACEMENTS``, or "" for no clicks.
-        positive, negative: clicks, at the most.
-        box: "" for none, or around what: ``strokes``, or the ``organ``, as if somebody had drawn it.
-        wider: by how much of its sides on either side.
-        longest: the longest stroke alone.
+        positive: maximum number of foreground clicks.
+        negative: maximum number of background clicks.
+        box: "" for no box, ``strokes`` for a box around the strokes, or ``organ`` for a box around the organ, as a user
+            would draw it.
+        wider: margin of the box on each side, as a fraction of its size.
+        longest: use only the longest stroke.
     """
 
     way: str = ""
@@ -159,7 +167,7 @@ class Choice:
 
 
 DEFAULT = Choice("parts", MAX_POSITIVE, MAX_NEGATIVE)
-"""What the package does."""
+"""The method of the package."""
 
 ONE_CLICK, STROKES_BOX = Choice("deepest", 1, longest=True), Choice(box="strokes")
 
@@ -200,15 +208,14 @@ def share_of(strokes: Strokes, share: float) -> Strokes:
     return part
 
 
-KEPT = "strokes kept"
+STROKES_KEPT = "strokes kept"
 
 Scores = dict[tuple[Choice, float, str], list[float]]
 """Dice of each person's strokes, by choice, share, and treatment of the mask."""
 
 
 def measure(segmenter: Segmenter, image: Path) -> Scores:
-    """Measure all choices on one image; the mask is scored as it is, with strokes kept, and also cropped to a drawn
-    box."""
+    """Score the masks of all choices on one image: raw, with strokes kept, and with strokes kept cropped to a box."""
     with np.load(image) as arrays:
         target, scribbles = arrays["seg"] > 0, arrays["scribbles"] > 0
     scores: Scores = {}
@@ -217,11 +224,11 @@ def measure(segmenter: Segmenter, image: Path) -> Scores:
             foreground, random = share_of(painted, share), np.random.default_rng(person)
             for choice in dict.fromkeys([*CANDIDATES, *OTHERS, DEFAULT]):
                 prompt = choice.prompt(foreground, background, target, random)
-                mask = segmenter.segment(image, Plane(2, 0), prompt, "", adapted=False).mask
-                kept = keep_strokes(mask, foreground, background)
-                answers = {"as it is": mask, KEPT: kept}
+                mask = segmenter.segment(image, Plane(2, 0), prompt).mask
+                with_strokes = keep_strokes(mask, foreground, background)
+                answers = {"raw": mask, STROKES_KEPT: with_strokes}
                 for wider in BOXES if choice == DEFAULT else (choice.wider,) if choice.box == "organ" else ():
-                    answers[f"{KEPT}, cut at a box {wider:.0%} wider"] = kept & _inside(
+                    answers[f"{STROKES_KEPT}, cropped to a box {wider:.0%} wider"] = with_strokes & _inside(
                         around(target, wider), target.shape
                     )
                 for what, answer in answers.items():
@@ -241,10 +248,10 @@ def rows_of(cases: list[Scores]) -> Iterator[dict[str, Any]]:
     one click."""
     for choice, what in dict.fromkeys((choice, what) for choice, _, what in cases[0]):
         row: dict[str, Any] = {**asdict(choice), "answer": what}
-        for name, half in (("chosen_by", cases[0::2]), ("reported", cases[1::2])):
+        for name, images_of_half in (("chosen_by", cases[0::2]), ("reported", cases[1::2])):
             means, click = (
-                np.array([[np.mean(case[compared, share, answer]) for share in SHARES] for case in half])
-                for compared, answer in ((choice, what), (ONE_CLICK, "as it is"))
+                np.array([[np.mean(case[compared, share, answer]) for share in SHARES] for case in images_of_half])
+                for compared, answer in ((choice, what), (ONE_CLICK, "raw"))
             )
             gain = means - click
             row[name] = {"dice": means.mean(0).tolist(), "std": means.std(0).tolist(), "all": float(means.mean())}
@@ -254,14 +261,16 @@ def rows_of(cases: list[Scores]) -> Iterator[dict[str, Any]]:
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Build a table of the Dice on the reported images, by share of the strokes."""
-    shown_table = Table("clicks", "positive", "negative", "box", "answer", "chosen by", *map(str, SHARES), title=title)
+    table_of_rows = Table(
+        "clicks", "positive", "negative", "box", "answer", "chosen by", *map(str, SHARES), title=title
+    )
     for row in rows:
         box = f"{row['box']} +{row['wider']:.0%}" if row["box"] else ""
         way = f"{row['way']}{', longest stroke' if row['longest'] else ''}"
         dices = [f"{m:.3f} ± {s:.3f}" for m, s in zip(row["reported"]["dice"], row["reported"]["std"], strict=True)]
         counts = (str(row["positive"]), str(row["negative"]))
-        shown_table.add_row(way, *counts, box, row["answer"], f"{row['chosen_by']['all']:.3f}", *dices)
-    return shown_table
+        table_of_rows.add_row(way, *counts, box, row["answer"], f"{row['chosen_by']['all']:.3f}", *dices)
+    return table_of_rows
 
 
 def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> None:
@@ -278,9 +287,13 @@ def main(out: Annotated[Path, typer.Option()] = RESULTS / "scribbles.json") -> N
             typer.echo(f"{len(cases)} of {len(images)}: {image.parent.name}", err=True)
     rows = sorted(rows_of(cases), key=lambda row: -row["chosen_by"]["all"])
     candidates = [asdict(choice) for choice in CANDIDATES]
-    best = next(row for row in rows if {key: row[key] for key in candidates[0]} in candidates and row["answer"] == KEPT)
+    best = next(
+        row for row in rows if {key: row[key] for key in candidates[0]} in candidates and row["answer"] == STROKES_KEPT
+    )
     console = Console(width=160)
-    console.print(table("The best by the images chosen by", [row for row in rows if row["answer"] == KEPT][:12]))
+    console.print(
+        table("The best on the images for choosing", [row for row in rows if row["answer"] == STROKES_KEPT][:12])
+    )
     console.print(table("All others", [row for row in rows if row["negative"] in (0, MAX_NEGATIVE)]))
     record = {
         "images": len(images),

@@ -1,10 +1,11 @@
 """Evaluate whole organs from a few clicked slices, by the number of clicked slices, unadapted and adapted.
 
-``make bench-organs`` adapts the bundled model to each organ on the training and validation patients, with the default
-settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1, 2, 3 and
-5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based interpolation
-between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also measured with
-each click where the mask is worst. The script prints a table and writes ``benchmarks/results/whole_organs.json``.
+``make bench-whole-organ`` adapts the bundled model to each organ on the training and validation patients, with the
+default settings, once (the adapter is kept in ``benchmarks/runs/whole_organs``), and measures on the test patients: 1,
+2, 3 and 5 clicks on different slices, whose masks are propagated through the volume; compared with shape-based
+interpolation between the same clicked slices, and with the clicked slices only. The same numbers of clicks are also
+measured with each click where the mask is worst. The script prints a table and writes
+``benchmarks/results/whole_organs.json``.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class Run:
 
 def spread_slices(areas: NDArray[np.int64], count: int) -> list[int]:
     """Choose the slice of the largest area, and others spread over the extent: the middle slice of each part."""
-    shown = np.flatnonzero(areas >= _MIN_AREA_SHARE * areas.max())
-    first, extent, best = shown[0], shown[-1] - shown[0] + 1, int(areas.argmax())
+    slices_with_organ = np.flatnonzero(areas >= _MIN_AREA_SHARE * areas.max())
+    first, extent, best = slices_with_organ[0], slices_with_organ[-1] - slices_with_organ[0] + 1, int(areas.argmax())
     spread = [int(first + extent * (2 * part + 1) // (2 * count)) for part in range(count)]
     spread[int(np.argmin([abs(index - best) for index in spread]))] = best
     return sorted(set(spread))
@@ -134,27 +135,28 @@ def measure(black_box: BlackBox, store: AdapterStore, case: Case, label: str, ad
     def run(order: str, count: int, clicks: OrganClicks) -> tuple[Run, NDArray[np.bool_]]:
         segmenter = Segmenter(black_box, store)  # A new one, without encodings of another run.
         segmenter.volume(case.image)
-        images_before, begun = black_box.images_queried, time.perf_counter()
-        mask = segment_organ(segmenter, case.image, clicks, label, adapted).mask.astype(bool)
-        seconds, images = time.perf_counter() - begun, black_box.images_queried - images_before
+        images_before, start = black_box.images_queried, time.perf_counter()
+        adapter = segmenter.load_adapter(label) if adapted else None
+        mask = segment_organ(segmenter, case.image, clicks, adapter).mask.astype(bool)
+        seconds, images = time.perf_counter() - start, black_box.images_queried - images_before
         masks = {index: Plane(SLICE_AXIS, index).extract(mask) for index in clicks.prompts}
         between, alone = interpolate(masks, volume.shape), np.zeros(volume.shape, bool)
-        for index, one in masks.items():
-            Plane(SLICE_AXIS, index).insert(alone, one)
+        for index, slice_mask in masks.items():
+            Plane(SLICE_AXIS, index).insert(alone, slice_mask)
         scores = dice(mask, organ), dice(between, organ), dice(alone, organ)
         return Run(label, case.patient, adapted, order, count, *scores, images, seconds), mask
 
-    runs_found = []
+    results = []
     for count in COUNTS:
         prompts = {index: first_clicks[index] for index in spread_slices(areas, count)}
-        runs_found.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
+        results.append(run("spread", count, OrganClicks(label, prompts, {}, 0, last))[0])
     clicks = OrganClicks(label, {int(areas.argmax()): first_clicks[int(areas.argmax())]}, {}, 0, last)
     for count in range(1, max(COUNTS) + 1):
         answer, mask = run("worst", count, clicks)
         if count in COUNTS:
-            runs_found.append(answer)
+            results.append(answer)
         clicks = click_where_worst(clicks, mask, organ, random)
-    return runs_found
+    return results
 
 
 def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
@@ -208,29 +210,29 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The JSON of all.")] = RESULTS / "whole_organs.json",
-    runs: Annotated[Path, typer.Option(help="Where the adapters are kept.")] = RUNS / "whole_organs",
+    out: Annotated[Path, typer.Option(help="The JSON file of all results.")] = RESULTS / "whole_organs.json",
+    runs: Annotated[Path, typer.Option(help="Folder of the adapters.")] = RUNS / "whole_organs",
 ) -> None:
     """Run the benchmark."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     torch.set_num_threads(1)
     black_box, store = load_black_box(), AdapterStore(runs)
-    runs_found: list[Run] = []
+    results: list[Run] = []
     for domain in (domain for domain in DOMAINS if domain.name in ORGANS):
         train(domain, black_box, store)
         for case, adapted in itertools.product(cases(domain, "test"), (False, True)):
             try:
-                runs_found += measure(black_box, store, case, domain.name, adapted)
+                results += measure(black_box, store, case, domain.name, adapted)
             except InputError as error:  # The patient does not have the organ.
                 console.print(f"{case.image.name} is skipped: {error}")
                 continue
-            best = max(run.dice for run in runs_found[-len(COUNTS) :])
+            best = max(run.dice for run in results[-len(COUNTS) :])
             console.print(f"{domain.name}, {case.patient}, {'adapted' if adapted else 'unadapted'}: up to {best:.3f}")
-    for line in table(runs_found):
+    for line in table(results):
         print(line)
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps([asdict(run) for run in runs_found], indent=1))
+    out.write_text(json.dumps([asdict(run) for run in results], indent=1))
     console.print(str(out))
 
 

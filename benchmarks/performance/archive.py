@@ -1,17 +1,18 @@
-"""A hospital's archive: what does a click cost where the PACS has 100,000 series? Does the memory stay flat?
+"""Measure the time of a click and the memory of the server on a PACS with 100,000 series.
 
-``make bench-archive`` starts a stand-in PACS (``archive_pacs.py``) in a process of its own and the real server on it.
-It clicks on a series that was fetched before, in a row and after pauses that are longer than what is known of a series
-holds, saves labels with MONAI Label's own client, and asks for next samples. It does the same with 1,000 series, and
-clicks on the same series in a folder. It prints a table and writes ``benchmarks/results/archive.json``:
+``make bench-archive`` starts a simulated PACS (``archive_pacs.py``) in a process of its own, and the real server on
+it. It clicks on a series that is already cached, without pauses and after pauses that are longer than the server's
+cache of series information lasts, saves labels with MONAI Label's own client, and requests next samples. It does the
+same with 1,000 series, and clicks on the same series in a folder. It prints a table and writes
+``benchmarks/results/archive.json``:
 
-* ``click_overhead_ms_p50``: the time of a click from the request's first byte to the reply's last, without what the
-  model took of it (the reply's Server-Timing); ``..._after_pause`` of clicks that ask the PACS again.
-* ``folder_click_overhead_ms_p50``: the same of the series in a folder.
-* ``pacs_requests_per_click``: of clicks after a pause, the most that one led to, counted by the PACS and with what the
-  server asks in the background; ``..._in_a_row`` is the mean of clicks without pauses.
-* ``rss_mb_start``, ``rss_mb_end``: memory of the server after a click and some next samples, and after everything.
-* ``rss_growth_mb_1000_series``: what it grew by where the PACS has 1,000 series.
+* ``click_overhead_ms_p50``: median time of a click from the request's first byte to the reply's last, minus the time
+  of the model (the reply's Server-Timing); ``..._after_pause``: of clicks that query the PACS again.
+* ``folder_click_overhead_ms_p50``: the same for the series in a folder.
+* ``pacs_requests_per_click``: maximum number of requests to the PACS for a click after a pause, including those in
+  the background, as the PACS counts them; ``..._in_a_row``: mean over clicks without pauses.
+* ``rss_mb_start``, ``rss_mb_end``: memory of the server after a click and some next samples, and at the end.
+* ``rss_growth_mb_1000_series``: growth of the memory if the PACS has 1,000 series.
 
 Run it with nothing else on the machine.
 """
@@ -37,49 +38,49 @@ from monailabel.client import MONAILabelClient
 from rich.console import Console
 from rich.table import Table
 
+from baps.demo.server import free_port, running, running_server
 from benchmarks.interactive.clicks import Client, ReplyTimes
 from benchmarks.paths import RESULTS
-from benchmarks.performance.archive_pacs import SIDE, SLICES, make_image, modality, series_uid
-from demo.server import free_port, running, running_server
+from benchmarks.performance.archive_pacs import IMAGE_SIZE, SLICES, make_image, modality, series_uid
 
 LABELS = "ball=1,other=2"
-_PAUSE = 32.0
-"""Seconds, more than the server relies on what it knows of a series."""
+_PAUSE_SECONDS = 32.0
+"""Longer than the server caches the information about a series."""
 
 console = Console(soft_wrap=True, highlight=False)
 
 
 @contextmanager
 def running_pacs(series: int, log: Path) -> Iterator[str]:
-    """Run the stand-in in a process of its own; yields its DICOMweb address."""
+    """Run the simulated PACS in a process of its own; yields its DICOMweb address."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.performance.archive_pacs", str(port), str(series)]
     with running(command, os.environ, f"http://127.0.0.1:{port}/requests", log):
         yield f"http://127.0.0.1:{port}/dicom-web"
 
 
-def asked(pacs: str) -> int:
-    """Return how many requests the PACS had."""
+def request_count(pacs: str) -> int:
+    """Return the number of requests that the PACS has received."""
     counts: dict[str, int] = requests.get(pacs.replace("/dicom-web", "/requests"), timeout=30).json()
     return sum(counts.values())
 
 
-def click_in_a_row(client: Client, image: str, clicks: int) -> ReplyTimes:
-    """Click on one slice, at places of their own."""
-    found = ReplyTimes()
+def click_without_pauses(client: Client, image: str, clicks: int) -> ReplyTimes:
+    """Click repeatedly on one slice, at different positions."""
+    times = ReplyTimes()
     for number in range(clicks):
-        found.add(client.click(image, 20 + number % 24, 32, SLICES // 2))
-    return found
+        times.add(client.click(image, 20 + number % 24, 32, SLICES // 2))
+    return times
 
 
-def overhead(clicked: ReplyTimes) -> float:
-    """Return the median of what a click took from end to end, without the model."""
-    return float(np.median(np.subtract(clicked.total, clicked.model)))
+def overhead(times: ReplyTimes) -> float:
+    """Return the median time of a click from end to end without the model, ms."""
+    return float(np.median(np.subtract(times.total, times.model)))
 
 
 def write_label(folder: Path, number: int) -> Path:
-    """A ball where the series shows one, a little different for each number."""
-    i, j, k = np.indices((SIDE, SIDE, SLICES))
+    """Write a label of the ball in the series, of a different radius for each number."""
+    i, j, k = np.indices((IMAGE_SIZE, IMAGE_SIZE, SLICES))
     ball = (i - 32) ** 2 + (j - 32) ** 2 + ((k - 12) * 1.5) ** 2 < (10 + number) ** 2
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     affine[:2, 3] = 64.0
@@ -89,7 +90,7 @@ def write_label(folder: Path, number: int) -> Path:
 
 
 def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -> dict[str, Any]:
-    """Start both, click, save and ask for samples."""
+    """Start the PACS and the server, click, save labels and request next samples."""
     os.environ["MONAI_LABEL_DATASTORE_CACHE_PATH"] = str(folder / "cache")
     settings = {"labels": LABELS, "adapters": str(folder / "adapters")}
     image = series_uid(next(n for n in range(series // 2, series) if modality(n) == "CT"))
@@ -98,58 +99,58 @@ def measure(series: int, clicks: int, pauses: int, samples: int, folder: Path) -
         running_server(pacs, folder / "server.log", settings) as (address, process),
     ):
         client = Client(address, "baps", {"label": "ball"})
-        begun = time.perf_counter()
+        start = time.perf_counter()
         client.click(image, 32, 32, SLICES // 2)
-        first = time.perf_counter() - begun
-        theirs, saves, nexts = MONAILabelClient(address, tmpdir=str(folder)), [], []
-        for _ in range(samples):  # What is made at the first use of everything is no growth.
-            theirs.next_sample("random", {})
-        time.sleep(5)  # What was begun in the background is done.
-        start, before = _rss_mb(process), asked(pacs)
-        in_a_row = click_in_a_row(client, image, clicks)
-        of_row = asked(pacs) - before
-        paused, each = ReplyTimes(), []
+        first_seconds = time.perf_counter() - start
+        monai_client, save_times, sample_times = MONAILabelClient(address, tmpdir=str(folder)), [], []
+        for _ in range(samples):  # Memory of the first use of each route does not count as growth.
+            monai_client.next_sample("random", {})
+        time.sleep(5)  # Lets background work finish.
+        rss_start, before = _rss_mb(process), request_count(pacs)
+        in_a_row = click_without_pauses(client, image, clicks)
+        requests_in_a_row = request_count(pacs) - before
+        paused, requests_after_pause = ReplyTimes(), []
         for number in range(pauses):
-            time.sleep(_PAUSE)
-            before = asked(pacs)
+            time.sleep(_PAUSE_SECONDS)
+            before = request_count(pacs)
             paused.add(client.click(image, 25 + number, 32, SLICES // 2))
             time.sleep(2)
-            each.append(asked(pacs) - before)
+            requests_after_pause.append(request_count(pacs) - before)
         for number in range(5):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             info = {"label_info": [{"name": "ball", "idx": 1}]}
-            theirs.save_label(image, str(write_label(folder, number)), params=info)
-            saves.append(1000 * (time.perf_counter() - begun))
-        before = asked(pacs)
+            monai_client.save_label(image, str(write_label(folder, number)), params=info)
+            save_times.append(1000 * (time.perf_counter() - start))
+        before = request_count(pacs)
         for _ in range(samples):
-            begun = time.perf_counter()
-            sample = theirs.next_sample("random", {})
-            nexts.append(1000 * (time.perf_counter() - begun))
-        of_samples = asked(pacs) - before
-        status = theirs.info()["datastore"]
-        click_in_a_row(client, image, clicks)
+            start = time.perf_counter()
+            sample = monai_client.next_sample("random", {})
+            sample_times.append(1000 * (time.perf_counter() - start))
+        requests_for_samples = request_count(pacs) - before
+        status = monai_client.info()["datastore"]
+        click_without_pauses(client, image, clicks)
         return {
             "series": series,
-            "first_click_s": round(first, 2),
+            "first_click_s": round(first_seconds, 2),
             "clicks": clicks,
             "click_ms_p50": round(float(np.median(in_a_row.total)), 1),
             "click_overhead_ms_p50": round(overhead(in_a_row), 1),
             "click_overhead_ms_p50_after_pause": round(overhead(paused), 1),
-            "pacs_requests_per_click": max(each),
-            "pacs_requests_per_click_in_a_row": round(of_row / clicks, 3),
-            "next_sample_ms_p50": round(float(np.median(nexts)), 1),
-            "pacs_requests_per_next_sample": round(of_samples / samples, 1),
+            "pacs_requests_per_click": max(requests_after_pause),
+            "pacs_requests_per_click_in_a_row": round(requests_in_a_row / clicks, 3),
+            "next_sample_ms_p50": round(float(np.median(sample_times)), 1),
+            "pacs_requests_per_next_sample": round(requests_for_samples / samples, 1),
             "next_sample_says": sample.get("reason", ""),
-            "save_ms_p50": round(float(np.median(saves)), 1),
+            "save_ms_p50": round(float(np.median(save_times)), 1),
             "total": status["total"],
             "completed": status["completed"],
-            "rss_mb_start": round(start),
+            "rss_mb_start": round(rss_start),
             "rss_mb_end": round(_rss_mb(process)),
         }
 
 
 def measure_folder(clicks: int, folder: Path) -> float:
-    """Click on the same series in a folder; the overhead of a click, ms."""
+    """Click on the same series in a folder; return the overhead of a click, ms."""
     studies = folder / "studies" / "series"
     studies.mkdir(parents=True)
     for k in range(SLICES):
@@ -159,7 +160,7 @@ def measure_folder(clicks: int, folder: Path) -> float:
         client = Client(address, "baps", {"label": "ball"})
         client.click("series", 32, 32, SLICES // 2)
         time.sleep(5)
-        return overhead(click_in_a_row(client, "series", clicks))
+        return overhead(click_without_pauses(client, "series", clicks))
 
 
 def _rss_mb(process: psutil.Process) -> float:
@@ -167,27 +168,27 @@ def _rss_mb(process: psutil.Process) -> float:
 
 
 def main(
-    series: Annotated[int, typer.Option(help="Of the PACS.")] = 100_000,
-    clicks: Annotated[int, typer.Option(help="In a row.")] = 200,
-    pauses: Annotated[int, typer.Option(help="Clicks after a pause.")] = 4,
-    samples: Annotated[int, typer.Option(help="Next samples.")] = 30,
+    series: Annotated[int, typer.Option(help="Number of series in the PACS.")] = 100_000,
+    clicks: Annotated[int, typer.Option(help="Number of clicks without pauses.")] = 200,
+    pauses: Annotated[int, typer.Option(help="Number of clicks after a pause.")] = 4,
+    samples: Annotated[int, typer.Option(help="Number of requests for the next sample.")] = 30,
     out: Annotated[Path, typer.Option()] = RESULTS / "archive.json",
 ) -> None:
-    """Measure, print and write."""
+    """Measure, print the figures and write them."""
     with tempfile.TemporaryDirectory() as parent:
         folders = [Path(parent) / name for name in ("small", "archive", "folder")]
         for folder in folders:
             folder.mkdir()
         small = measure(1000, clicks, 1, samples, folders[0])
-        found = measure(series, clicks, pauses, samples, folders[1])
-        found["folder_click_overhead_ms_p50"] = round(measure_folder(clicks, folders[2]), 1)
-    found["rss_growth_mb_1000_series"] = small["rss_mb_end"] - small["rss_mb_start"]
-    found["cpus"] = os.cpu_count()
+        figures = measure(series, clicks, pauses, samples, folders[1])
+        figures["folder_click_overhead_ms_p50"] = round(measure_folder(clicks, folders[2]), 1)
+    figures["rss_growth_mb_1000_series"] = small["rss_mb_end"] - small["rss_mb_start"]
+    figures["cpus"] = os.cpu_count()
     table = Table("measured", "value")
-    for name, value in found.items():
+    for name, value in figures.items():
         table.add_row(name, str(value))
     console.print(table)
-    out.write_text(json.dumps(found, indent=2) + "\n")
+    out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

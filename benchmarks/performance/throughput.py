@@ -1,8 +1,8 @@
-"""How much of an adaptation is the black box? Images a second of the whole, against the bare model on the same batches.
+"""Measure the share of the black box in the time of an adaptation: images per second, with and without the rest.
 
-``make bench-throughput`` adapts the bundled model to the phantoms, then asks it the same batches again with nothing
-around it; where there is a GPU also SAM ViT-B with random weights, whose answers mean nothing and whose time does.
-Reading volumes is not counted. ``training_load.py`` measures memory against the number of volumes.
+``make bench-throughput`` adapts the bundled model to the phantoms, and then runs only the model on the same batches.
+With a GPU it also does so for SAM ViT-B with random weights, which take the time of real ones. The time for reading
+volumes is excluded. ``training_load.py`` measures the memory by the number of volumes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from benchmarks.paths import RESULTS, SAMPLE_DATA
 SAMPLES = SAMPLE_DATA / "ct"
 
 
-class _Recorded(Wrapped):
-    """Remembers the batches that it is asked."""
+class RecordingBlackBox(Wrapped):
+    """Records its batches."""
 
     def __init__(self, inner: BlackBox) -> None:
         super().__init__(inner)
@@ -47,37 +47,39 @@ class _Recorded(Wrapped):
 
 
 def measure(black_box: BlackBox, max_images: int, head: str) -> dict[str, float | str]:
-    """Seconds of an adaptation, and of its batches alone."""
-    able = black_box.capabilities
+    """Measure the images per second of an adaptation, and of the black box alone on the same batches."""
+    capabilities = black_box.capabilities
     files = sorted((SAMPLES / "images").glob("*.nii.gz"))
     cases = [Case(file, SAMPLES / "labels" / file.name, VALUE, file.name) for file in files]
-    slices, _ = load_cases(cases, able.input_size, 24)
-    kept = {patient: list(pieces) for patient, pieces in slices.items()}
-    recorded = _Recorded(black_box)
-    black_box.segment(np.zeros((2, able.input_size, able.input_size, 3), np.uint8), [Prompt(((9.0, 9.0),))] * 2)
-    begun = time.perf_counter()
-    made = adapt(recorded, kept, AdaptationSettings(max_images=max_images, head=head))
-    whole = time.perf_counter() - begun
-    begun = time.perf_counter()
-    for images, prompts in recorded.batches:
+    slices, _ = load_cases(cases, capabilities.input_size, 24)
+    slices_in_memory = {patient: list(pieces) for patient, pieces in slices.items()}
+    recording = RecordingBlackBox(black_box)
+    black_box.segment(
+        np.zeros((2, capabilities.input_size, capabilities.input_size, 3), np.uint8), [Prompt(((9.0, 9.0),))] * 2
+    )
+    start = time.perf_counter()
+    adaptation = adapt(recording, slices_in_memory, AdaptationSettings(max_images=max_images, head=head))
+    adaptation_seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    for images, prompts in recording.batches:
         black_box.segment(images, prompts)
-    bare = time.perf_counter() - begun
-    images = made.record["black_box_images"]
+    model_seconds = time.perf_counter() - start
+    images = adaptation.record["black_box_images"]
     return {
-        "black_box": able.name,
+        "black_box": capabilities.name,
         "head": head,
         "images": images,
-        "whole_images_per_second": images / whole,
-        "bare_images_per_second": images / bare,
-        "overhead": whole / bare - 1,
+        "whole_images_per_second": images / adaptation_seconds,
+        "bare_images_per_second": images / model_seconds,
+        "overhead": adaptation_seconds / model_seconds - 1,
     }
 
 
 def main(
-    max_images: Annotated[int, typer.Option(help="Of each adaptation.")] = 1500,
+    max_images: Annotated[int, typer.Option(help="Maximum number of black-box images of each adaptation.")] = 1500,
     out: Annotated[Path, typer.Option()] = RESULTS / "throughput.json",
 ) -> None:
-    """Measure, print and write."""
+    """Measure, print the figures and write them."""
     rows = [measure(load_black_box(device="cpu"), max_images, head) for head in ("none", "convolutional")]
     if torch.cuda.is_available():
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Measure what a training costs other users: the time of clicks while it runs, and its memory by the number of volumes.
+"""Measure the times of clicks while a training runs, and the memory of a training by the number of volumes.
 
 ``python -m benchmarks.performance.training_load`` uses the phantoms of the repository, prints a table and writes
 ``benchmarks/results/training_load.json``. Run it with nothing else on the machine.
@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from baps.blackbox import load_black_box
-from baps.demo.run import VALUE, organ_of, save_labels
+from baps.demo.run import VALUE, read_organ, save_labels
+from baps.demo.server import running_server
 from baps.evaluation.cases import Case, load_cases
 from baps.training.adapt import adapt
 from baps.training.settings import AdaptationSettings
 from benchmarks.paths import RESULTS, SAMPLE_DATA
-from demo.server import running_server
 
 SAMPLES = SAMPLE_DATA / "ct"
 VOLUMES = (10, 100, 1000)
@@ -55,9 +55,9 @@ def memory(volumes: int) -> None:
 def click(client: MONAILabelClient, case: str, voxel: tuple[int, int, int]) -> float:
     """Measure one click at the client, in milliseconds."""
     request = {"label": "spleen", "foreground": [list(voxel)], "background": [], "slice": voxel[2]}
-    begun = time.perf_counter()
+    start = time.perf_counter()
     client.infer("zero_shot", case, request)
-    return (time.perf_counter() - begun) * 1000
+    return (time.perf_counter() - start) * 1000
 
 
 def clicks(client: MONAILabelClient, case: str, voxels: list[tuple[int, int, int]]) -> dict[str, float]:
@@ -76,7 +76,7 @@ def main(
     context: typer.Context,
     out: Annotated[Path, typer.Option()] = RESULTS / "training_load.json",
 ) -> None:
-    """Run the bench."""
+    """Run the benchmark."""
     if context.invoked_subcommand:
         return
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (SAMPLES / "images").glob("*.nii.gz"))
@@ -90,13 +90,13 @@ def main(
         with running_server(studies, Path(folder) / "server.log", settings) as (address, _):
             client = MONAILabelClient(address, tmpdir=folder)
             save_labels(client, SAMPLES, cases[:-2])
-            places = {case: _places(case) for case in cases[-2:]}
-            click(client, cases[0], _places(cases[0])[0])  # The model is loaded now.
-            figures["idle"] = clicks(client, cases[-2], places[cases[-2]])
+            voxels = {case: _spleen_voxels(case) for case in cases[-2:]}
+            click(client, cases[0], _spleen_voxels(cases[0])[0])  # Loads the model.
+            figures["idle"] = clicks(client, cases[-2], voxels[cases[-2]])
             client.train_start("baps", {"max_images": 4000})
             while not client.info()["train_stats"]["baps"].get("black_box_images"):
                 time.sleep(0.2)
-            figures["training"] = clicks(client, cases[-1], places[cases[-1]])
+            figures["training"] = clicks(client, cases[-1], voxels[cases[-1]])
             client.train_stop()
     command = [sys.executable, "-m", "benchmarks.performance.training_load", "memory"]
     peaks = {
@@ -117,15 +117,15 @@ def main(
     out.write_text(json.dumps(figures, indent=1))
 
 
-def _places(case: str) -> list[tuple[int, int, int]]:
+def _spleen_voxels(case: str) -> list[tuple[int, int, int]]:
     """Choose a voxel of the spleen on each slice that shows it."""
-    _, organ = organ_of(SAMPLES, case)
-    found = []
+    _, organ = read_organ(SAMPLES, case)
+    voxels = []
     for k in np.flatnonzero(organ.any((0, 1))):
         inside = np.argwhere(organ[:, :, k])
         i, j = inside[len(inside) // 2]
-        found.append((int(i), int(j), int(k)))
-    return found
+        voxels.append((int(i), int(j), int(k)))
+    return voxels
 
 
 if __name__ == "__main__":

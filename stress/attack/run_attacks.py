@@ -1,4 +1,4 @@
-"""Try every attack of ``all_attacks``, on a server of the kind that it needs."""
+"""Try every attack of ``all_attacks`` on a server of the kind that it needs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from stress.attack.all_attacks import ATTACKS
-from stress.attack.attacked import attacked
-from stress.attack.attacks import Site, tried
+from stress.attack.attacked_server import attacked_server
+from stress.attack.attacks import Site, try_attack
 
 
 def try_attacks(folder: Path) -> dict[str, Any]:
-    """Try every attack on our server, on a folder of studies and beside a PACS.
+    """Try every attack on our server, which serves a folder of studies or a PACS.
 
     Args:
-        folder: where the servers keep their files.
+        folder: folder in which the servers keep their files.
 
     Returns:
-        ``attacks_tried``, ``attacks_succeeded``, and the names of these, ``succeeded``.
+        ``attacks_tried``, ``attacks_succeeded``, and ``succeeded``: the names of the attacks that succeeded.
     """
     count, succeeded = 0, []
     for number, kind in enumerate(Site):
-        own = folder / str(number)
-        own.mkdir(parents=True)
-        with attacked(own, kind, False) as target:
+        parent = folder / str(number)
+        parent.mkdir(parents=True)
+        with attacked_server(parent, kind, False) as target:
             for attack in ATTACKS:
                 if attack.site is kind:
                     count += 1
-                    if tried(attack, target).succeeded:
+                    if try_attack(attack, target).succeeded:
                         succeeded.append(attack.name)
     return {"attacks_tried": count, "attacks_succeeded": len(succeeded), "succeeded": succeeded}

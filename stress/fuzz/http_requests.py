@@ -1,4 +1,4 @@
-"""Odd requests: by the served OpenAPI (schemathesis), odd bodies and names (hypothesis), and broken files."""
+"""Send odd requests: from the OpenAPI description (schemathesis), odd bodies and names (hypothesis), broken files."""
 
 from __future__ import annotations
 
@@ -14,46 +14,52 @@ from urllib.parse import quote
 import numpy as np
 import requests
 from hypothesis import HealthCheck, Phase, given
-from hypothesis import seed as drawn_from
-from hypothesis import settings as how
+from hypothesis import seed as hypothesis_seed
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 from baps.server.access_policy import find_policy
 from benchmarks.paths import ROOT
 from stress.fuzz.mutations import mutant, seeds
-from stress.served_site import CASES, Site, files_of, site, strays, write_labels
+from stress.served_site import CASES, Site, files_of, running_site, strays, write_labels
 from stress.tally import Tally
 
 SMALL = "small"
-"""An image that the small labels fit."""
+"""Name of an image that the small labels fit."""
 
 _TIMEOUT = 60
-_PATHS = {"model": "baps", "strategy": "first"}
-"""What stands for a part of a path half of the time; any other is refused at once."""
+_PATH_VALUES = {"model": "baps", "strategy": "first"}
+"""Valid values of path parameters, used half of the time; other values are refused at once."""
 
 
 def fuzz_http(folder: Path, count: int, seed: int, seconds: float) -> dict[str, Any]:
-    """Start a server and send it some so many odd requests, for so many seconds at the most.
+    """Start a server and send it odd requests.
+
+    Args:
+        folder: folder for everything that the server writes.
+        count: number of requests.
+        seed: seed of the requests.
+        seconds: maximum duration.
 
     Returns:
-        The tally's record, ``by_kind``, ``strays`` (files outside their place), whether the server is ``alive``, and
-        ``skipped``: operations of the OpenAPI for which nothing could be drawn.
+        The tally's figures, ``by_kind``, ``strays`` (unexpected files), ``alive`` (whether the server still answers),
+        and ``skipped``: operations of the OpenAPI description for which no example could be drawn.
     """
     before, tally = files_of(ROOT), Tally()
-    warnings.simplefilter("ignore")  # Of pydicom, on the files that are made here.
-    with site(folder, CASES[:3]) as place:
-        client = _Client(place, tally, time.monotonic() + seconds)
-        _prepare(place)
-        skipped = _by_openapi(client, round(0.4 * count), seed, client.end - 0.6 * seconds)
-        _bodies(client, round(0.35 * count), seed, client.end - 0.25 * seconds)
-        _files(client, count - tally.requests, seed)
-        session = place.session()
-        alive = place.process.is_running() and session.get(f"{place.address}/info/", timeout=_TIMEOUT).ok
-        session.delete(f"{place.address}/train/", timeout=_TIMEOUT)
-        sample = session.post(f"{place.address}/activelearning/random", timeout=_TIMEOUT)
+    warnings.simplefilter("ignore")  # Warnings of pydicom about the broken files.
+    with running_site(folder, CASES[:3]) as site:
+        client = _Client(site, tally, time.monotonic() + seconds)
+        _add_studies(site)
+        skipped = _send_openapi_requests(client, round(0.4 * count), seed, client.end - 0.6 * seconds)
+        _send_odd_bodies(client, round(0.35 * count), seed, client.end - 0.25 * seconds)
+        _send_broken_files(client, count - tally.requests, seed)
+        session = site.session()
+        alive = site.process.is_running() and session.get(f"{site.address}/info/", timeout=_TIMEOUT).ok
+        session.delete(f"{site.address}/train/", timeout=_TIMEOUT)
+        sample = session.post(f"{site.address}/activelearning/random", timeout=_TIMEOUT)
     return {
-        **tally.record(),
+        **tally.to_dict(),
         "by_kind": client.by_kind,
         "strays": strays(folder) + sorted(files_of(ROOT) - before),
         "alive": alive and sample.ok,
@@ -62,46 +68,46 @@ def fuzz_http(folder: Path, count: int, seed: int, seconds: float) -> dict[str, 
 
 
 class _Client:
-    """Sends and counts, until the time is out."""
+    """Sends requests and counts the outcomes, until the time is up."""
 
-    def __init__(self, place: Site, tally: Tally, end: float) -> None:
-        self.place, self.tally, self.end = place, tally, end
-        self.session, self.by_kind, self.about = place.session(), dict[str, int](), ""
+    def __init__(self, site: Site, tally: Tally, end: float) -> None:
+        self.site, self.tally, self.end = site, tally, end
+        self.session, self.by_kind, self.about = site.session(), dict[str, int](), ""
 
     def send(self, kind: str, method: str, path: str, until: float | None = None, **sent: Any) -> None:
-        """One request; the path begins with a slash, or with the server's address."""
+        """Send one request; the path begins with a slash, or with the server's address."""
         if time.monotonic() > min(self.end, until or self.end):
             return
-        address = path if path.startswith("http") else self.place.address + path
+        address = path if path.startswith("http") else self.site.address + path
         sent = {"timeout": _TIMEOUT, "allow_redirects": False, **sent}
 
-        def ask() -> requests.Response:
+        def request() -> requests.Response:
             return self.session.request(method, address, **sent)
 
         count = self.tally.requests
         about = {key: value for key, value in sent.items() if key in ("params", "data", "json", "headers")}
-        self.tally.ask(kind, ask, f"{self.about}{method} {path} {about}")
+        self.tally.send(kind, request, f"{self.about}{method} {path} {about}")
         self.by_kind[kind] = self.by_kind.get(kind, 0) + self.tally.requests - count
 
 
-def _prepare(place: Site) -> None:
-    """A small image, and a label of a large one."""
-    session, (suffix, content) = place.session(), seeds()["nifti"]
-    address = f"{place.address}/datastore"
+def _add_studies(site: Site) -> None:
+    """Add a small image, and a label of a large image."""
+    session, (suffix, content) = site.session(), seeds()["nifti"]
+    address = f"{site.address}/datastore"
     session.put(
         f"{address}/image?image={SMALL}", files={"file": (f"a{suffix}", content)}, timeout=_TIMEOUT
     ).raise_for_status()
-    label = write_labels(place.folder / "tmp" / "label.nii.gz", CASES[0])
+    label = write_labels(site.folder / "tmp" / "label.nii.gz", CASES[0])
     session.put(
         f"{address}/label?image={CASES[0]}", files={"label": (label.name, label.read_bytes())}, timeout=_TIMEOUT
     ).raise_for_status()
 
 
-def _drawn(strategy: st.SearchStrategy[Any], count: int, seed: int, use: Callable[[Any], None]) -> None:
-    """Use so many examples of a strategy."""
+def _for_examples(strategy: st.SearchStrategy[Any], count: int, seed: int, use: Callable[[Any], None]) -> None:
+    """Call a function with examples of a strategy."""
 
-    @drawn_from(seed)
-    @how(
+    @hypothesis_seed(seed)
+    @hypothesis_settings(
         max_examples=max(1, count), database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
@@ -112,41 +118,41 @@ def _drawn(strategy: st.SearchStrategy[Any], count: int, seed: int, use: Callabl
     each()
 
 
-def _by_openapi(client: _Client, count: int, seed: int, until: float) -> list[str]:
-    """What the OpenAPI allows, and what it does not; the operations for which nothing could be drawn."""
+def _send_openapi_requests(client: _Client, count: int, seed: int, until: float) -> list[str]:
+    """Send requests that the OpenAPI description allows or forbids; return operations without examples."""
     try:
         import schemathesis
         from schemathesis import GenerationMode
         from schemathesis.core.result import Ok
-    except ImportError:  # It needs a newer Python than the rest; bodies and files take the place of its requests.
+    except ImportError:  # It needs a newer Python; more bodies and files are sent instead.
         return ["all: schemathesis is not installed, which needs Python 3.11"]
-    described = client.session.get(f"{client.place.address}/openapi.json", timeout=_TIMEOUT).json()
-    schema = schemathesis.openapi.from_dict(described)
-    found = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
-    found = [one for one in found if find_policy(one.method.upper(), one.path)]
-    ways = [
-        (one, mode, fixed)
-        for one in found
+    openapi = client.session.get(f"{client.site.address}/openapi.json", timeout=_TIMEOUT).json()
+    schema = schemathesis.openapi.from_dict(openapi)
+    operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
+    operations = [operation for operation in operations if find_policy(operation.method.upper(), operation.path)]
+    variants = [
+        (operation, mode, fixed)
+        for operation in operations
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-        for fixed in ({}, *({key: value} for key, value in _PATHS.items() if f"{{{key}}}" in one.path))
+        for fixed in ({}, *({key: value} for key, value in _PATH_VALUES.items() if f"{{{key}}}" in operation.path))
     ]
     skipped = []
-    for number, (one, mode, fixed) in enumerate(ways):
+    for number, (operation, mode, fixed) in enumerate(variants):
 
         def use(case: Any) -> None:
             if time.monotonic() > until:
                 return
             try:
-                sent = case.as_transport_kwargs(base_url=client.place.address, headers=dict(client.session.headers))
-            except (ValueError, TypeError, UnicodeError):  # It cannot be written down.
+                sent = case.as_transport_kwargs(base_url=client.site.address, headers=dict(client.session.headers))
+            except (ValueError, TypeError, UnicodeError):  # The example cannot be encoded.
                 return
             client.send("OpenAPI", sent.pop("method"), sent.pop("url"), **sent)
 
         try:
-            strategy = one.as_strategy(mode, path_parameters=fixed or None)
-            _drawn(strategy, count // len(ways) + 1, seed + number, use)
+            strategy = operation.as_strategy(mode, path_parameters=fixed or None)
+            _for_examples(strategy, count // len(variants) + 1, seed + number, use)
         except (HypothesisException, unittest.SkipTest) as error:
-            skipped.append(f"{one.method.upper()} {one.path}, {mode.value}: {type(error).__name__}")
+            skipped.append(f"{operation.method.upper()} {operation.path}, {mode.value}: {type(error).__name__}")
     return skipped
 
 
@@ -178,7 +184,7 @@ _BOX = st.one_of(st.lists(st.integers(-2, 20), min_size=6, max_size=6), st.lists
 
 
 def _odd(*likely: Any) -> st.SearchStrategy[Any]:
-    """One of the likely values, or anything."""
+    """Draw one of the likely values, or anything."""
     return st.one_of(st.sampled_from(list(likely)), st.sampled_from(list(likely)), _ANYTHING)
 
 
@@ -201,7 +207,7 @@ _PARAMS = st.one_of(
         _VOXEL, _ODD_PARAMS, st.integers(0, 15),
     ),
 )  # fmt: skip
-"""Of a click: all of it odd, or a good one with two odd fields."""
+"""Params of a click: all fields odd, or a valid click with two odd fields."""
 
 _LABEL_PARAMS = st.fixed_dictionaries(
     {},
@@ -220,7 +226,7 @@ _TRAINING = st.fixed_dictionaries(
         "optimiser": _odd("spsa_gc"), "condition": _odd("click"), "prompt": _odd("box"), "learning_rate": _NUMBERS,
     },
 )  # fmt: skip
-_NAMED = st.sampled_from(
+_ROUTES_WITH_NAMES = st.sampled_from(
     [
         ("GET", "/datastore/image?image={}"), ("HEAD", "/datastore/image?image=ct_01&check_sum={}"),
         ("GET", "/datastore/image/info?image={}"), ("GET", "/datastore/label?label=ct_01&tag={}"),
@@ -238,8 +244,8 @@ _NAMED = st.sampled_from(
 _MODELS = st.sampled_from([*["baps"] * 6, *["zero_shot"] * 4, *["scribbles"] * 2, "whole_organ", "nothing"])
 
 
-def _bodies(client: _Client, count: int, seed: int, until: float) -> None:
-    """Odd values in params and bodies, and odd names in addresses."""
+def _send_odd_bodies(client: _Client, count: int, seed: int, until: float) -> None:
+    """Send odd values in params and bodies, and odd names in paths."""
     label = seeds()["nifti_label"]
     outputs = st.sampled_from(["", "&output=json", "&output=image", "&output=all", "&output=dicom_seg"])
 
@@ -273,14 +279,14 @@ def _bodies(client: _Client, count: int, seed: int, until: float) -> None:
             for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"):
                 client.send("bytes", "POST", path, until, data=content, headers={"Content-Type": kind})
 
-    _drawn(st.tuples(_MODELS, outputs, _PARAMS), round(0.5 * count), seed, infer)
-    _drawn(
+    _for_examples(st.tuples(_MODELS, outputs, _PARAMS), round(0.5 * count), seed, infer)
+    _for_examples(
         st.tuples(st.one_of(_LABEL_PARAMS, _ANYTHING), _odd("final").filter(_is_text)), round(0.12 * count), seed, save
     )
-    _drawn(st.one_of(_TRAINING, _ANYTHING), round(0.08 * count), seed, train)
-    _drawn(_ANYTHING, round(0.04 * count), seed, sample)
-    _drawn(st.tuples(_NAMED, _ODD_TEXT), round(0.2 * count), seed, named)
-    _drawn(st.binary(max_size=200), round(0.06 * count / 12), seed, raw)
+    _for_examples(st.one_of(_TRAINING, _ANYTHING), round(0.08 * count), seed, train)
+    _for_examples(_ANYTHING, round(0.04 * count), seed, sample)
+    _for_examples(st.tuples(_ROUTES_WITH_NAMES, _ODD_TEXT), round(0.2 * count), seed, named)
+    _for_examples(st.binary(max_size=200), round(0.06 * count / 12), seed, raw)
 
 
 def _is_text(value: object) -> bool:
@@ -291,36 +297,36 @@ def _quoted(name: str) -> str:
     return quote(name.encode(errors="surrogatepass"), safe="")
 
 
-def _files(client: _Client, count: int, seed: int) -> None:
-    """Broken files, as images, labels, strokes and sessions."""
-    good = {kind: seed_file for kind, seed_file in seeds().items() if kind != "safetensors"}
+def _send_broken_files(client: _Client, count: int, seed: int) -> None:
+    """Send broken files as images, labels, scribbles and sessions."""
+    valid = {kind: seed_file for kind, seed_file in seeds().items() if kind != "safetensors"}
     click = {"params": json.dumps({"foreground": [[8, 8, 3]], "label": "spleen"})}
     strokes = {"params": json.dumps({"label_info": [{"name": "foreground_scribbles", "id": 1}]})}
     for number in range(count):
         random = np.random.default_rng([seed, 1, number])
-        kind = str(random.choice(sorted(good)))
-        made = mutant(kind, good[kind], random)
-        file = (f"a{made.suffix}", made.content)
-        way, what = int(random.integers(8)), f"file, {kind}"
-        client.about = f"file {number} ({made.how}) "
-        if way < 3:
+        kind = str(random.choice(sorted(valid)))
+        broken = mutant(kind, valid[kind], random)
+        file = (f"a{broken.suffix}", broken.content)
+        choice, what = int(random.integers(8)), f"file, {kind}"
+        client.about = f"file {number} ({broken.how}) "
+        if choice < 3:
             client.send(what, "POST", "/infer/baps?output=image", files={"file": file}, data=click)
-        elif way < 5:
+        elif choice < 5:
             client.send(what, "PUT", f"/datastore/label?image={SMALL}", files={"label": file})
-        elif way == 5:
+        elif choice == 5:
             path = f"/infer/scribbles?image={SMALL}&output=image"
             client.send(what, "POST", path, files={"label": file}, data=strokes)
-        elif way == 6:
+        elif choice == 6:
             client.send(what, "PUT", f"/datastore/image?image=odd_{number}", files={"file": file})
         else:
-            _session(client, what, file)
+            _send_session(client, what, file)
 
 
-def _session(client: _Client, what: str, file: tuple[str, bytes]) -> None:
+def _send_session(client: _Client, what: str, file: tuple[str, bytes]) -> None:
     """Open a session with a file, click on it, and close it."""
     client.send(what, "PUT", "/session/", files={"files": file})
     try:
-        opened = client.session.put(f"{client.place.address}/session/", files={"files": file}, timeout=_TIMEOUT).json()
+        opened = client.session.put(f"{client.site.address}/session/", files={"files": file}, timeout=_TIMEOUT).json()
     except (requests.RequestException, ValueError):
         return
     if isinstance(opened, dict) and "session_id" in opened:

@@ -1,4 +1,4 @@
-"""Broken files: small good ones of each kind, and what an accident or an attacker may make of them."""
+"""Broken files: small valid files of each kind, and random mutations of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti, write_nrrd
 from stress.served_site import SAMPLES
 
-SIDE, SLICES = 16, 6
+IMAGE_SIZE, SLICES = 16, 6
 NUMBERS = (0, 1, -1, 2, 3, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
 WORDS = (
     "", "0", "-1", "1e999", "nan", "none", "99999999999999999999", "0 0 0", "-1 -1 -1", "65536 65536 65536", "17",
@@ -53,10 +53,10 @@ class Mutant:
     """A broken file.
 
     Attributes:
-        kind: of file: ``nifti``.
-        how: it was broken.
-        suffix: what its name ends in.
-        content: of the file.
+        kind: kind of file, such as ``nifti``.
+        how: mutations that were applied.
+        suffix: suffix of the file name.
+        content: content of the file.
     """
 
     kind: str
@@ -66,60 +66,66 @@ class Mutant:
 
 
 def seeds() -> dict[str, tuple[str, bytes]]:
-    """A small good file of each kind, cut out of the sample data: what its name ends in, and its content."""
-    whole = read_volume(SAMPLES / "images" / "ct_01.nii.gz")
-    cut = Volume(np.ascontiguousarray(whole.voxels[40 : 40 + SIDE, 40 : 40 + SIDE, 4 : 4 + SLICES]), whole.affine)
+    """Build a small valid file of each kind from the sample data; return the suffix and content by kind."""
+    image = read_volume(SAMPLES / "images" / "ct_01.nii.gz")
+    cut = Volume(
+        np.ascontiguousarray(image.voxels[40 : 40 + IMAGE_SIZE, 40 : 40 + IMAGE_SIZE, 4 : 4 + SLICES]), image.affine
+    )
     labels = Volume((cut.voxels > np.median(cut.voxels.astype(float))).astype(np.uint8), cut.affine)
     adapter = Adapter(build_visual_prompt("basis"), OutputHead())
     record = {"adapter": adapter.to_dict(), "black_box": {"name": "bundled", "weights_sha256": "b" * 64}}
     return {
-        "nifti": (".nii", _written(".nii", lambda path: write_nifti(path, cut))),
-        "nifti_gz": (".nii.gz", _written(".nii.gz", lambda path: write_nifti(path, cut))),
-        "nifti_label": (".nii.gz", _written(".nii.gz", lambda path: write_nifti(path, labels))),
-        "nrrd": (".nrrd", _written(".nrrd", lambda path: write_nrrd(path, cut, compress=False))),
-        "nrrd_gz": (".nrrd", _written(".nrrd", lambda path: write_nrrd(path, labels))),
-        "metaimage": (".mha", _written(".mha", lambda path: _write_metaimage(path, cut, False))),
-        "metaimage_gz": (".mha", _written(".mha", lambda path: _write_metaimage(path, cut, True))),
-        "tiff": (".tif", _written(".tif", lambda path: _write_tiff(path, cut.voxels[..., 0]))),
-        "tiff_gz": (".tif", _written(".tif", lambda path: _write_tiff(path, cut.voxels, compression="zlib"))),
+        "nifti": (".nii", _file_content(".nii", lambda path: write_nifti(path, cut))),
+        "nifti_gz": (".nii.gz", _file_content(".nii.gz", lambda path: write_nifti(path, cut))),
+        "nifti_label": (".nii.gz", _file_content(".nii.gz", lambda path: write_nifti(path, labels))),
+        "nrrd": (".nrrd", _file_content(".nrrd", lambda path: write_nrrd(path, cut, compress=False))),
+        "nrrd_gz": (".nrrd", _file_content(".nrrd", lambda path: write_nrrd(path, labels))),
+        "metaimage": (".mha", _file_content(".mha", lambda path: _write_metaimage(path, cut, False))),
+        "metaimage_gz": (".mha", _file_content(".mha", lambda path: _write_metaimage(path, cut, True))),
+        "tiff": (".tif", _file_content(".tif", lambda path: _write_tiff(path, cut.voxels[..., 0]))),
+        "tiff_gz": (".tif", _file_content(".tif", lambda path: _write_tiff(path, cut.voxels, compression="zlib"))),
         "dicom": (".dcm", _small_dicom()),
         "safetensors": (
-            ".safetensors", _written(".safetensors", lambda path: write_adapter(path, adapter, record))
+            ".safetensors", _file_content(".safetensors", lambda path: write_adapter(path, adapter, record))
         ),
     }  # fmt: skip
 
 
 def mutant(kind: str, seed: tuple[str, bytes], random: Random) -> Mutant:
-    """A file that is broken in one to three ways.
+    """Break a file by one to three random mutations.
 
     Args:
-        kind, seed: one of ``seeds``.
-        random: draws the ways.
+        kind: kind of the file, a key of ``seeds``.
+        seed: suffix and content of the valid file.
+        random: draws the mutations.
     """
     suffix, content = seed
-    ways: Mapping[str, Callable[[bytes, Random], bytes]] = {**ANY, **OF_KIND[kind.partition("_")[0]]}
-    packed = suffix == ".nii.gz" and random.random() < 0.8
-    if packed:
+    mutations: Mapping[str, Callable[[bytes, Random], bytes]] = {
+        **GENERAL_MUTATIONS,
+        **MUTATIONS_BY_KIND[kind.partition("_")[0]],
+    }
+    compressed = suffix == ".nii.gz" and random.random() < 0.8
+    if compressed:
         content = gzip.decompress(content)
-    done = []
+    applied = []
     for _ in range(int(random.choice((1, 1, 2, 3)))):
-        name = str(random.choice(sorted(ways)))
-        done.append(name)
-        content = ways[name](content, random)
-    if packed:
+        name = str(random.choice(sorted(mutations)))
+        applied.append(name)
+        content = mutations[name](content, random)
+    if compressed:
         content = gzip.compress(content, 1)
-    if random.random() < 0.02:  # Of another kind than its name says.
+    if random.random() < 0.02:  # The suffix does not match the content.
         suffix = str(random.choice((".nii", ".nii.gz", ".nrrd", ".mha", ".hdr", ".dcm", ".png", ".npz", ".tif")))
-        done.append(f"as {suffix}")
-    return Mutant(kind, ", ".join(done), suffix, content)
+        applied.append(f"as {suffix}")
+    return Mutant(kind, ", ".join(applied), suffix, content)
 
 
 def _flip(content: bytes, random: Random, within: int = 0) -> bytes:
-    """Some bytes are others."""
+    """Replace some bytes by random ones."""
     changed = bytearray(content)
-    most = min(len(changed), within or len(changed))
-    for _ in range(int(random.integers(1, 16)) if most else 0):
-        changed[int(random.integers(most))] = int(random.integers(256))
+    limit = min(len(changed), within or len(changed))
+    for _ in range(int(random.integers(1, 16)) if limit else 0):
+        changed[int(random.integers(limit))] = int(random.integers(256))
     return bytes(changed)
 
 
@@ -127,17 +133,17 @@ def _flip_header(content: bytes, random: Random) -> bytes:
     return _flip(content, random, 400)
 
 
-def _cut(content: bytes, random: Random) -> bytes:
-    """The end is missing."""
+def _truncate(content: bytes, random: Random) -> bytes:
+    """Remove the end."""
     return content[: int(random.integers(len(content) + 1))]
 
 
-def _cut_header(content: bytes, random: Random) -> bytes:
+def _truncate_header(content: bytes, random: Random) -> bytes:
     return content[: int(random.integers(min(len(content), 400) + 1))]
 
 
 def _zeros(content: bytes, random: Random) -> bytes:
-    """A stretch is zero."""
+    """Replace a range of bytes by zeros."""
     if not content:
         return content
     begin = int(random.integers(len(content)))
@@ -145,8 +151,8 @@ def _zeros(content: bytes, random: Random) -> bytes:
     return content[:begin] + bytes(len(content[begin : begin + length])) + content[begin + length :]
 
 
-def _twice(content: bytes, random: Random) -> bytes:
-    """A stretch comes twice."""
+def _repeat(content: bytes, random: Random) -> bytes:
+    """Repeat a range of bytes."""
     begin, end = sorted(random.integers(len(content) + 1, size=2).tolist())
     return content[:end] + content[begin:]
 
@@ -156,33 +162,33 @@ def _empty(content: bytes, random: Random) -> bytes:
 
 
 def _number(content: bytes, random: Random, within: int = 400) -> bytes:
-    """A number of the header is another one."""
+    """Replace a number in the header."""
     form = str(random.choice(list("<>"))) + str(random.choice(list("hiqfd")))
     size = struct.calcsize(form)
     if len(content) < size:
         return content
-    place = int(random.integers(min(len(content), within) - size + 1)) // size * size
+    index = int(random.integers(min(len(content), within) - size + 1)) // size * size
     value: float = int(random.choice(NUMBERS))
     if form[-1] in "fd":
         value = float(random.choice((float(value), np.nan, np.inf, -np.inf, 1e30, 1e-30)))
     elif form[-1] in "hi":
         bits = 8 * size
         value = (int(value) + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-    return content[:place] + struct.pack(form, value) + content[place + size :]
+    return content[:index] + struct.pack(form, value) + content[index + size :]
 
 
-ANY: Mapping[str, Callable[[bytes, Random], bytes]] = {
-    "flips": _flip, "flips in the header": _flip_header, "cut": _cut, "cut in the header": _cut_header,
-    "zeros": _zeros, "twice": _twice, "empty": _empty, "number": _number,
+GENERAL_MUTATIONS: Mapping[str, Callable[[bytes, Random], bytes]] = {
+    "flips": _flip, "flips in the header": _flip_header, "cut": _truncate, "cut in the header": _truncate_header,
+    "zeros": _zeros, "twice": _repeat, "empty": _empty, "number": _number,
 }  # fmt: skip
-"""What can be done to a file of any kind."""
+"""Mutations for files of any kind."""
 
 
 def _nifti_field(content: bytes, random: Random) -> bytes:
-    """A field of the header has another value."""
+    """Replace the value of a header field."""
     try:
         header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
-    except Exception:  # It is broken already.
+    except Exception:  # The header is already broken.
         return content
     name = str(random.choice(("dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "srow_x",
                               "srow_y", "srow_z", "sform_code", "qform_code", "quatern_b", "qoffset_x", "intent_code",
@@ -202,39 +208,39 @@ def _nifti_field(content: bytes, random: Random) -> bytes:
 
 
 def _nrrd_line(content: bytes, random: Random) -> bytes:
-    """A line of the header is another one, is missing, or comes twice."""
+    """Replace, remove or repeat a line of the header."""
     head, mark, rest = content.partition(b"\n\n")
     lines = head.split(b"\n")
-    place = int(random.integers(len(lines)))
-    name = lines[place].partition(b":")[0]
-    way = int(random.integers(5))
-    if way == 0:
-        del lines[place]
-    elif way == 1:
-        lines.insert(place, lines[place])
-    elif way == 2:
-        lines.insert(place, str(random.choice(("data file: /etc/passwd", "datafile: LIST", "line skip: -1",
+    index = int(random.integers(len(lines)))
+    name = lines[index].partition(b":")[0]
+    choice = int(random.integers(5))
+    if choice == 0:
+        del lines[index]
+    elif choice == 1:
+        lines.insert(index, lines[index])
+    elif choice == 2:
+        lines.insert(index, str(random.choice(("data file: /etc/passwd", "datafile: LIST", "line skip: -1",
                                               "byte skip: -1", "byte skip: 99999999", "sizes: 1 1 1 1",
                                               "endian: big"))).encode())  # fmt: skip
     else:
-        lines[place] = name + b": " + str(random.choice(WORDS)).encode()
+        lines[index] = name + b": " + str(random.choice(WORDS)).encode()
     return b"\n".join(lines) + mark + rest
 
 
 def _metaimage_line(content: bytes, random: Random) -> bytes:
-    """A line of the header is another one, is missing, or comes twice."""
+    """Replace, remove or repeat a line of the header."""
     head, mark, rest = content.partition(b"ElementDataFile = ")
     lines = head.split(b"\n")
-    place = int(random.integers(len(lines)))
-    way = int(random.integers(5))
-    if way == 0:
-        del lines[place]
-    elif way == 1:
-        lines.insert(place, lines[place])
-    elif way == 2:
+    index = int(random.integers(len(lines)))
+    choice = int(random.integers(5))
+    if choice == 0:
+        del lines[index]
+    elif choice == 1:
+        lines.insert(index, lines[index])
+    elif choice == 2:
         rest = rest.replace(b"LOCAL", str(random.choice(("/etc/passwd", "LIST", "local", ""))).encode())
     else:
-        lines[place] = lines[place].partition(b"=")[0] + b"= " + str(random.choice(WORDS)).encode()
+        lines[index] = lines[index].partition(b"=")[0] + b"= " + str(random.choice(WORDS)).encode()
     return b"\n".join(lines) + mark + rest
 
 
@@ -243,16 +249,16 @@ def _tiff_number(content: bytes, random: Random) -> bytes:
 
 
 def _dicom_value(content: bytes, random: Random) -> bytes:
-    """A value of the header is another one, or is missing."""
+    """Replace or remove a value of the header."""
     try:
         header = pydicom.dcmread(io.BytesIO(content))
         tag = str(random.choice(_TAGS))
-        way = random.random()
-        if way < 0.2 and tag in header:
+        choice = random.random()
+        if choice < 0.2 and tag in header:
             delattr(header, tag)
-        elif way < 0.4:
+        elif choice < 0.4:
             header.file_meta.TransferSyntaxUID = str(random.choice(_SYNTAXES))
-        elif way < 0.5:
+        elif choice < 0.5:
             header.PixelData = header.PixelData[: int(random.integers(len(header.PixelData)))]
         elif tag in header and header[tag].VR == "US":
             setattr(header, tag, int(random.choice(NUMBERS)) % 65536)
@@ -261,42 +267,42 @@ def _dicom_value(content: bytes, random: Random) -> bytes:
         written = io.BytesIO()
         header.save_as(written)
         return written.getvalue()
-    except Exception:  # pydicom does not write all of this.
+    except Exception:  # pydicom cannot write some of these values.
         return _flip(content, random, 1200)
 
 
 def _safetensors_header(content: bytes, random: Random) -> bytes:
-    """A word or a number of the header is another one."""
+    """Replace a word or a number of the header."""
     if len(content) < 8:
         return content
     (size,) = struct.unpack("<Q", content[:8])
     try:
         header = json.loads(content[8 : 8 + size])
         record = json.loads(header.get("__metadata__", {}).get("record", "{}"))
-    except (AttributeError, TypeError, ValueError):  # It is broken already.
+    except (AttributeError, TypeError, ValueError):  # The header is already broken.
         return content
-    way = random.random()
-    if way < 0.15:
+    choice = random.random()
+    if choice < 0.15:
         return struct.pack("<Q", int(random.choice((0, 1, size - 1, size + 1, 2**32, 2**62, 2**63)))) + content[8:]
-    if way < 0.6:
-        header["__metadata__"] = {"record": json.dumps(_other(record, random))}
+    if choice < 0.6:
+        header["__metadata__"] = {"record": json.dumps(_change_json(record, random))}
     else:
-        header = _other(header, random)
+        header = _change_json(header, random)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + size :]
 
 
-def _other(value: object, random: Random) -> object:
-    """JSON with one value in it replaced, or missing."""
+def _change_json(value: object, random: Random) -> object:
+    """Replace or remove one value in JSON data."""
     if isinstance(value, dict) and value and random.random() < 0.9:
         name = str(random.choice(sorted(value)))
         if random.random() < 0.15:
-            return {key: kept for key, kept in value.items() if key != name}
-        return {**value, name: _other(value[name], random)}
+            return {key: kept_value for key, kept_value in value.items() if key != name}
+        return {**value, name: _change_json(value[name], random)}
     if isinstance(value, list) and value and random.random() < 0.7:
-        place = int(random.integers(len(value)))
-        return [*value[:place], _other(value[place], random), *value[place + 1 :]]
-    odd: tuple[object, ...] = (
+        index = int(random.integers(len(value)))
+        return [*value[:index], _change_json(value[index], random), *value[index + 1 :]]
+    odd_values: tuple[object, ...] = (
         None,
         True,
         [],
@@ -315,10 +321,10 @@ def _other(value: object, random: Random) -> object:
         [[1, 2]],
         "/etc/passwd",
     )
-    return odd[int(random.integers(len(odd)))]
+    return odd_values[int(random.integers(len(odd_values)))]
 
 
-OF_KIND: Mapping[str, Mapping[str, Callable[[bytes, Random], bytes]]] = {
+MUTATIONS_BY_KIND: Mapping[str, Mapping[str, Callable[[bytes, Random], bytes]]] = {
     "nifti": {"field": _nifti_field, "another field": _nifti_field},
     "nrrd": {"line": _nrrd_line, "another line": _nrrd_line},
     "metaimage": {"line": _metaimage_line, "another line": _metaimage_line},
@@ -326,10 +332,10 @@ OF_KIND: Mapping[str, Mapping[str, Callable[[bytes, Random], bytes]]] = {
     "dicom": {"value": _dicom_value, "another value": _dicom_value},
     "safetensors": {"header": _safetensors_header, "another header": _safetensors_header},
 }
-"""What can be done to a file of one kind besides."""
+"""Additional mutations by kind of file."""
 
 
-def _written(suffix: str, write: Callable[[Path], None]) -> bytes:
+def _file_content(suffix: str, write: Callable[[Path], None]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"seed{suffix}"
         write(path)
@@ -343,17 +349,17 @@ def _write_metaimage(path: Path, volume: Volume, compress: bool) -> None:
 
 
 def _write_tiff(path: Path, voxels: NDArray[np.generic], compression: str | None = None) -> None:
-    """A picture, or a stack of ImageJ."""
-    said = {"axes": "ZYX", "spacing": 2.5, "unit": "mm"} if voxels.ndim == 3 else {}
+    """Write a picture, or an ImageJ stack."""
+    metadata = {"axes": "ZYX", "spacing": 2.5, "unit": "mm"} if voxels.ndim == 3 else {}
     pixels = np.ascontiguousarray(voxels.T.astype(np.uint16))
-    tifffile.imwrite(path, pixels, imagej=bool(said), metadata=said, resolution=(2, 2), compression=compression)
+    tifffile.imwrite(path, pixels, imagej=bool(metadata), metadata=metadata, resolution=(2, 2), compression=compression)
 
 
 def _small_dicom() -> bytes:
     header = pydicom.dcmread(SAMPLES.parent / "dicom" / "ct_01" / "001.dcm")
-    pixels = header.pixel_array[40 : 40 + SIDE, 40 : 40 + SIDE]
+    pixels = header.pixel_array[40 : 40 + IMAGE_SIZE, 40 : 40 + IMAGE_SIZE]
     header.PixelData = np.ascontiguousarray(pixels).tobytes()
-    header.Rows = header.Columns = SIDE
+    header.Rows = header.Columns = IMAGE_SIZE
     written = io.BytesIO()
     header.save_as(written)
     return written.getvalue()

@@ -1,7 +1,7 @@
-"""Broken files, read by the readers themselves: each is answered or refused with a sentence, or it is a failure.
+"""Read broken files with our readers: each one must be read, or refused with a sentence.
 
-They are read in a process of their own, which is started anew after a file that it did not survive.
-``python -m stress.fuzz.odd_files`` is that process.
+A separate process reads them; it is restarted after a file that ended it. ``python -m stress.fuzz.odd_files`` is this
+process.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ import numpy as np
 from baps.site.app_folder import PACKAGES
 from benchmarks.paths import ROOT
 
-SECONDS = 20
-"""That one file may take."""
+MAX_SECONDS = 20
+"""Maximum seconds for one file."""
 
-MEGABYTES = 600
-"""That one file may take more than any before it; volumes of 64 MB are allowed."""
+MAX_MEMORY_GROWTH_MB = 600
+"""Maximum growth of the peak memory by one file, MB. Volumes may have 64 MB."""
 
 KINDS = (
     "nifti", "nifti_gz", "nifti_label", "nrrd", "nrrd_gz", "metaimage", "metaimage_gz", "tiff", "tiff_gz", "dicom",
     "safetensors",
 )  # fmt: skip
-_STALLED = 180
+_STALL_SECONDS = 180
 
 
 class _TooLongError(BaseException):
-    """No reader takes it for a broken file."""
+    """Raised after ``MAX_SECONDS``; no reader catches a BaseException."""
 
 
 def read_one(kind: str, path: Path, image: Any) -> None:
-    """Read a file as the server would: as an image or a label, or as an adapter, which is tried too.
+    """Read a file as the server would: as an image, a label, or an adapter, which is also applied.
 
     Args:
-        kind: of ``KINDS``.
+        kind: a kind of ``KINDS``.
         path: the file.
         image: the volume that a label must fit.
 
     Raises:
-        BapsError: if it is refused.
+        BapsError: if the file is refused.
     """
     from baps.adapters.adapter_file import read_adapter
     from baps.io import read_labels, read_volume
@@ -66,7 +66,7 @@ def read_one(kind: str, path: Path, image: Any) -> None:
 
 
 def main(seed: int, begin: int, end: int) -> None:
-    """Read the files of these numbers; print ``<number>`` before each one and ``<number> <verdict> ...`` after it."""
+    """Read the files with these numbers; print ``<number>`` before each one and ``<number> <verdict> ...`` after it."""
     from baps.errors import BapsError
     from baps.io import read_volume
     from stress.fuzz.mutations import mutant, seeds
@@ -74,59 +74,64 @@ def main(seed: int, begin: int, end: int) -> None:
 
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
-    own = Path.cwd()
-    good = seeds()
-    (own / "image.nii").write_bytes(good["nifti"][1])
-    image = read_volume(own / "image.nii")
-    (own / "image.nii").unlink()
+    folder = Path.cwd()
+    valid = seeds()
+    (folder / "image.nii").write_bytes(valid["nifti"][1])
+    image = read_volume(folder / "image.nii")
+    (folder / "image.nii").unlink()
 
     def too_long(*_: object) -> None:
         raise _TooLongError
 
     signal.signal(signal.SIGALRM, too_long)
-    most = _peak_mb()
+    peak_mb = _peak_mb()
     for number in range(begin, end):
         kind = KINDS[number % len(KINDS)]
-        made = mutant(kind, good[kind], np.random.default_rng([seed, number]))
-        path = own / f"{number}{made.suffix}"
-        path.write_bytes(made.content)
+        broken = mutant(kind, valid[kind], np.random.default_rng([seed, number]))
+        path = folder / f"{number}{broken.suffix}"
+        path.write_bytes(broken.content)
         print(number, flush=True)
-        signal.alarm(SECONDS)
-        said = ""
+        signal.alarm(MAX_SECONDS)
+        message = ""
         try:
             read_one(kind, path, image)
             verdict = "answered"
         except BapsError as error:
-            said = str(error)
-            verdict = "refused" if is_sentence(said) and "\n" not in said[:20] else "error"
+            message = str(error)
+            verdict = "refused" if is_sentence(message) and "\n" not in message[:20] else "error"
         except _TooLongError:
-            verdict, said = "error", f"It took more than {SECONDS} seconds."
-        except BaseException as error:  # Whatever it is, it would have been a 500.
-            verdict, said = "error", f"{type(error).__name__}: {error}"
+            verdict, message = "error", f"It took more than {MAX_SECONDS} seconds."
+        except BaseException as error:  # Any other error would be a 500.
+            verdict, message = "error", f"{type(error).__name__}: {error}"
         finally:
             signal.alarm(0)
         path.unlink(missing_ok=True)
-        before, most = most, _peak_mb()
-        if most > before + MEGABYTES:
-            verdict, said = "error", f"It took {most - before} MB."
-        if list(own.iterdir()):
-            verdict, said = "stray", ", ".join(found.name for found in own.iterdir())
-        told = said.replace("\n", " ")[:300] if verdict in ("error", "stray") else ""
-        print(number, verdict, made.how.replace(" ", "_").replace(",_", "+"), told, flush=True)
-    print("memory", most, flush=True)
+        before, peak_mb = peak_mb, _peak_mb()
+        if peak_mb > before + MAX_MEMORY_GROWTH_MB:
+            verdict, message = "error", f"It took {peak_mb - before} MB."
+        if list(folder.iterdir()):
+            verdict, message = "stray", ", ".join(stray.name for stray in folder.iterdir())
+        details = message.replace("\n", " ")[:300] if verdict in ("error", "stray") else ""
+        print(number, verdict, broken.how.replace(" ", "_").replace(",_", "+"), details, flush=True)
+    print("memory", peak_mb, flush=True)
 
 
 def _peak_mb() -> int:
-    """The most memory that this process has held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
-    """Have so many broken files read, for so many seconds at the most.
+    """Read broken files in child processes.
+
+    Args:
+        count: number of files.
+        seed: seed of the mutations.
+        seconds: maximum duration.
 
     Returns:
         ``inputs`` by kind and by verdict, ``failures``, ``crashes``, ``strays``, ``peak_mb``, and examples with the
-        number that makes the file again: ``mutant(kind, seeds()[kind], default_rng([seed, number]))``.
+        number that reproduces the file: ``mutant(kind, seeds()[kind], default_rng([seed, number]))``.
     """
     verdicts: Counter[str] = Counter()
     by_kind: Counter[str] = Counter()
@@ -138,44 +143,44 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
             "PYTHONPATH": os.pathsep.join((str(PACKAGES), str(ROOT))),
         }  # fmt: skip
         while number < count and time.monotonic() < deadline:
-            own = Path(tempfile.mkdtemp(dir=folder))
+            child_folder = Path(tempfile.mkdtemp(dir=folder))
             command = [sys.executable, "-m", "stress.fuzz.odd_files", str(seed), str(number), str(count)]
             child = subprocess.Popen(
-                command, cwd=own, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                command, cwd=child_folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
-            begun = None
+            current = None
             assert child.stdout is not None
-            guard = _Guard(child, deadline)
+            watchdog = _Watchdog(child, deadline)
             for line in child.stdout:
-                guard.heard()
+                watchdog.record_output()
                 words = line.rstrip("\n").split(" ", 3)
                 if words[0] == "memory":
                     peak = max(peak, int(words[1]))
                 elif len(words) == 1:
-                    begun = int(words[0])
+                    current = int(words[0])
                 else:
-                    number, begun = int(words[0]) + 1, None
+                    number, current = int(words[0]) + 1, None
                     verdicts[words[1]] += 1
                     by_kind[KINDS[int(words[0]) % len(KINDS)]] += 1
                     if words[1] in ("error", "stray") and len(examples) < 40:
                         examples.append(_example(int(words[0]), *words[1:]))
             code = child.wait()
-            guard.end()
-            if guard.out_of_time:
+            watchdog.end()
+            if watchdog.out_of_time:
                 break
-            if begun is not None:  # It did not survive this one.
+            if current is not None:  # This file ended the process.
                 verdicts["crash"] += 1
-                by_kind[KINDS[begun % len(KINDS)]] += 1
-                examples.append(_example(begun, "crash", "", f"exit status {code}"))
-                number = begun + 1
+                by_kind[KINDS[current % len(KINDS)]] += 1
+                examples.append(_example(current, "crash", "", f"exit status {code}"))
+                number = current + 1
             elif code and number < count:
                 raise RuntimeError(f"The process that reads broken files cannot be started (exit status {code}).")
-    bad = verdicts["error"] + verdicts["crash"] + verdicts["stray"]
+    failures = verdicts["error"] + verdicts["crash"] + verdicts["stray"]
     return {
         "inputs": sum(verdicts.values()),
         "by_kind": dict(by_kind),
         "verdicts": dict(verdicts),
-        "failures": bad,
+        "failures": failures,
         "crashes": verdicts["crash"],
         "strays": verdicts["stray"],
         "peak_mb": peak,
@@ -183,20 +188,20 @@ def fuzz_files(count: int, seed: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _example(number: int, verdict: str, how: str = "", said: str = "") -> dict[str, Any]:
-    return {"number": number, "kind": KINDS[number % len(KINDS)], "verdict": verdict, "how": how, "said": said}
+def _example(number: int, verdict: str, how: str = "", message: str = "") -> dict[str, Any]:
+    return {"number": number, "kind": KINDS[number % len(KINDS)], "verdict": verdict, "how": how, "said": message}
 
 
-class _Guard:
-    """Ends a process that says nothing for too long, or when the time is out."""
+class _Watchdog:
+    """Kills a process that prints nothing for too long, or when the time is up."""
 
     def __init__(self, child: subprocess.Popen[str], deadline: float) -> None:
         self._child, self._deadline, self._last = child, deadline, time.monotonic()
         self.out_of_time, self._done = False, threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def heard(self) -> None:
-        """It lives."""
+    def record_output(self) -> None:
+        """Record that the process has printed something."""
         self._last = time.monotonic()
 
     def end(self) -> None:
@@ -208,7 +213,7 @@ class _Guard:
             now = time.monotonic()
             if now > self._deadline:
                 self.out_of_time = True
-            if self.out_of_time or now > self._last + _STALLED:
+            if self.out_of_time or now > self._last + _STALL_SECONDS:
                 self._child.kill()
                 return
 

@@ -1,7 +1,7 @@
-"""Floods: one user, or nobody, asks for far too much, while another user clicks and signs in.
+"""Flood the server: one client sends far too many requests while another user clicks and signs in.
 
-Whoever floods does so from a process of its own. What counts is the other user: each request that is refused or fails
-is a fault, and so is a 95th percentile of the times of clicks beyond ``SECONDS``.
+The flood comes from a separate process. A flood fails if a request of the other user is refused or fails, or if the
+95th percentile of the other user's click times exceeds ``MAX_CLICK_SECONDS``.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ import requests
 
 from baps.site.roles import Role
 from baps.site.users import Users
-from stress.served_site import CASES, SAMPLES, Memory, Site, site, voxels_of, write_labels
+from stress.served_site import CASES, SAMPLES, Memory, Site, running_site, voxels_of, write_labels
 
-SECONDS = 1.0
-"""That clicks of others may take, at the 95th percentile."""
+MAX_CLICK_SECONDS = 1.0
+"""Maximum 95th percentile of the click times of the other user."""
 
 _CLICK_EVERY, _SIGN_IN_EVERY = 0.2, 1.0
-_LASTS = 12.0
-"""Seconds of a flood, at the most; of its requests those that are under way then are broken off."""
+_FLOOD_SECONDS = 12.0
+"""Maximum duration of a flood, in seconds; its pending requests are then aborted."""
 
 _CASES = CASES[:6]
 
 
 @dataclass(frozen=True)
 class Flooder:
-    """Who floods a server.
+    """A client that floods a server.
 
     Attributes:
-        address: of the server.
-        token: of an annotator.
-        folder: with ``label.nii.gz`` and ``image.nii.gz``.
-        voxel: of an organ, by case.
-        count: of requests; those that are answered are sent again until it is over.
-        end: of the clock of this machine, when it is over.
+        address: URL of the server.
+        token: token of an annotator.
+        folder: folder with ``label.nii.gz`` and ``image.nii.gz``.
+        voxel: a voxel (i, j, k) of an organ, by case.
+        count: number of requests; answered requests are sent again until the end.
+        end: time when the flood ends, in seconds since the epoch.
     """
 
     address: str
@@ -58,171 +58,176 @@ class Flooder:
     count: int
     end: float
 
-    def ask(self, method: str, path: str, **sent: Any) -> int:
-        """Send a request; the status, or 0 where there was no answer."""
+    def request(self, method: str, path: str, **sent: Any) -> int:
+        """Send a request; return the status, or 0 if no answer came."""
         headers = {"Authorization": f"Bearer {self.token}"}
         try:
             with requests.Session() as session:
                 session.trust_env = False
-                left = max(1.0, self.end - time.time())
-                return session.request(method, self.address + path, headers=headers, timeout=left, **sent).status_code
+                remaining = max(1.0, self.end - time.time())
+                address = self.address + path
+                return session.request(method, address, headers=headers, timeout=remaining, **sent).status_code
         except requests.RequestException:
             return 0
 
-    def at_once(self, one: Callable[[int], int], threads: int = 100) -> Counter[int]:
-        """Make all requests, as many at once as there are threads, again and again; how often each status came."""
-        said: Counter[int] = Counter()
+    def repeat(self, send: Callable[[int], int], threads: int = 100) -> Counter[int]:
+        """Send all requests repeatedly from several threads; count the answers by status."""
+        answers: Counter[int] = Counter()
         with ThreadPoolExecutor(min(threads, self.count)) as pool:
             while time.time() < self.end:
-                numbers = range(said.total(), said.total() + self.count)
-                said += Counter(pool.map(lambda number: one(number) if time.time() < self.end else -1, numbers))
-        return said
+                numbers = range(answers.total(), answers.total() + self.count)
+                answers += Counter(pool.map(lambda number: send(number) if time.time() < self.end else -1, numbers))
+        return answers
 
-    def half_sent(self, beginning: bytes) -> Counter[int]:
-        """Send the beginning of a request over as many connections, and leave it at that."""
-        where, held = urlsplit(self.address), []
+    def send_partially(self, beginning: bytes) -> Counter[int]:
+        """Send only the beginning of a request over many connections; count the answers by status."""
+        server, connections = urlsplit(self.address), []
         for _ in range(self.count):
             with suppress(OSError):
-                one = socket.create_connection((where.hostname or "", where.port or 0), timeout=5)
-                one.settimeout(0.05)
-                held.append(one)
-                one.sendall(beginning)
+                connection = socket.create_connection((server.hostname or "", server.port or 0), timeout=5)
+                connection.settimeout(0.05)
+                connections.append(connection)
+                connection.sendall(beginning)
         time.sleep(max(0.0, self.end - time.time()))
-        said: Counter[int] = Counter()
-        for one in held:
+        answers: Counter[int] = Counter()
+        for connection in connections:
             try:
-                said[int(([*one.recv(64).split(), b"0", b"0"])[1])] += 1
+                answers[int(([*connection.recv(64).split(), b"0", b"0"])[1])] += 1
             except (OSError, ValueError):
-                said[0] += 1
-            one.close()
-        return said
+                answers[0] += 1
+            connection.close()
+        return answers
 
 
-def _whole_organs(by: Flooder) -> Counter[int]:
-    def one(number: int) -> int:
+def _segment_whole_organs(flooder: Flooder) -> Counter[int]:
+    def send(number: int) -> int:
         case = _CASES[number % len(_CASES)]
-        params = json.dumps({"label": "spleen", "foreground": [by.voxel[case]], "result_extension": ".nrrd"})
-        return by.ask("POST", f"/infer/whole_organ?image={case}&output=image", data={"params": params})
+        params = json.dumps({"label": "spleen", "foreground": [flooder.voxel[case]], "result_extension": ".nrrd"})
+        return flooder.request("POST", f"/infer/whole_organ?image={case}&output=image", data={"params": params})
 
-    return by.at_once(one)
+    return flooder.repeat(send)
 
 
-def _clicks(by: Flooder) -> Counter[int]:
-    def one(number: int) -> int:
+def _click(flooder: Flooder) -> Counter[int]:
+    def send(number: int) -> int:
         case = _CASES[number % len(_CASES)]
-        i, j, k = by.voxel[case]
+        i, j, k = flooder.voxel[case]
         params = json.dumps({"foreground": [[i + number % 5, j, k]], "slice": k, "result_extension": ".nrrd"})
-        return by.ask("POST", f"/infer/baps?image={case}&output=image", data={"params": params})
+        return flooder.request("POST", f"/infer/baps?image={case}&output=image", data={"params": params})
 
-    return by.at_once(one)
+    return flooder.repeat(send)
 
 
-def _uploads(by: Flooder) -> Counter[int]:
-    content = (by.folder / "image.nii.gz").read_bytes()
+def _upload_images(flooder: Flooder) -> Counter[int]:
+    content = (flooder.folder / "image.nii.gz").read_bytes()
 
-    def one(number: int) -> int:
+    def send(number: int) -> int:
         sent = {"file": ("image.nii.gz", content)}
-        return by.ask("PUT", f"/datastore/image?image=flood-{os.getpid()}-{number}", files=sent)
+        return flooder.request("PUT", f"/datastore/image?image=flood-{os.getpid()}-{number}", files=sent)
 
-    return by.at_once(one)
+    return flooder.repeat(send)
 
 
-def _saves(by: Flooder) -> Counter[int]:
-    content = (by.folder / "label.nii.gz").read_bytes()
-    said = {"params": json.dumps({"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]})}
+def _save_labels(flooder: Flooder) -> Counter[int]:
+    content = (flooder.folder / "label.nii.gz").read_bytes()
+    params = {"params": json.dumps({"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]})}
 
-    def one(_: int) -> int:
+    def send(_: int) -> int:
         sent = {"label": ("label.nii.gz", content)}
-        return by.ask("PUT", f"/datastore/label?image={_CASES[0]}", files=sent, data=said)
+        return flooder.request("PUT", f"/datastore/label?image={_CASES[0]}", files=sent, data=params)
 
-    return by.at_once(one)
-
-
-def _sessions(by: Flooder) -> Counter[int]:
-    content = (by.folder / "image.nii.gz").read_bytes()
-    return by.at_once(lambda _: by.ask("PUT", "/session/", files={"files": ("image.nii.gz", content)}))
+    return flooder.repeat(send)
 
 
-def _unfinished(by: Flooder) -> Counter[int]:
+def _open_sessions(flooder: Flooder) -> Counter[int]:
+    content = (flooder.folder / "image.nii.gz").read_bytes()
+    return flooder.repeat(lambda _: flooder.request("PUT", "/session/", files={"files": ("image.nii.gz", content)}))
+
+
+def _send_unfinished_forms(flooder: Flooder) -> Counter[int]:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.nii.gz"\r\n\r\n' + bytes(900 << 10)
-    return by.half_sent(
+    return flooder.send_partially(
         b"PUT /datastore/image?image=unfinished HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer "
-        + by.token.encode()
+        + flooder.token.encode()
         + b"\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 60000000\r\n\r\n"
         + 3 * part
     )
 
 
-def _small_unfinished(by: Flooder) -> Counter[int]:
-    return by.half_sent(
+def _send_unfinished_logins(flooder: Flooder) -> Counter[int]:
+    return flooder.send_partially(
         b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-www-form-urlencoded\r\n"
         b"Content-Length: 1000000\r\n\r\nusername=" + bytes(900_000)
     )
 
 
-def _half_headers(by: Flooder) -> Counter[int]:
-    return by.half_sent(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")
+def _send_half_headers(flooder: Flooder) -> Counter[int]:
+    return flooder.send_partially(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")
 
 
-def _nowhere(by: Flooder) -> Counter[int]:
+def _send_to_unknown_model(flooder: Flooder) -> Counter[int]:
     content = bytes(4 << 20)
-    return by.at_once(lambda _: by.ask("POST", "/infer/nothing", data=content))
+    return flooder.repeat(lambda _: flooder.request("POST", "/infer/nothing", data=content))
 
 
-def _sign_ins(by: Flooder) -> Counter[int]:
-    login = {"username": "flooder", "password": by.token}
-    return by.at_once(lambda _: by.ask("POST", "/auth/token", data=login))
+def _sign_in(flooder: Flooder) -> Counter[int]:
+    login = {"username": "flooder", "password": flooder.token}
+    return flooder.repeat(lambda _: flooder.request("POST", "/auth/token", data=login))
 
 
 FLOODS: dict[str, tuple[int, Callable[[Flooder], Counter[int]]]] = {
     "nothing": (0, lambda _: Counter()),
-    "whole organs": (45, _whole_organs),
-    "clicks": (100, _clicks),
-    "uploads": (60, _uploads),
-    "saves to one image": (60, _saves),
-    "next samples": (200, lambda by: by.at_once(lambda _: by.ask("POST", "/activelearning/random", json={}))),
-    "data sets": (60, lambda by: by.at_once(lambda _: by.ask("GET", "/datastore/dataset"))),
-    "sessions": (100, _sessions),
-    "lists": (400, lambda by: by.at_once(lambda _: by.ask("GET", "/datastore/?output=all"))),
-    "looks": (400, lambda by: by.at_once(lambda _: by.ask("GET", "/info/"))),
-    "unfinished forms": (300, _unfinished),
-    "unfinished logins": (300, _small_unfinished),
-    "half-sent headers": (1100, _half_headers),
-    "bodies to nowhere": (150, _nowhere),
-    "sign-ins": (1000, _sign_ins),
+    "whole organs": (45, _segment_whole_organs),
+    "clicks": (100, _click),
+    "uploads": (60, _upload_images),
+    "saves to one image": (60, _save_labels),
+    "next samples": (
+        200,
+        lambda flooder: flooder.repeat(lambda _: flooder.request("POST", "/activelearning/random", json={})),
+    ),
+    "data sets": (60, lambda flooder: flooder.repeat(lambda _: flooder.request("GET", "/datastore/dataset"))),
+    "sessions": (100, _open_sessions),
+    "lists": (400, lambda flooder: flooder.repeat(lambda _: flooder.request("GET", "/datastore/?output=all"))),
+    "looks": (400, lambda flooder: flooder.repeat(lambda _: flooder.request("GET", "/info/"))),
+    "unfinished forms": (300, _send_unfinished_forms),
+    "unfinished logins": (300, _send_unfinished_logins),
+    "half-sent headers": (1100, _send_half_headers),
+    "bodies to nowhere": (150, _send_to_unknown_model),
+    "sign-ins": (1000, _sign_in),
 }
-"""What is asked for too often, and how often."""
+"""The floods: number of requests and the function that sends them, by name."""
 
 
 @dataclass(eq=False)
-class Other(threading.Thread):
-    """Another user, who clicks and signs in until told to stop.
+class OtherUser(threading.Thread):
+    """Another user, who clicks and signs in while the context is open.
 
     Attributes:
-        place: the server.
-        token: of the user, ``other``.
-        voxel: that is clicked on, of the last case.
-        clicks, sign_ins: seconds that each took.
-        faults: what went wrong, as words.
+        site: the server.
+        token: token of the user ``other_user``.
+        voxel: voxel (i, j, k) of the last case that is clicked on.
+        click_seconds: seconds that each click took.
+        sign_in_seconds: seconds that each sign-in took.
+        faults: descriptions of the requests that failed.
     """
 
-    place: Site
+    site: Site
     token: str
     voxel: list[int]
-    clicks: list[float] = field(default_factory=list)
-    sign_ins: list[float] = field(default_factory=list)
+    click_seconds: list[float] = field(default_factory=list)
+    sign_in_seconds: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
-        self._over = threading.Event()
+        self._ended = threading.Event()
 
-    def __enter__(self) -> Other:
+    def __enter__(self) -> OtherUser:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self.join()
 
     def run(self) -> None:
@@ -230,109 +235,109 @@ class Other(threading.Thread):
         session.trust_env = False
         session.headers["Authorization"] = f"Bearer {self.token}"
         signed_in = 0.0
-        while not self._over.is_set():
+        while not self._ended.is_set():
             i, j, k = self.voxel
-            params = json.dumps({"foreground": [[i + len(self.clicks) % 7, j, k]], "result_extension": ".nrrd"})
-            address = f"{self.place.address}/infer/baps?image={_CASES[-1]}&output=image"
-            begun = time.monotonic()
-            self._ask(self.clicks, session, address, {"params": params})
+            params = json.dumps({"foreground": [[i + len(self.click_seconds) % 7, j, k]], "result_extension": ".nrrd"})
+            address = f"{self.site.address}/infer/baps?image={_CASES[-1]}&output=image"
+            start = time.monotonic()
+            self._ask(self.click_seconds, session, address, {"params": params})
             if time.monotonic() - signed_in > _SIGN_IN_EVERY:
                 signed_in = time.monotonic()
                 login = {"username": "other", "password": self.token}
-                self._ask(self.sign_ins, requests.Session(), f"{self.place.address}/auth/token", login)
-            self._over.wait(max(0.0, begun + _CLICK_EVERY - time.monotonic()))
+                self._ask(self.sign_in_seconds, requests.Session(), f"{self.site.address}/auth/token", login)
+            self._ended.wait(max(0.0, start + _CLICK_EVERY - time.monotonic()))
 
     def _ask(self, times: list[float], session: requests.Session, address: str, form: dict[str, str]) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             answer = session.post(address, data=form, timeout=60)
             if not answer.ok:
                 self.faults.append(f"{answer.status_code}: {answer.text[:200]}")
         except requests.RequestException as error:
             self.faults.append(type(error).__name__)
-        times.append(time.monotonic() - begun)
+        times.append(time.monotonic() - start)
 
 
 def flood(folder: Path, seed: int = 0, share: float = 1.0, only: tuple[str, ...] = tuple(FLOODS)) -> dict[str, Any]:
-    """Start a server and make each flood, one after the other.
+    """Start a server and run each flood, one after the other.
 
     Args:
-        folder: for all that the server writes.
-        seed: of the voxels that are clicked on.
-        share: of the usual number of requests, and of the time.
-        only: the floods.
+        folder: folder for everything that the server writes.
+        seed: seed of the voxels that are clicked on.
+        share: fraction of the usual number of requests and of the time.
+        only: names of the floods.
 
     Returns:
-        ``floods``: their number without "nothing"; ``floods_refused_others``: the faults, which must be none; and
-        ``by_name`` with the requests of each, the answers to them by status, the faults, the 95th percentiles of the
-        other user's clicks and sign-ins, seconds, and the peak memory of the server, MB.
+        ``floods``: number of floods without "nothing"; ``floods_refused_others``: number of faults, which must be 0;
+        and ``by_name``, with each flood's requests, answers by status and faults, the 95th percentiles of the other
+        user's click and sign-in times in seconds, and the peak memory of the server in MB.
     """
     random = np.random.default_rng(seed)
     voxel = {case: random.choice(voxels_of(case)).tolist() for case in _CASES}
-    found: dict[str, dict[str, Any]] = {}
-    with site(folder, _CASES) as place:
+    results: dict[str, dict[str, Any]] = {}
+    with running_site(folder, _CASES) as site:
         users = Users(folder / "users.json")
         tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("flooder", "other")}
         write_labels(folder / "tmp" / "label.nii.gz", _CASES[0])
         (folder / "tmp" / "image.nii.gz").write_bytes((SAMPLES / "images" / f"{_CASES[0]}.nii.gz").read_bytes())
-        for case in _CASES:  # All are open in a viewer.
-            Flooder(place.address, tokens["other"], folder / "tmp", {case: voxel[case]}, 1, time.time() + 60).ask(
+        for case in _CASES:  # As if every case were open in a viewer.
+            Flooder(site.address, tokens["other"], folder / "tmp", {case: voxel[case]}, 1, time.time() + 60).request(
                 "POST", f"/infer/baps?image={case}", data={"params": json.dumps({"foreground": [voxel[case]]})}
             )
         for name in only:
             count, _ = FLOODS[name]
-            by = Flooder(
-                place.address, tokens["flooder"], folder / "tmp", voxel, max(1, round(share * count)),
-                time.time() + 2 + share * _LASTS,
+            flooder = Flooder(
+                site.address, tokens["flooder"], folder / "tmp", voxel, max(1, round(share * count)),
+                time.time() + 2 + share * _FLOOD_SECONDS,
             )  # fmt: skip
-            other = Other(place, tokens["other"], voxel[_CASES[-1]])
-            with Memory(place.process, 0.2) as memory, other:
-                answers = _from_another_process(name, by)
-            p95 = float(np.percentile(other.clicks, 95))
-            slow = [f"clicks took {p95:.2f} s"] if p95 > SECONDS else []
-            found[name] = {
+            other_user = OtherUser(site, tokens["other"], voxel[_CASES[-1]])
+            with Memory(site.process, 0.2) as memory, other_user:
+                answers = _flood_from_another_process(name, flooder)
+            p95 = float(np.percentile(other_user.click_seconds, 95))
+            slow = [f"clicks took {p95:.2f} s"] if p95 > MAX_CLICK_SECONDS else []
+            results[name] = {
                 "requests": sum(answers.values()),
                 "answers": answers,
-                "faults": other.faults + slow,
+                "faults": other_user.faults + slow,
                 "click_p95": round(p95, 3),
-                "click_longest": round(max(other.clicks), 3),
-                "clicks": len(other.clicks),
-                "sign_in_p95": round(float(np.percentile(other.sign_ins, 95)), 3),
+                "click_longest": round(max(other_user.click_seconds), 3),
+                "clicks": len(other_user.click_seconds),
+                "sign_in_p95": round(float(np.percentile(other_user.sign_in_seconds, 95)), 3),
                 "server_peak_mb": round(max(sample[1] for sample in memory.samples), 1),
             }
-            _settle(place)
+            _wait_until_idle(site)
     return {
-        "floods": len(set(found) - {"nothing"}),
-        "floods_refused_others": sum(len(row["faults"]) for name, row in found.items() if name != "nothing"),
-        "by_name": found,
+        "floods": len(set(results) - {"nothing"}),
+        "floods_refused_others": sum(len(row["faults"]) for name, row in results.items() if name != "nothing"),
+        "by_name": results,
     }
 
 
-def _from_another_process(name: str, by: Flooder) -> dict[str, int]:
-    """Flood until it is over; answers by status, 0 for none and -1 for what there was no time to ask."""
-    spawning = multiprocessing.get_context("spawn")
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=_flood, args=(name, by, theirs), daemon=True)
+def _flood_from_another_process(name: str, flooder: Flooder) -> dict[str, int]:
+    """Run a flood in a child process; count the answers by status, 0 for none and -1 for requests not sent in time."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe()
+    process = context.Process(target=_flood, args=(name, flooder, sender), daemon=True)
     process.start()
-    said = ours.recv() if ours.poll(max(0.0, by.end - time.time()) + 30) else {}
+    answers = receiver.recv() if receiver.poll(max(0.0, flooder.end - time.time()) + 30) else {}
     process.kill()
     process.join()
-    return {str(status): count for status, count in sorted(said.items())}
+    return {str(status): count for status, count in sorted(answers.items())}
 
 
-def _flood(name: str, by: Flooder, answers: Any) -> None:
-    os.nice(19)  # One who floods has a machine of their own.
-    found = FLOODS[name][1](by)
+def _flood(name: str, flooder: Flooder, answers: Any) -> None:
+    os.nice(19)  # A real flooder does not use the server's CPUs.
+    results = FLOODS[name][1](flooder)
     if name == "nothing":
-        time.sleep(max(0.0, by.end - time.time()))
-    answers.send(dict(found))
+        time.sleep(max(0.0, flooder.end - time.time()))
+    answers.send(dict(results))
 
 
-def _settle(place: Site) -> None:
-    """Wait until nothing is left of a flood."""
+def _wait_until_idle(site: Site) -> None:
+    """Wait until the server has no more requests of a flood in progress."""
     with suppress(requests.RequestException):
-        session = place.session()
+        session = site.session()
         for _ in range(60):
-            if not session.get(f"{place.address}/progress/", timeout=60).json():
+            if not session.get(f"{site.address}/progress/", timeout=60).json():
                 return
             time.sleep(0.5)

@@ -28,12 +28,12 @@ STATISTICS = {"name": "statistics", "source": "", "sha256": ""}
 
 
 def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head: bool = True) -> Adapter:
-    made = Adapter(build_visual_prompt(kind, seed, condition), OutputHead(seed) if head else None)
+    new_adapter = Adapter(build_visual_prompt(kind, seed, condition), OutputHead(seed) if head else None)
     generator = torch.Generator().manual_seed(seed)
-    for value in made.state_dict().values():
+    for value in new_adapter.state_dict().values():
         if value.is_floating_point():
             value.add_(torch.rand(value.shape, generator=generator))
-    return made
+    return new_adapter
 
 
 def _record(adapter: Adapter) -> dict[str, Any]:
@@ -41,9 +41,11 @@ def _record(adapter: Adapter) -> dict[str, Any]:
     return {"adapter": adapter.to_dict(), "black_box": black_box, "settings": {"seed": 3, "learning_rate": 0.03}}
 
 
-def _same(one: Adapter, other: Adapter) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+def _same(first: Adapter, second: Adapter) -> bool:
+    states = first.state_dict(), second.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][key], states[1][key]) for key in states[0]
+    )
 
 
 @pytest.fixture
@@ -58,24 +60,24 @@ def adapter(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_read_back_unchanged(tmp_path: Path, kind: str, condition: str, head: bool) -> None:
     path = tmp_path / "new" / "folder" / "adapter.safetensors"
-    made = _adapter(kind, condition, 3, head)
-    record = {**_record(made), "author": "Anna Müller", "verdict": None, "curve": [[0, 0.25]]}
-    write_adapter(path, made, record)
-    back, kept = read_adapter(path)
-    assert _same(back, made)
+    new_adapter = _adapter(kind, condition, 3, head)
+    record = {**_record(new_adapter), "author": "Anna Müller", "verdict": None, "curve": [[0, 0.25]]}
+    write_adapter(path, new_adapter, record)
+    back, read_record = read_adapter(path)
+    assert _same(back, new_adapter)
     assert (back.visual_prompt.kind, back.visual_prompt.condition) == (kind, condition)
     assert not back.visual_prompt.training
     assert (back.head is not None) == head
     assert back.head is None or not back.head.training
-    assert kept == record
+    assert read_record == record
     assert os.listdir(path.parent) == ["adapter.safetensors"]  # noqa: PTH208  # names alone
 
 
 def test_an_adapter_read_back_transforms_images_identically(adapter: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    made, (back, _) = _adapter(), read_adapter(adapter)
-    crops = made.crop(pixels, PROMPTS)
-    changed = made.transform_images(crops)
+    new_adapter, (back, _) = _adapter(), read_adapter(adapter)
+    crops = new_adapter.crop(pixels, PROMPTS)
+    changed = new_adapter.transform_images(crops)
     np.testing.assert_array_equal(back.transform_images(crops), changed)
     assert (changed != pixels).any()
 
@@ -87,17 +89,17 @@ def test_a_newer_adapter_replaces_an_older_one(adapter: Path) -> None:
     assert len(list(adapter.parent.iterdir())) == 1
 
 
-def test_the_error_for_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+def test_error_for_a_missing_file_names_the_command(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(InputError, match=r"There is no adapter file .*`baps adapt --out FILE` makes one"):
             read_adapter(path)
 
 
-def test_a_file_that_was_cut_off_anywhere_is_refused(adapter: Path) -> None:
-    whole = adapter.read_bytes()
-    header = struct.unpack("<Q", whole[:8])[0]
-    for cut in {0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(whole) // 2, len(whole) - 1}:
-        adapter.write_bytes(whole[:cut])
+def test_truncated_file_is_refused(adapter: Path) -> None:
+    content = adapter.read_bytes()
+    header = struct.unpack("<Q", content[:8])[0]
+    for cut in {0, 1, 7, 8, 9, 8 + header // 2, 8 + header - 1, 8 + header, len(content) // 2, len(content) - 1}:
+        adapter.write_bytes(content[:cut])
         with pytest.raises(InputError, match=r"spleen\.safetensors is not an adapter of this project, or it is broken"):
             read_adapter(adapter)
 
@@ -141,30 +143,30 @@ def test_safetensors_without_our_record_are_refused(tmp_path: Path, metadata: di
 
 
 @pytest.mark.parametrize("kind", ["unknown", "concat"])
-def test_weights_of_another_kind_than_the_record_says_are_refused(tmp_path: Path, kind: str) -> None:
-    made = _adapter("basis")
-    record = _record(made)
+def test_weights_that_do_not_match_the_record_are_refused(tmp_path: Path, kind: str) -> None:
+    new_adapter = _adapter("basis")
+    record = _record(new_adapter)
     record["adapter"]["visual_prompt"]["kind"] = kind
-    write_adapter(tmp_path / "a", made, record)
+    write_adapter(tmp_path / "a", new_adapter, record)
     with pytest.raises(InputError):
         read_adapter(tmp_path / "a")
 
 
 def test_an_encoder_with_other_weights_is_an_error(tmp_path: Path) -> None:
-    made = _adapter()
-    record = _record(made)
+    new_adapter = _adapter()
+    record = _record(new_adapter)
     record["adapter"]["visual_prompt"]["encoder"]["sha256"] = "f" * 64
-    write_adapter(tmp_path / "a", made, record)
-    with pytest.raises(BapsError, match="trained with weights of the encoder 'statistics'") as told:
+    write_adapter(tmp_path / "a", new_adapter, record)
+    with pytest.raises(BapsError, match="trained with weights of the encoder 'statistics'") as error:
         read_adapter(tmp_path / "a")
-    assert not isinstance(told.value, InputError)
+    assert not isinstance(error.value, InputError)
 
 
 def test_a_record_that_is_not_json_leaves_the_older_file(adapter: Path) -> None:
     before = adapter.read_bytes()
-    for odd in (float("nan"), object()):
+    for invalid in (float("nan"), object()):
         with pytest.raises((TypeError, ValueError)):
-            write_adapter(adapter, _adapter(), {**_record(_adapter()), "odd": odd})
+            write_adapter(adapter, _adapter(), {**_record(_adapter()), "odd": invalid})
     assert adapter.read_bytes() == before
     assert len(list(adapter.parent.iterdir())) == 1
 
@@ -188,25 +190,25 @@ except BapsError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
 @pytest.mark.parametrize("room", [0, 100, 5000])
-def test_a_full_disk_leaves_the_older_file_whole(adapter: Path, room: int) -> None:
+def test_full_disk_leaves_the_older_file_intact(adapter: Path, room: int) -> None:
     """Limit the bytes that a process may write, as on a full disk."""
     before = adapter.read_bytes()
     paths = {"PYTHONPATH": str(ROOT / "apps" / "baps_app")}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _FULL, str(adapter), str(room)],
         env={**os.environ, **paths},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert f"The adapter could not be written to {adapter} (" in done.stdout
-    assert "Free some space or choose another place." in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert f"The adapter could not be written to {adapter} (" in process.stdout
+    assert "Free some space or choose another place." in process.stdout
     assert adapter.read_bytes() == before
     assert list(adapter.parent.iterdir()) == [adapter]
 
 
-def test_a_path_that_cannot_be_written_to(adapter: Path) -> None:
+def test_unwritable_path_is_an_error(adapter: Path) -> None:
     before = adapter.read_bytes()
     (adapter.parent / "folder").mkdir()
     (adapter.parent / "folder" / "full").write_text("")
@@ -217,39 +219,41 @@ def test_a_path_that_cannot_be_written_to(adapter: Path) -> None:
     assert sorted(path.name for path in adapter.parent.iterdir()) == ["folder", "spleen.safetensors"]
 
 
-def test_an_adapter_fits_the_weights_that_it_was_trained_for(
+def test_adapter_is_accepted_for_the_weights_that_it_was_trained_for(
     adapter: Path, new_black_box: Callable[..., BlackBox]
 ) -> None:
-    (_, record), able = read_adapter(adapter), new_black_box().capabilities
-    check_trained_for(record, able.name, *able.identity)
+    (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
+    check_trained_for(record, capabilities.name, *capabilities.identity)
     renamed = {**record["black_box"], "name": "renamed"}
-    check_trained_for({**record, "black_box": renamed}, able.name, *able.identity)
+    check_trained_for({**record, "black_box": renamed}, capabilities.name, *capabilities.identity)
 
 
 def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
-    (_, record), able = read_adapter(adapter), new_black_box().capabilities
+    (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
     record["black_box"] = {"name": "medsam", "weights_sha256": "a" * 64}
     with pytest.raises(InputError, match=r"trained for medsam with weights a{12}\.\.\., not for brightness with b{12}"):
-        check_trained_for(record, able.name, *able.identity)
+        check_trained_for(record, capabilities.name, *capabilities.identity)
 
 
-def test_an_adapter_for_another_preprocessing_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
-    (_, record), able = read_adapter(adapter), new_black_box().capabilities
+def test_adapter_of_another_preprocessing_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
+    (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
     with pytest.raises(InputError, match="with the preprocessing canvas, but brightness now uses medsam. Adapt again"):
-        check_trained_for(record, able.name, able.weights_sha256, "medsam")
+        check_trained_for(record, capabilities.name, capabilities.weights_sha256, "medsam")
 
 
 def test_the_record_is_in_the_header_of_the_file(adapter: Path) -> None:
     """Other tools can read it without this project."""
-    whole = adapter.read_bytes()
-    header = json.loads(whole[8 : 8 + struct.unpack("<Q", whole[:8])[0]])
+    content = adapter.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
     assert json.loads(header["__metadata__"]["record"]) == _record(_adapter())
 
 
 def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None:
-    made = _adapter()
+    new_adapter = _adapter()
     for name, seconds, recalled in (("one", 12.5, 0), ("two", 3.0, 400)):
-        write_adapter(tmp_path / name, made, {**_record(made), "seconds": seconds, "replayed_images": recalled})
+        write_adapter(
+            tmp_path / name, new_adapter, {**_record(new_adapter), "seconds": seconds, "replayed_images": recalled}
+        )
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -264,17 +268,17 @@ def test_two_runs_to_the_same_adapter_give_the_same_file(tmp_path: Path) -> None
         {"visual_prompt": {"encoder": {"name": [], "source": {}, "sha256": 1}}},
     ],
 )
-def test_a_record_that_does_not_describe_an_adapter(tmp_path: Path, changed: dict[str, Any]) -> None:
-    made = _adapter()
-    record = _record(made)
+def test_record_without_an_adapter_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    new_adapter = _adapter()
+    record = _record(new_adapter)
     record["adapter"] = {**record["adapter"], **changed}
-    write_adapter(tmp_path / "a.safetensors", made, record)
+    write_adapter(tmp_path / "a.safetensors", new_adapter, record)
     with pytest.raises(BapsError, match=r"\."):
         read_adapter(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("record", ["null", "[]", "5", '"adapter"', '{"adapter": []}', "[" * 50_000])
-def test_a_missing_record(tmp_path: Path, record: str) -> None:
+def test_missing_record_is_refused(tmp_path: Path, record: str) -> None:
     save_file(_adapter().state_dict(), tmp_path / "a.safetensors", {"record": record})
     with pytest.raises(InputError, match="is not an adapter"):
         read_adapter(tmp_path / "a.safetensors")

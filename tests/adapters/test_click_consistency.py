@@ -22,7 +22,7 @@ LEFT, RIGHT, FALSE = (20, 10), (30, 10), (50, 40)
 
 
 def _answer(*inside: tuple[int, int]) -> NDArray[np.float32]:
-    """Sure of squares of 7 around some (X, Y) of 96 x 72 pixels; two pixels are near."""
+    """Make a mask of 7 x 7 squares around some points (X, Y) of 96 x 72 pixels; two pixels are the tolerance."""
     answer = np.full((72, 96), 0.1, np.float32)
     for x, y in inside:
         answer[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = 0.9
@@ -37,10 +37,10 @@ def _answer(*inside: tuple[int, int]) -> NDArray[np.float32]:
         ([], 2),
         ([FALSE], 3),
         ([LEFT, FALSE], 2),
-        ([(25, 10)], 0),  # Two pixels off both.
+        ([(25, 10)], 0),  # Two pixels from both squares.
         ([(20, 5), RIGHT], 0),
         ([(20, 4), RIGHT], 1),
-        ([LEFT, RIGHT, (52, 40)], 0),  # Two pixels from its left edge.
+        ([LEFT, RIGHT, (52, 40)], 0),  # Two pixels from the left edge of the square.
         ([LEFT, RIGHT, (51, 40)], 1),
     ],
 )
@@ -48,7 +48,7 @@ def test_clicks_that_a_mask_violates_are_counted(inside: list[tuple[int, int]], 
     assert count_violated(_answer(*inside), CLICKS) == wrong
 
 
-def test_a_click_at_the_very_edge_is_on_the_image() -> None:
+def test_click_on_the_edge_is_inside_the_image() -> None:
     corners = Prompt(((-0.5, -0.5), (95.5, 71.5)))
     assert count_violated(_answer((0, 0), (95, 71)), corners) == 0
     assert count_violated(_answer(), corners) == 2
@@ -57,35 +57,35 @@ def test_a_click_at_the_very_edge_is_on_the_image() -> None:
 
 def _dark() -> VisualPrompt:
     """Make a visual prompt that turns every image black."""
-    made = build_visual_prompt("basis")
-    assert isinstance(made, BasisVisualPrompt)
+    visual_prompt = build_visual_prompt("basis")
+    assert isinstance(visual_prompt, BasisVisualPrompt)
     with torch.no_grad():
-        made.head.bias.view(3, 4)[:, 0] = -2.0
-    return made
+        visual_prompt.head.bias.view(3, 4)[:, 0] = -2.0
+    return visual_prompt
 
 
 @pytest.fixture
-def through() -> Callable[..., tuple[Callable[[Adapter | None], NDArray[np.float32]], list[Adapter | None]]]:
+def new_segment() -> Callable[..., tuple[Callable[[Adapter | None], NDArray[np.float32]], list[Adapter | None]]]:
     """Make a function that returns masks in turn, and the list of adapters that it was called with."""
 
     def make(*answers: NDArray[np.float32]) -> Any:
         left: Iterator[NDArray[np.float32]] = iter(answers)
-        asked: list[Adapter | None] = []
+        queries: list[Adapter | None] = []
 
-        def ask(one: Adapter | None) -> NDArray[np.float32]:
-            asked.append(one)
+        def segment(adapter_: Adapter | None) -> NDArray[np.float32]:
+            queries.append(adapter_)
             return next(left)
 
-        return ask, asked
+        return segment, queries
 
     return make
 
 
-GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*places) for places in ([LEFT, RIGHT], [LEFT], [RIGHT], [], [FALSE]))
+GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*squares) for squares in ([LEFT, RIGHT], [LEFT], [RIGHT], [], [FALSE]))
 
 
 @pytest.mark.parametrize(
-    ("first", "others", "expected", "asked"),
+    ("first", "others", "expected", "queried"),
     [
         (GOOD, [], GOOD, 0),
         (HALF, [GOOD], GOOD, 1),
@@ -97,40 +97,40 @@ GOOD, HALF, OTHER_HALF, BAD, WORSE = (_answer(*places) for places in ([LEFT, RIG
     ],
 )
 def test_a_mask_that_violates_more_clicks_is_replaced(
-    through: Callable[..., Any],
+    new_segment: Callable[..., Any],
     first: NDArray[np.float32],
     others: list[NDArray[np.float32]],
     expected: NDArray[np.float32],
-    asked: int,
+    queried: int,
 ) -> None:
     adapter = Adapter(_dark(), zoom=0.5)
-    ask, seen = through(*others)
-    answer, used = fall_back_on_violated_clicks(first, adapter, CLICKS, ask)
+    segment, seen = new_segment(*others)
+    answer, used = fall_back_on_violated_clicks(first, adapter, CLICKS, segment)
     np.testing.assert_array_equal(answer, expected)
-    assert len(seen) == asked
-    assert all(one is not adapter for one in seen)
+    assert len(seen) == queried
+    assert all(adapter_ is not adapter for adapter_ in seen)
     assert (used is adapter) == (answer is first)
 
 
-def test_without_an_adapter_there_is_no_fallback(through: Callable[..., Any]) -> None:
-    ask, asked = through()
-    answer, used = fall_back_on_violated_clicks(BAD, None, CLICKS, ask)
+def test_without_an_adapter_there_is_no_fallback(new_segment: Callable[..., Any]) -> None:
+    segment, queried = new_segment()
+    answer, used = fall_back_on_violated_clicks(BAD, None, CLICKS, segment)
     assert answer is BAD
     assert used is None
-    assert asked == []
+    assert queried == []
 
 
 @pytest.mark.parametrize("first", [Prompt(((20.0, 10.0),)), Prompt(box=(10.0, 5.0, 40.0, 15.0))])
-def test_the_mask_of_a_first_prompt_is_kept(through: Callable[..., Any], first: Prompt) -> None:
-    ask, asked = through()
-    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), first, ask)[0] is BAD
-    assert asked == []
+def test_the_mask_of_a_first_prompt_is_kept(new_segment: Callable[..., Any], first: Prompt) -> None:
+    segment, queried = new_segment()
+    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), first, segment)[0] is BAD
+    assert queried == []
 
 
-def test_the_fallback_of_a_bare_visual_prompt_is_the_unadapted_model(through: Callable[..., Any]) -> None:
-    ask, asked = through(GOOD)
-    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), CLICKS, ask)[1] is None
-    assert asked == [None]
+def test_the_fallback_of_a_bare_visual_prompt_is_the_unadapted_model(new_segment: Callable[..., Any]) -> None:
+    segment, queried = new_segment(GOOD)
+    assert fall_back_on_violated_clicks(BAD, Adapter(_dark()), CLICKS, segment)[1] is None
+    assert queried == [None]
 
 
 def test_the_first_fallback_keeps_head_and_zoom(lively_head: OutputHead) -> None:
@@ -153,11 +153,11 @@ def test_more_clicks_reach_the_unadapted_model(new_black_box: Callable[..., Any]
     """The visual prompt hides everything; the unadapted model segments what is bright."""
     image = np.full((32, 32, 3), 40, np.uint8)
     image[8:24, 8:24] = 220
-    ask = build_segment_function(new_black_box(), Adapter(_dark()), image)
+    segment = build_segment_function(new_black_box(), Adapter(_dark()), image)
     box, clicked = Prompt(box=(8.0, 8.0, 23.0, 23.0)), Prompt(((10.0, 10.0),), box=(8.0, 8.0, 23.0, 23.0))
-    dark, heeded = ask([box, clicked])
+    dark, corrected = segment([box, clicked])
     assert not (dark > 0.5).any()
-    np.testing.assert_array_equal(heeded > 0.5, image[..., 0] > 128)
+    np.testing.assert_array_equal(corrected > 0.5, image[..., 0] > 128)
 
 
 def test_both_halves_give_the_same_as_one_call(bundled: BlackBox, lively_head: OutputHead) -> None:

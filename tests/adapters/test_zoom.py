@@ -15,18 +15,18 @@ SHARES = [0.75, 0.5, 0.35]
 @st.composite
 def _prompts(draw: st.DrawFn) -> tuple[Prompt, int]:
     image_size = draw(st.sampled_from(SIDES))
-    place = st.tuples(*[st.integers(0, image_size - 1).map(float)] * 2)
-    positive = tuple(draw(st.lists(place, max_size=4)))
+    point = st.tuples(*[st.integers(0, image_size - 1).map(float)] * 2)
+    positive = tuple(draw(st.lists(point, max_size=4)))
     box = None
     if not positive or draw(st.booleans()):
-        (x0, x1), (y0, y1) = (sorted(draw(place)) for _ in range(2))
+        (x0, x1), (y0, y1) = (sorted(draw(point)) for _ in range(2))
         box = (x0, y0, x1, y1)
-    return Prompt(positive, tuple(draw(st.lists(place, max_size=4))), box), image_size
+    return Prompt(positive, tuple(draw(st.lists(point, max_size=4))), box), image_size
 
 
 @given(_prompts(), st.sampled_from(SHARES))
-def test_a_view_lies_in_the_image_and_shows_all_that_is_prompted(given: tuple[Prompt, int], share: float) -> None:
-    prompt, image_size = given
+def test_crop_lies_in_the_image_and_contains_the_prompt(prompts_and_size: tuple[Prompt, int], share: float) -> None:
+    prompt, image_size = prompts_and_size
     crop = crop_for_prompt(prompt, image_size, share)
     assert min(crop.left, crop.top) >= 0
     assert max(crop.left, crop.top) + crop.size <= image_size
@@ -41,50 +41,50 @@ def test_a_view_lies_in_the_image_and_shows_all_that_is_prompted(given: tuple[Pr
 
 
 @given(_prompts())
-def test_the_whole_image_is_one_view(given: tuple[Prompt, int]) -> None:
-    prompt, image_size = given
+def test_zoom_of_1_is_the_whole_image(prompts_and_size: tuple[Prompt, int]) -> None:
+    prompt, image_size = prompts_and_size
     crop = crop_for_prompt(prompt, image_size, 1.0)
     assert crop == Crop(0, 0, image_size)
     assert prompt_to_crop(prompt, crop, image_size) is prompt
 
 
-def test_the_first_click_is_in_the_middle() -> None:
+def test_first_click_is_near_the_centre() -> None:
     assert crop_for_prompt(Prompt(((96.0, 96.0),)), 192, 0.5) == Crop(48, 48, 96)
     assert crop_for_prompt(Prompt(((0.0, 191.0),)), 192, 0.5) == Crop(0, 96, 96)
 
 
-def test_near_clicks_and_corrections_inside_see_the_same_part() -> None:
+def test_near_clicks_and_corrections_share_a_crop() -> None:
     first = crop_for_prompt(Prompt(((96.0, 96.0),)), 192, 0.5)
     assert crop_for_prompt(Prompt(((98.0, 95.0),)), 192, 0.5) == first
     assert crop_for_prompt(Prompt(((96.0, 96.0), (120.0, 70.0)), ((5.0, 5.0), (100.0, 100.0))), 192, 0.5) == first
 
 
-def test_a_click_outside_enlarges_the_part() -> None:
+def test_foreground_click_outside_enlarges_the_crop() -> None:
     crop = crop_for_prompt(Prompt(((40.0, 40.0), (160.0, 60.0))), 192, 0.35)
     assert crop.size > 120
     assert crop.left <= 40
     assert crop.left + crop.size > 160
 
 
-def test_background_clicks_beside_the_part_are_left_out() -> None:
+def test_background_clicks_outside_the_crop_are_dropped() -> None:
     prompt = Prompt(((96.0, 96.0),), ((5.0, 5.0), (100.0, 100.0)))
     crop = crop_for_prompt(prompt, 192, 0.5)
     assert len(prompt_to_crop(prompt, crop, 192).negative) == 1
 
 
-def test_a_moved_click_lies_on_the_same_spot() -> None:
+def test_converted_click_is_on_the_same_pixel() -> None:
     image = torch.zeros(1, 1, 192, 192)
     image[0, 0, 80:84, 100:104] = 1
     prompt = Prompt(((101.5, 81.5),))
     crop = crop_for_prompt(prompt, 192, 0.5)
     ((x, y),) = prompt_to_crop(prompt, crop, 192).positive
-    shown = crop_images(image, [crop])[0, 0]
-    rows, columns = (shown > 0.5).nonzero().float().mean(0).tolist()
+    crop_pixels = crop_images(image, [crop])[0, 0]
+    rows, columns = (crop_pixels > 0.5).nonzero().float().mean(0).tolist()
     assert (columns, rows) == pytest.approx((x, y), abs=0.6)
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_what_was_cropped_is_pasted_back_in_its_place(share: float) -> None:
+def test_crop_is_pasted_at_its_position(share: float) -> None:
     mask = torch.zeros(2, 192, 192)
     mask[0, 85:110, 90:118], mask[1, 20:50, 150:170] = 1, 1
     crops = [
@@ -96,7 +96,7 @@ def test_what_was_cropped_is_pasted_back_in_its_place(share: float) -> None:
     assert bool(((back > 0.5) == (mask > 0.5)).all())
 
 
-def test_around_a_part_there_is_nothing() -> None:
+def test_mask_is_empty_outside_the_crop() -> None:
     crop = Crop(48, 60, 96)
     back = paste_crops(torch.ones(1, 64, 64), [crop], 192)[0]
     assert float(back.sum()) == pytest.approx(96 * 96)

@@ -1,4 +1,4 @@
-"""Versions of labels: whole after a kill at any instant, on a full disk, and with several who save."""
+"""Versions of labels are consistent after a kill at any time, on a full disk, and with concurrent saves."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def studies(tmp_path: Path) -> Path:
 
 def _studies(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    listed = {"objects": {name: {"image": {}, "labels": {}} for name in ("ct_01", "ct_02")}}
-    (folder / "datastore_v2.json").write_text(json.dumps(listed))
+    datastore = {"objects": {name: {"image": {}, "labels": {}} for name in ("ct_01", "ct_02")}}
+    (folder / "datastore_v2.json").write_text(json.dumps(datastore))
     return folder
 
 
@@ -54,8 +54,8 @@ def _save(studies: Path, words: str, author: str = "anna", suffix: str = ".nii.g
 
 
 def _listed(studies: Path, tag: str = "final") -> dict[str, object]:
-    found = json.loads((studies / "datastore_v2.json").read_text())["objects"]["ct_01"]["labels"]
-    return found.get(tag, {})
+    result = json.loads((studies / "datastore_v2.json").read_text())["objects"]["ct_01"]["labels"]
+    return result.get(tag, {})
 
 
 def _served(studies: Path) -> str:
@@ -63,13 +63,13 @@ def _served(studies: Path) -> str:
     return file.read_text()
 
 
-def _lay(studies: Path, words: str) -> None:
-    """A file into the folder of labels, by hand."""
+def _write_by_hand(studies: Path, words: str) -> None:
+    """Write a file into the folder of labels, as a user does by hand."""
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
     (studies / "labels" / "final" / "ct_01.nii.gz").write_text(words)
-    listed = json.loads((studies / "datastore_v2.json").read_text())
-    listed["objects"]["ct_01"]["labels"].setdefault("final", {"ext": ".nii.gz", "info": {}})
-    (studies / "datastore_v2.json").write_text(json.dumps(listed))
+    datastore = json.loads((studies / "datastore_v2.json").read_text())
+    datastore["objects"]["ct_01"]["labels"].setdefault("final", {"ext": ".nii.gz", "info": {}})
+    (studies / "datastore_v2.json").write_text(json.dumps(datastore))
 
 
 def _start(studies: Path, saves: int, author: str) -> subprocess.Popen[str]:
@@ -77,8 +77,8 @@ def _start(studies: Path, saves: int, author: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _check_whole(studies: Path) -> int:
-    """One label is there, whole, listed with what is known of it, and the newest version; which one."""
+def _check_consistent(studies: Path) -> int:
+    """Check that one complete label is served, listed with its info, and the newest version; return its number."""
     LabelHistory(studies).repair()
     words = _served(studies).split()
     number = int(words[1])
@@ -105,32 +105,32 @@ def test_every_version_is_kept_and_the_newest_served(studies: Path) -> None:
     assert _listed(studies)["info"]["version"] == names[1]
 
 
-def test_a_label_of_another_kind_takes_the_place_of_the_former_alone(studies: Path) -> None:
+def test_label_with_another_suffix_replaces_only_its_own_file(studies: Path) -> None:
     _save(studies, "one")
     (studies / "labels" / "final" / "ct_01b.nii.gz").write_text("of another image")
     _save(studies, "two", suffix=".nrrd")
-    found = sorted(path.name for path in (studies / "labels" / "final").iterdir())
-    assert found == ["ct_01.nrrd", "ct_01b.nii.gz"]
+    results = sorted(path.name for path in (studies / "labels" / "final").iterdir())
+    assert results == ["ct_01.nrrd", "ct_01b.nii.gz"]
 
 
-def test_a_draft_leaves_the_final_label_as_it_is(studies: Path) -> None:
+def test_draft_does_not_change_the_final_label(studies: Path) -> None:
     _save(studies, "final one")
     _save(studies, "a draft", tag="draft")
     assert _served(studies) == "final one"
     assert LabelHistory(studies).labels() == [("ct_01", "draft"), ("ct_01", "final")]
 
 
-def test_what_was_laid_there_by_hand_is_kept_too(studies: Path) -> None:
-    _lay(studies, "by hand")
+def test_label_written_by_hand_becomes_a_version(studies: Path) -> None:
+    _write_by_hand(studies, "by hand")
     _save(studies, "one")
-    _lay(studies, "one, corrected by hand")
+    _write_by_hand(studies, "one, corrected by hand")
     _save(studies, "two")
     versions = LabelHistory(studies).versions("ct_01", "final")
     assert [v.file.read_text() for v in versions] == ["by hand", "one", "one, corrected by hand", "two"]
     assert [bool(v.info.get("found")) for v in versions] == [True, False, True, False]
 
 
-def test_restoring_keeps_what_it_replaces(studies: Path) -> None:
+def test_restoring_keeps_the_replaced_label(studies: Path) -> None:
     names = [_save(studies, words) for words in ("one", "two")]
     again = LabelHistory(studies).restore("ct_01", "final", names[0])
     assert _served(studies) == "one"
@@ -138,7 +138,7 @@ def test_restoring_keeps_what_it_replaces(studies: Path) -> None:
     assert [v.name for v in LabelHistory(studies).versions("ct_01", "final")] == [*names, again]
 
 
-def test_a_version_that_is_not_there_or_damaged_restores_nothing(studies: Path) -> None:
+def test_missing_or_damaged_version_is_not_restored(studies: Path) -> None:
     name = _save(studies, "one")
     _save(studies, "two")
     history = LabelHistory(studies)
@@ -151,14 +151,14 @@ def test_a_version_that_is_not_there_or_damaged_restores_nothing(studies: Path) 
     assert _served(studies) == "two"
 
 
-def test_an_image_that_is_not_there(studies: Path, tmp_path: Path) -> None:
+def test_missing_image_is_an_error(studies: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("one")
     with pytest.raises(NotFoundError, match="no image 'ct_09'"):
         LabelHistory(studies).save("ct_09", "final", tmp_path / "new", ".nii.gz", {})
     assert LabelHistory(studies).labels() == []
 
 
-def test_a_clock_that_is_put_back_makes_no_version_an_older_one(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_stay_in_order_if_the_clock_goes_back(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _save(studies, "one")
     later = studies / "labels-history" / "final" / "ct_01" / first.replace(first[:4], "2999")
     (later.parent / first).rename(later)
@@ -166,19 +166,19 @@ def test_a_clock_that_is_put_back_makes_no_version_an_older_one(studies: Path, m
     assert LabelHistory(studies).versions("ct_01", "final")[-1].file.read_text() == "two"
 
 
-def test_a_list_that_was_lost_says_again_what_is_known(studies: Path) -> None:
+def test_lost_list_is_rebuilt_from_the_versions(studies: Path) -> None:
     name = _save(studies, "one")
-    _studies(studies)  # As MONAI Label makes it anew, from the files alone.
-    _lay(studies, "one")
+    _studies(studies)  # As MONAI Label rebuilds it from the files.
+    _write_by_hand(studies, "one")
     LabelHistory(studies).repair()
     assert (_listed(studies)["info"]["author"], _listed(studies)["info"]["version"]) == ("anna", name)
     _studies(studies)
-    _lay(studies, "another one, by hand")
+    _write_by_hand(studies, "another one, by hand")
     LabelHistory(studies).repair()
     assert _listed(studies)["info"] == {}
 
 
-def test_a_label_that_was_removed_by_hand_does_not_come_back(studies: Path) -> None:
+def test_label_removed_by_hand_stays_removed(studies: Path) -> None:
     _save(studies, "one")
     (studies / "labels" / "final" / "ct_01.nii.gz").unlink()
     _studies(studies)
@@ -188,25 +188,25 @@ def test_a_label_that_was_removed_by_hand_does_not_come_back(studies: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_instant_leaves_the_old_or_the_new_label_whole(studies: Path) -> None:
-    """Thirty kills of a real process that saves on and on, each at a moment of its own."""
+def test_kill_at_any_time_leaves_the_old_or_the_new_label(studies: Path) -> None:
+    """Kill a real process that saves repeatedly thirty times, each at another time."""
     moments, unfinished = np.random.default_rng(3), 0
     for number in range(30):
         saver = _start(studies, 1000, f"user{number}")
         try:
             assert saver.stdout is not None
             assert saver.stdout.readline() == "ready\n"
-            told = -1
+            reported = -1
             for _ in range(1 + moments.integers(3)):
-                told = int(saver.stdout.readline())
-            time.sleep(moments.uniform(0, 0.02))  # Somewhere in the next save, or the one after it.
+                reported = int(saver.stdout.readline())
+            time.sleep(moments.uniform(0, 0.02))  # Within the next save or the one after it.
         finally:
             os.kill(saver.pid, signal.SIGKILL)
             rest = saver.communicate()[0]
-        told = max([told, *map(int, rest.split())])
+        reported = max([reported, *map(int, rest.split())])
         unfinished += bool(list(studies.rglob("*.saving")) or list(studies.rglob(".partial-*")))
-        assert _check_whole(studies) in (told, told + 1)  # What was told as saved is.
-    assert unfinished >= 5  # The kills did fall into saves.
+        assert _check_consistent(studies) in (reported, reported + 1)  # Labels that were reported as saved are saved.
+    assert unfinished >= 5  # Some kills interrupted a save.
     assert LabelHistory(studies).restore("ct_01", "final", LabelHistory(studies).versions("ct_01", "final")[0].name)
 
 
@@ -232,28 +232,30 @@ LabelHistory(studies).save("ct_01", "final", studies.parent / "new", ".nrrd", {"
 
 
 @pytest.mark.slow
-def test_a_kill_before_each_step_that_changes_the_disk(studies: Path) -> None:
+def test_kill_before_each_change_of_the_disk(studies: Path) -> None:
     new = studies.parent / "new"
     new.write_bytes(b"anna 1 " * 20_000)
     LabelHistory(studies).save("ct_01", "final", new, ".nii.gz", {"author": "anna", "number": 1})
-    found, step = [], 0
+    results, step = [], 0
     while True:
         step += 1
         new.write_bytes(b"ben 2 " * 20_000)
-        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(studies), str(step)], check=False)
-        found.append(_check_whole(studies))
-        if done.returncode == 0:
+        process = subprocess.run([sys.executable, "-c", KILLED_AT, str(studies), str(step)], check=False)
+        results.append(_check_consistent(studies))
+        if process.returncode == 0:
             break
-        assert done.returncode == -signal.SIGKILL
-        if found[-1] == 2:  # Back to where it began; the versions tell the old from the new.
+        assert process.returncode == -signal.SIGKILL
+        if (
+            results[-1] == 2
+        ):  # Start again from the same state; the versions distinguish the old label from the new one.
             history = LabelHistory(studies)
             history.restore("ct_01", "final", history.versions("ct_01", "final")[0].name)
     assert step > 15
-    assert found == sorted(found)
-    assert set(found) == {1, 2}
+    assert results == sorted(results)
+    assert set(results) == {1, 2}
 
 
-def test_processes_and_threads_that_save_at_once_lose_no_version(studies: Path) -> None:
+def test_concurrent_saves_lose_no_version(studies: Path) -> None:
     savers = [_start(studies, 10, name) for name in ("anna", "ben", "carl")]
 
     def save() -> None:
@@ -269,7 +271,7 @@ def test_processes_and_threads_that_save_at_once_lose_no_version(studies: Path) 
     for thread in threads:
         thread.join()
     assert [saver.wait(60) for saver in savers] == [0, 0, 0]
-    _check_whole(studies)
+    _check_consistent(studies)
     saved = [(v.info["author"], v.info["number"]) for v in history.versions("ct_01", "final")]
     assert sorted(saved) == sorted((name, n) for name in ("anna", "ben", "carl") for n in range(10))
     assert len(history.versions("ct_02", "final")) == 15
@@ -277,21 +279,21 @@ def test_processes_and_threads_that_save_at_once_lose_no_version(studies: Path) 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
+    """Mount a disk of one megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if not mount or not umount:
         pytest.skip("there is no program mount")
     command = [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no disk can be mounted: {done.stderr.strip()}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        pytest.skip(f"no disk can be mounted: {process.stderr.strip()}")
     yield folder
     subprocess.run([umount, str(folder)], check=True)
 
 
-def test_a_disk_that_fills_at_any_place_leaves_the_old_label(small_disk: Path, tmp_path: Path) -> None:
+def test_full_disk_leaves_the_old_label(small_disk: Path, tmp_path: Path) -> None:
     studies, filler, new = _studies(small_disk / "studies"), small_disk / "filler", tmp_path / "new"
     new.write_bytes(b"anna 1 " * 20_000)
     history = LabelHistory(studies)
@@ -307,9 +309,9 @@ def test_a_disk_that_fills_at_any_place_leaves_the_old_label(small_disk: Path, t
             refused += 1
             assert not list(studies.rglob(".partial-*"))
             filler.unlink()
-            assert _check_whole(studies) == 1
+            assert _check_consistent(studies) == 1
         else:
             break
     filler.unlink()
     assert refused > 10
-    assert _check_whole(studies) == 2
+    assert _check_consistent(studies) == 2

@@ -1,4 +1,4 @@
-"""Which versions of labels are removed: never what is served, nor what a training has used."""
+"""Removal of label versions: never the served one, nor versions that a training used."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ NOW = datetime(2026, 11, 29, 12, tzinfo=timezone.utc)
 
 @pytest.fixture
 def history(tmp_path: Path) -> LabelHistory:
-    """Six versions of a label."""
+    """Create six versions of a label."""
     studies = tmp_path / "studies"
     studies.mkdir()
     (studies / "datastore_v2.json").write_text(
         json.dumps({"objects": {"ct": {"image": {"ext": ".nii"}, "labels": {}}}})
     )
-    made = LabelHistory(studies)
+    history_ = LabelHistory(studies)
     for number in range(6):
         (tmp_path / "new").write_text(f"{number}")
-        made.save("ct", "final", tmp_path / "new", ".nii.gz", {"author": "anna"})
-    return made
+        history_.save("ct", "final", tmp_path / "new", ".nii.gz", {"author": "anna"})
+    return history_
 
 
 def _names(history: LabelHistory) -> list[str]:
-    return [one.name for one in history.versions("ct", "final")]
+    return [version.name for version in history.versions("ct", "final")]
 
 
 def _later(days: float) -> datetime:
     return datetime.now(timezone.utc) + timedelta(days=days)
 
 
-def test_the_newest_stay_and_the_label_that_is_served_is_as_it_was(history: LabelHistory, tmp_path: Path) -> None:
+def test_newest_versions_and_the_served_label_stay(history: LabelHistory, tmp_path: Path) -> None:
     before = _names(history)
     planned = list(prune(history, RetentionRule(2), adapter_times(tmp_path), dry_run=True))
     assert _names(history) == before
     assert list(prune(history, RetentionRule(2), adapter_times(tmp_path))) == planned == [("ct", "final", before[:4])]
     assert _names(history) == before[4:]
     assert history.served("ct", "final")[0].read_text() == "5"
-    assert [(one["version"], one["why"]) for one in history.removed("ct", "final")] == [
+    assert [(version["version"], version["why"]) for version in history.removed("ct", "final")] == [
         (name, "pruned") for name in before[:4]
     ]
     assert "anna" not in json.dumps(history.removed("ct", "final"))
@@ -57,15 +57,16 @@ def test_the_newest_stay_and_the_label_that_is_served_is_as_it_was(history: Labe
         history.remove("ct", "final", _names(history)[-1:], "no")
 
 
-def test_both_bounds_must_be_passed(history: LabelHistory, tmp_path: Path) -> None:
+def test_both_limits_must_be_exceeded(history: LabelHistory, tmp_path: Path) -> None:
     assert not list(prune(history, RetentionRule(1, 30), adapter_times(tmp_path), now=_later(29)))
     assert not list(prune(history, RetentionRule(6, 30), adapter_times(tmp_path), now=_later(31)))
     assert [
-        len(gone) for _, _, gone in prune(history, RetentionRule(4, 30), adapter_times(tmp_path), now=_later(31))
+        len(removable)
+        for _, _, removable in prune(history, RetentionRule(4, 30), adapter_times(tmp_path), now=_later(31))
     ] == [2]
 
 
-def test_what_a_training_has_used_stays(history: LabelHistory, tmp_path: Path) -> None:
+def test_versions_used_by_a_training_stay(history: LabelHistory, tmp_path: Path) -> None:
     first, second = _names(history)[:2]
     history.mark_used([history.version("ct", "final", second).file, tmp_path / "studies" / "labels" / "ct.nii.gz"])
     list(prune(history, RetentionRule(1), adapter_times(tmp_path)))
@@ -73,27 +74,27 @@ def test_what_a_training_has_used_stays(history: LabelHistory, tmp_path: Path) -
     assert first not in _names(history)
 
 
-def test_what_was_served_when_an_adapter_was_made_stays(history: LabelHistory, tmp_path: Path) -> None:
-    """Adapters of earlier releases do not say what they were trained on."""
+def test_versions_served_before_an_adapter_was_made_stay(history: LabelHistory, tmp_path: Path) -> None:
+    """Adapters of earlier releases do not record what they were trained on."""
     names = _names(history)
     AdapterStore(tmp_path / "organs").add("spleen", identity_adapter(), {"created": _later(0).isoformat()}, "accepted")
-    assert not list(prune(history, RetentionRule(1), adapter_times(tmp_path)))  # All were served within a day before.
+    assert not list(prune(history, RetentionRule(1), adapter_times(tmp_path)))  # All were served within the day before.
     for file in (tmp_path / "organs").rglob("record.json"):
         record = json.loads(file.read_text())
         file.write_text(json.dumps({**record, "created": _later(-9).isoformat()}))
-    assert [gone for _, _, gone in prune(history, RetentionRule(1), adapter_times(tmp_path))] == [names[:-1]]
+    assert [removable for _, _, removable in prune(history, RetentionRule(1), adapter_times(tmp_path))] == [names[:-1]]
 
 
-def test_what_was_found_in_the_folder_stays(history: LabelHistory, tmp_path: Path) -> None:
+def test_versions_from_files_in_the_folder_stay(history: LabelHistory, tmp_path: Path) -> None:
     """A training may have used it before it was a version."""
     (tmp_path / "studies" / "labels" / "final" / "ct.nii.gz").write_text("by hand")
     (tmp_path / "new").write_text("new")
     history.save("ct", "final", tmp_path / "new", ".nii.gz", {})
     list(prune(history, RetentionRule(1), adapter_times(tmp_path)))
-    assert [one.info.get("found") for one in history.versions("ct", "final")] == [True, None]
+    assert [version.info.get("found") for version in history.versions("ct", "final")] == [True, None]
 
 
-def test_a_label_can_be_removed_wholly_and_does_not_come_back(history: LabelHistory, tmp_path: Path) -> None:
+def test_whole_label_can_be_removed(history: LabelHistory, tmp_path: Path) -> None:
     history.remove("ct", "final", _names(history), "on request", served=True)
     assert not _names(history)
     assert len(history.removed("ct", "final")) == 6
@@ -105,12 +106,12 @@ def test_a_label_can_be_removed_wholly_and_does_not_come_back(history: LabelHist
     assert len(_names(history)) == 1
 
 
-def test_what_a_kill_leaves_of_a_removed_version_goes_at_the_next_start(history: LabelHistory, tmp_path: Path) -> None:
-    place = tmp_path / "studies" / "labels-history" / "final" / "ct"
+def test_rest_of_a_removed_version_is_deleted_at_the_next_start(history: LabelHistory, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "labels-history" / "final" / "ct"
     name = _names(history)[0]
-    (place / name).rename(place / f".partial-{name}")
+    (folder / name).rename(folder / f".partial-{name}")
     LabelHistory(tmp_path / "studies").repair()
-    assert not list(place.glob(".partial-*"))
+    assert not list(folder.glob(".partial-*"))
 
 
 @given(
@@ -120,7 +121,7 @@ def test_what_a_kill_leaves_of_a_removed_version_goes_at_the_next_start(history:
     keep=st.integers(0, 5),
     days=st.integers(0, 100),
 )
-def test_a_rule_never_takes_the_newest_nor_evidence(
+def test_rule_never_removes_the_newest_or_used_versions(
     ages: list[int], used: set[int], times: list[int], keep: int, days: int
 ) -> None:
     saved = sorted(NOW - timedelta(days=age) for age in ages)
@@ -128,11 +129,11 @@ def test_a_rule_never_takes_the_newest_nor_evidence(
         Version(when.strftime("%Y%m%dT%H%M%S.%fZ"), Path("/none/label"), "", {"found": True} if n in used else {})
         for n, when in enumerate(saved)
     ]
-    made = [NOW - timedelta(days=age) for age in times]
-    gone = _removable(versions, RetentionRule(keep, days), made, NOW)
-    assert not {one.name for one in gone} & {one.name for one in versions[-max(keep, 1) :]}
-    assert not any(one.info.get("found") for one in gone)
-    for time in made:
-        served = [one for one in versions if one.saved_at <= time]
-        assert not served or served[-1] not in gone
-    assert all(versions[versions.index(one) + 1].saved_at <= NOW - timedelta(days=days) for one in gone)
+    created = [NOW - timedelta(days=age) for age in times]
+    removable = _removable(versions, RetentionRule(keep, days), created, NOW)
+    assert not {version.name for version in removable} & {version.name for version in versions[-max(keep, 1) :]}
+    assert not any(version.info.get("found") for version in removable)
+    for time in created:
+        served = [version for version in versions if version.saved_at <= time]
+        assert not served or served[-1] not in removable
+    assert all(versions[versions.index(version) + 1].saved_at <= NOW - timedelta(days=days) for version in removable)

@@ -1,4 +1,4 @@
-"""Serve models that tests share and do not change."""
+"""Served models that tests share and do not change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.marks import starts
 @pytest.fixture(scope="session")
 @starts("server")
 def bundled_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """``baps blackbox serve`` of the bundled model."""
+    """Serve the bundled model with ``baps blackbox serve``."""
     with hosted(tmp_path_factory.mktemp("bundled"), BUNDLED, "bundled") as host:
         yield host
 
@@ -22,7 +22,7 @@ def bundled_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture(scope="session")
 @starts("server")
 def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The same with masks in place of probabilities."""
+    """Serve the bundled model with hard masks."""
     command = (*BUNDLED, "--hard-masks", "--name", "hard")
     with hosted(tmp_path_factory.mktemp("hard"), command, "hard") as host:
         yield host
@@ -31,6 +31,6 @@ def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture
 @starts("server")
 def own_host(tmp_path: Path) -> Iterator[Host]:
-    """A cheap model for one test alone, which may kill it."""
+    """Serve a cheap model for one test, which may kill it."""
     with hosted(tmp_path, BRIGHTNESS, "brightness") as host:
         yield host

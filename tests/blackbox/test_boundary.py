@@ -1,4 +1,4 @@
-"""Nothing outside its package reaches into a black box, and the package does not know the server."""
+"""Modules outside the package do not access a black box's internals, and the package does not import the server."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def _imports(tree: ast.AST) -> set[str]:
 
 
 def _reaches_in(tree: ast.AST) -> set[str]:
-    """Return the hidden attributes that are accessed, by a dot or by name (getattr)."""
+    """Return the hidden attributes that the code accesses, by a dot or by name (getattr)."""
     dotted = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return (dotted | named) & HIDDEN
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "result"),
     [
         ("black_box._model.parameters()", {"_model"}),
         ("getattr(encoding, '_content')", {"_content"}),
@@ -62,8 +62,8 @@ def _reaches_in(tree: ast.AST) -> set[str]:
         ("model = black_box.segment(images, prompts)", set()),
     ],
 )
-def test_the_walk_sees_what_reaches_in(code: str, found: set[str]) -> None:
-    assert _reaches_in(ast.parse(code)) == found
+def test_check_finds_access_to_hidden_attributes(code: str, result: set[str]) -> None:
+    assert _reaches_in(ast.parse(code)) == result
 
 
 @pytest.mark.parametrize(
@@ -76,24 +76,24 @@ def test_the_walk_sees_what_reaches_in(code: str, found: set[str]) -> None:
         "importlib.import_module('segment_anything')",
     ],
 )
-def test_the_walk_sees_imports(code: str) -> None:
+def test_check_finds_imports(code: str) -> None:
     assert "segment_anything" in _imports(ast.parse(code))
 
 
-def test_the_package_was_found() -> None:
+def test_check_reads_the_package() -> None:
     assert {"segmenter.py", "training.py", "sam.py", "scenes.py"} <= {path.name for path in (*MODULES, *PRETRAINING)}
     assert len(OUTSIDE) > 15
     assert "segment_anything" in _imports(ast.parse((ROOT / "blackbox" / "sam.py").read_text()))
 
 
-def test_nothing_outside_reaches_into_the_black_box() -> None:
+def test_no_module_accesses_hidden_attributes() -> None:
     trees = {path: ast.parse(path.read_text()) for path in OUTSIDE}
-    found = {path: (_imports(tree) & HIDDEN_MODULES) | _reaches_in(tree) for path, tree in trees.items()}
-    assert {path: names for path, names in found.items() if names} == {}
+    results = {path: (_imports(tree) & HIDDEN_MODULES) | _reaches_in(tree) for path, tree in trees.items()}
+    assert {path: names for path, names in results.items() if names} == {}
 
 
-def test_no_module_below_the_server_knows_the_host() -> None:
-    """This repeats the contract of import-linter, and also finds ``import_module``."""
+def test_no_module_below_the_server_imports_the_host() -> None:
+    """Like the contract of import-linter, but also finds ``import_module``."""
     modules = [*METHOD, *PRETRAINING]
-    found = {path: _imports(ast.parse(path.read_text())) & {"monailabel", "lib", "fastapi"} for path in modules}
-    assert {path: names for path, names in found.items() if names} == {}
+    results = {path: _imports(ast.parse(path.read_text())) & {"monailabel", "lib", "fastapi"} for path in modules}
+    assert {path: names for path, names in results.items() if names} == {}

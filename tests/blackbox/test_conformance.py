@@ -1,4 +1,4 @@
-"""Every black box passes these tests. A new backend is one more entry in ``backend``."""
+"""Tests that every black box passes. Add a new backend to the fixture ``backend``."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ PROMPTS = [
 
 @dataclass
 class Backend:
-    """A black box and one batch that it segmented: one image each with clicks, with negatives, with a box.
+    """A black box and a batch that it segmented: an image with clicks, one with negative clicks, and one with a box.
 
-    There are neither encodings nor weights of a model that is elsewhere.
+    A remote model has neither encodings nor weights.
     """
 
     black_box: BlackBox
@@ -42,7 +42,7 @@ class Backend:
     counts: list[int]
     weights: list[str]
 
-    def ask(self, row: int, prompt: Prompt) -> NDArray[np.float32]:
+    def segment_one(self, row: int, prompt: Prompt) -> NDArray[np.float32]:
         """Segment one prompt on one image of the batch, with its encoding if there is one."""
         if self.encodings:
             return self.black_box.decode(self.encodings[row], prompt)
@@ -93,7 +93,7 @@ def sam2_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     scope="session",
     params=[
         "bundled",
-        # Each is loaded, or served, by one worker of xdist.
+        # Each one is loaded or served by one worker of xdist.
         pytest.param("sam", marks=[pytest.mark.slow, pytest.mark.xdist_group("sam")]),
         pytest.param("sam2", marks=[pytest.mark.slow, pytest.mark.xdist_group("sam2")]),
         pytest.param("http", marks=[pytest.mark.server, pytest.mark.xdist_group("tests/blackbox::bundled_host")]),
@@ -111,30 +111,30 @@ def backend(request: pytest.FixtureRequest) -> Backend:
         address = request.getfixturevalue("bundled_host").addresses[request.param]
         black_box = load_black_box("remote", remote=RemoteSettings(address))
         shape = (black_box.capabilities.input_size,) * 2
-    here = request.param in ("bundled", "sam", "sam2")
+    local = request.param in ("bundled", "sam", "sam2")
     images = _images(shape)
-    counts, weights = [black_box.images_queried], [_digest(black_box)] if here else []
+    counts, weights = [black_box.images_queried], [_digest(black_box)] if local else []
     answer = black_box.segment(images, PROMPTS)
     counts.append(black_box.images_queried)
     encodings = [black_box.encode(image) for image in images] if black_box.capabilities.encodings else []
     counts.append(black_box.images_queried)
-    weights += [_digest(black_box)] if here else []
+    weights += [_digest(black_box)] if local else []
     return Backend(black_box, images, answer, encodings, counts, weights)
 
 
 def test_capabilities(backend: Backend) -> None:
-    able = backend.black_box.capabilities
-    assert able.name
-    assert len(able.weights_sha256) == 64
-    assert able.clicks
-    assert able.negative_clicks
-    assert able.boxes
-    assert able.encodings == bool(backend.encodings)
-    assert able.batch_size >= 1
-    assert able.input_size >= 64
+    capabilities = backend.black_box.capabilities
+    assert capabilities.name
+    assert len(capabilities.weights_sha256) == 64
+    assert capabilities.clicks
+    assert capabilities.negative_clicks
+    assert capabilities.boxes
+    assert capabilities.encodings == bool(backend.encodings)
+    assert capabilities.batch_size >= 1
+    assert capabilities.input_size >= 64
 
 
-def test_form_of_the_answer(backend: Backend) -> None:
+def test_shape_and_type_of_the_probabilities(backend: Backend) -> None:
     assert backend.answer.shape == backend.images.shape[:3]
     assert backend.answer.dtype == np.float32
     assert np.isfinite(backend.answer).all()
@@ -142,43 +142,43 @@ def test_form_of_the_answer(backend: Backend) -> None:
     assert backend.answer.max() <= 1
 
 
-def test_decode_of_encode_is_segment(backend: Backend) -> None:
+def test_encode_and_decode_equal_segment(backend: Backend) -> None:
     """The batch mixes prompts of three kinds, so this also shows that every mask is in its own row."""
     for row, prompt in enumerate(PROMPTS):
-        np.testing.assert_allclose(backend.ask(row, prompt), backend.answer[row], atol=2e-4)
+        np.testing.assert_allclose(backend.segment_one(row, prompt), backend.answer[row], atol=2e-4)
 
 
-def test_the_prompt_matters(backend: Backend) -> None:
-    answers = [backend.ask(0, prompt) for prompt in PROMPTS]
+def test_prompt_changes_the_mask(backend: Backend) -> None:
+    answers = [backend.segment_one(0, prompt) for prompt in PROMPTS]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(answers[first] - answers[second]).max() > 1e-3
 
 
-def test_a_negative_click_is_none_of_the_positive(backend: Backend) -> None:
-    here, there = (30.0, 8.0), (10.0, 25.0)
-    both = backend.ask(1, Prompt((here, there)))
-    beside = backend.ask(1, Prompt((here,), (there,)))
+def test_negative_click_differs_from_a_positive_one(backend: Backend) -> None:
+    local, second_point = (30.0, 8.0), (10.0, 25.0)
+    both = backend.segment_one(1, Prompt((local, second_point)))
+    beside = backend.segment_one(1, Prompt((local,), (second_point,)))
     assert np.abs(both - beside).max() > 1e-3
 
 
-def test_batch_is_one_by_one(backend: Backend) -> None:
-    one = backend.black_box.segment(backend.images[1:2], PROMPTS[1:2])
-    assert one.shape == (1, *backend.images.shape[1:3])
-    np.testing.assert_allclose(one[0], backend.answer[1], atol=2e-4)
+def test_batch_equals_single_images(backend: Backend) -> None:
+    first = backend.black_box.segment(backend.images[1:2], PROMPTS[1:2])
+    assert first.shape == (1, *backend.images.shape[1:3])
+    np.testing.assert_allclose(first[0], backend.answer[1], atol=2e-4)
 
 
-def test_memory_of_an_encoding_is_told(backend: Backend) -> None:
+def test_encoding_reports_its_memory(backend: Backend) -> None:
     assert all(encoding.nbytes >= 64 * 64 for encoding in backend.encodings)
 
 
-def test_the_counter_counts_masks_and_nothing_else(backend: Backend) -> None:
+def test_counter_counts_masks_only(backend: Backend) -> None:
     assert backend.counts == [0, 3, 3]
     before = backend.black_box.images_queried
-    backend.ask(0, PROMPTS[0])
+    backend.segment_one(0, PROMPTS[0])
     assert backend.black_box.images_queried == before + 1
 
 
-def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
+def test_spent_budget_stops_queries(backend: Backend) -> None:
     black_box = backend.black_box
     before = black_box.images_queried
     black_box.budget = before + 2
@@ -186,10 +186,10 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
         with pytest.raises(BudgetSpentError, match="3 more exceed the budget"):
             black_box.segment(backend.images, PROMPTS)
         assert black_box.images_queried == before
-        backend.ask(0, PROMPTS[0])
-        backend.ask(0, PROMPTS[0])
+        backend.segment_one(0, PROMPTS[0])
+        backend.segment_one(0, PROMPTS[0])
         with pytest.raises(BudgetSpentError):
-            backend.ask(0, PROMPTS[0])
+            backend.segment_one(0, PROMPTS[0])
         assert black_box.images_queried == before + 2
     finally:
         black_box.budget = None
@@ -208,7 +208,7 @@ def test_a_spent_budget_asks_nothing(backend: Backend) -> None:
     ],
     ids=lambda images: f"{images.shape} {images.dtype}",
 )
-def test_images_of_another_form_are_refused(backend: Backend, images: NDArray[np.uint8]) -> None:
+def test_images_of_another_shape_or_type_are_refused(backend: Backend, images: NDArray[np.uint8]) -> None:
     before = backend.black_box.images_queried
     with pytest.raises(InputError, match=r"\(B, H, W, 3\) and type uint8"):
         backend.black_box.segment(images, [PROMPTS[0]] * len(images))
@@ -216,7 +216,7 @@ def test_images_of_another_form_are_refused(backend: Backend, images: NDArray[np
 
 
 @pytest.mark.parametrize("shape", [(36, 50), (1, 36, 50, 3), (3, 36, 50)])
-def test_an_image_of_another_form_is_not_encoded(backend: Backend, shape: tuple[int, ...]) -> None:
+def test_image_of_another_shape_or_type_is_not_encoded(backend: Backend, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="uint8|has no encodings"):
         backend.black_box.encode(np.zeros(shape, np.uint8))
 
@@ -229,7 +229,7 @@ def test_another_number_of_prompts_is_refused(backend: Backend, count: int) -> N
     assert backend.black_box.images_queried == before
 
 
-def test_weights_stay_and_no_gradient_is_kept(backend: Backend) -> None:
+def test_weights_are_unchanged_and_have_no_gradient(backend: Backend) -> None:
     if not backend.weights:
         pytest.skip("There are no weights here.")
     assert backend.weights[0] == backend.weights[1]
@@ -242,40 +242,42 @@ def test_images_are_not_changed_in_place(backend: Backend) -> None:
     np.testing.assert_array_equal(backend.images, _images(backend.images.shape[1:3]))  # type: ignore[arg-type]
 
 
-def _carry(backend: Backend) -> list[tuple[int, NDArray[np.float32]]]:
+def _propagate(backend: Backend) -> list[tuple[int, NDArray[np.float32]]]:
     mask = np.zeros(backend.images.shape[1:3], bool)
     mask[10:30, 8:25] = True
     return list(backend.black_box.propagate(lambda index: backend.images[index], {0: mask}, 0, 2))
 
 
-def test_a_memory_of_slices_is_there_where_it_is_declared(backend: Backend) -> None:
+def test_declared_propagation_works(backend: Backend) -> None:
     """A mask is propagated to each slice, each slice is counted, and another mask gives another result."""
     black_box, before = backend.black_box, backend.black_box.images_queried
     if not black_box.capabilities.video:
         with pytest.raises(InputError, match="has no memory of slices; use segment on each"):
-            _carry(backend)
+            _propagate(backend)
         assert black_box.images_queried == before
         return
-    ((index, probability),) = _carry(backend)
+    ((index, probability),) = _propagate(backend)
     assert index == 1
     assert probability.shape == backend.images.shape[1:3]
     assert probability.dtype == np.float32
     assert 0 <= probability.min() <= probability.max() <= 1
     assert black_box.images_queried == before + 1
-    np.testing.assert_allclose(_carry(backend)[0][1], probability, atol=1e-5)  # Nothing is left of the first time.
+    np.testing.assert_allclose(
+        _propagate(backend)[0][1], probability, atol=1e-5
+    )  # The first propagation leaves no state.
     everywhere = np.ones(backend.images.shape[1:3], bool)
-    ((_, other),) = black_box.propagate(lambda index: backend.images[index], {0: everywhere}, 0, 2)
-    assert np.abs(other - probability).max() > 1e-4
+    ((_, second),) = black_box.propagate(lambda index: backend.images[index], {0: everywhere}, 0, 2)
+    assert np.abs(second - probability).max() > 1e-4
 
 
-def test_threads_get_the_answers_that_one_gets(backend: Backend) -> None:
+def test_threads_get_the_same_masks(backend: Backend) -> None:
     jobs = [(row, prompt) for row in range(3) for prompt in PROMPTS]
-    expected = [backend.ask(row, prompt) for row, prompt in jobs]
+    expected = [backend.segment_one(row, prompt) for row, prompt in jobs]
     before = backend.black_box.images_queried
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda job: backend.ask(*job), jobs))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        result = list(pool.map(lambda job: backend.segment_one(*job), jobs))
+    for first, second in zip(result, expected, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
     assert backend.black_box.images_queried == before + len(jobs)
 
 
@@ -283,20 +285,20 @@ def test_threads_segment_at_once(bundled: BlackBox) -> None:
     images, before = _images(), bundled.images_queried
     expected = bundled.segment(images, PROMPTS)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: bundled.segment(images, PROMPTS), range(8)))
-    for answer in found:
+        result = list(pool.map(lambda _: bundled.segment(images, PROMPTS), range(8)))
+    for answer in result:
         np.testing.assert_allclose(answer, expected, atol=1e-5)
     assert bundled.images_queried == before + 27
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (128, 40), (17, 300), (1, 9), (200, 200)])
-def test_any_shape_comes_back(bundled: BlackBox, shape: tuple[int, int]) -> None:
+def test_masks_have_the_shape_of_the_image(bundled: BlackBox, shape: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 255, (2, *shape, 3)).astype(np.uint8)
     answer = bundled.segment(images, [Prompt(((0.0, 0.0),))] * 2)
     assert answer.shape == (2, *shape)
 
 
-def test_more_images_than_fit_in_a_batch(bundled: BlackBox) -> None:
+def test_more_images_than_a_batch(bundled: BlackBox) -> None:
     count = bundled.capabilities.batch_size + 3
     images = np.random.default_rng(0).integers(0, 255, (count, 40, 40, 3)).astype(np.uint8)
     prompts = [Prompt(((float(row), 20.0),)) for row in range(count)]
@@ -307,7 +309,7 @@ def test_more_images_than_fit_in_a_batch(bundled: BlackBox) -> None:
         np.testing.assert_allclose(alone, answer[row], atol=2e-4)
 
 
-def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
+def test_click_segments_its_own_blob(bundled: BlackBox) -> None:
     """The mask is where the click is, on an image that is not square."""
     rows, columns = np.mgrid[:60, :120]
     grey = np.full((60, 120), 40, np.uint8)
@@ -317,11 +319,11 @@ def test_a_click_finds_its_own_blob(bundled: BlackBox) -> None:
     images = np.repeat(np.repeat(grey[None, ..., None], 3, axis=-1), 2, axis=0)
     answer = bundled.segment(images, [Prompt((point,)) for point in blobs]) > 0.5
     for mask, (x, y) in zip(answer, blobs, strict=True):
-        found = np.argwhere(mask).mean(0)
-        np.testing.assert_allclose(found, (y, x), atol=4)
+        result = np.argwhere(mask).mean(0)
+        np.testing.assert_allclose(result, (y, x), atol=4)
 
 
-def test_sam_predictor_gives_the_answer_of_the_black_box(bundled: BlackBox) -> None:
+def test_sam_predictor_gives_the_same_mask(bundled: BlackBox) -> None:
     """The package's own predictor accepts the bundled model; its mask differs only by the resizing."""
     side = bundled.capabilities.input_size
     model = build_bundled_model(side).eval()
@@ -339,7 +341,7 @@ def test_sam_predictor_gives_the_answer_of_the_black_box(bundled: BlackBox) -> N
 
 
 @pytest.mark.parametrize("size", [0, -32, 100])
-def test_sizes_that_the_bundled_model_cannot_have(size: int) -> None:
+def test_invalid_image_sizes_of_the_bundled_model_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
         build_bundled_model(size)
 
@@ -349,7 +351,7 @@ def test_sizes_that_the_bundled_model_cannot_have(size: int) -> None:
     ("declared", "file", "warned"),
     [("medsam", "model.safetensors", False), ("medsam", "MedSAM.safetensors", False), ("sam", "MedSAM.pt", True)],
 )
-def test_medsam_is_declared_and_a_name_is_a_hint(
+def test_medsam_is_declared_and_its_file_name_is_a_hint(
     sam_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: str, file: str, warned: bool
 ) -> None:
     """Earlier releases recognised MedSAM by the name of its file alone; their settings still load it."""
@@ -359,9 +361,9 @@ def test_medsam_is_declared_and_a_name_is_a_hint(
     else:
         path.hardlink_to(sam_weights)
     black_box = load_black_box(declared, weights=path, device="cpu")
-    able = black_box.capabilities
-    assert (able.name, able.preprocessing) == ("medsam_vit_b", "medsam")
-    assert (able.clicks, able.negative_clicks, able.boxes) == (False, False, True)
+    capabilities = black_box.capabilities
+    assert (capabilities.name, capabilities.preprocessing) == ("medsam_vit_b", "medsam")
+    assert (capabilities.clicks, capabilities.negative_clicks, capabilities.boxes) == (False, False, True)
     assert ("MedSAM.pt is loaded as MedSAM because of its name. Declare it with black_box=medsam" in caplog.text) is (
         warned
     )
@@ -371,7 +373,7 @@ def test_medsam_is_declared_and_a_name_is_a_hint(
 
 
 @pytest.mark.slow
-def test_a_sam_is_told_by_its_weights(sam_weights: Path) -> None:
-    able = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
-    assert (able.name, able.input_size, able.preprocessing) == ("sam_vit_b", 1024, "sam")
-    assert able.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()
+def test_sam_variant_is_recognised_by_its_weights(sam_weights: Path) -> None:
+    capabilities = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
+    assert (capabilities.name, capabilities.input_size, capabilities.preprocessing) == ("sam_vit_b", 1024, "sam")
+    assert capabilities.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The base class guarantees the same for every model."""
+"""Guarantees of the base class for every model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))
 BOTH = Prompt(((1.0, 1.0),), (), (0.0, 0.0, 3.0, 3.0))
 
 
-class _Alone(BlackBox):
+class _CountingBlackBox(BlackBox):
     """Record the maximum number of calls that were in the model at once."""
 
-    def __init__(self, **able: object) -> None:
+    def __init__(self, **supported: object) -> None:
         super().__init__()
-        self._able = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **able)  # type: ignore[arg-type]
+        self._capabilities = replace(Capabilities("alone", "", True, True, True, True, 4, 8), **supported)  # type: ignore[arg-type]
         self._now, self._guard = 0, threading.Lock()
         self.most = 0
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._able
+        return self._capabilities
 
     def _work(self) -> None:
         with self._guard:
@@ -44,7 +44,7 @@ class _Alone(BlackBox):
             self._now -= 1
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        assert len(images) == len(prompts) <= self._able.batch_size
+        assert len(images) == len(prompts) <= self._capabilities.batch_size
         self._work()
         return np.full(images.shape[:3], len(images), np.float32)
 
@@ -71,7 +71,7 @@ class _Alone(BlackBox):
 
 @pytest.mark.parametrize("call", ["segment", "encode", "decode", "all"])
 def test_one_call_at_a_time_reaches_the_model(call: str) -> None:
-    black_box = _Alone()
+    black_box = _CountingBlackBox()
     encoding = black_box.encode(IMAGE)
     calls: dict[str, Callable[[], object]] = {
         "segment": lambda: black_box.segment(IMAGE[None], [CLICK]),
@@ -86,10 +86,10 @@ def test_one_call_at_a_time_reaches_the_model(call: str) -> None:
 
 
 def test_threads_do_not_exceed_the_budget() -> None:
-    black_box = _Alone()
+    black_box = _CountingBlackBox()
     black_box.budget = 7
 
-    def ask(_: int) -> bool:
+    def segment(_: int) -> bool:
         try:
             black_box.segment(np.stack([IMAGE] * 2), [CLICK] * 2)
         except BudgetSpentError:
@@ -97,13 +97,13 @@ def test_threads_do_not_exceed_the_budget() -> None:
         return True
 
     with ThreadPoolExecutor(6) as pool:
-        answered = list(pool.map(ask, range(20)))
+        answered = list(pool.map(segment, range(20)))
     assert sum(answered) == 3
     assert black_box.images_queried == 6
 
 
 def test_a_large_batch_reaches_the_model_in_parts() -> None:
-    answer = _Alone().segment(np.stack([IMAGE] * 10), [CLICK] * 10)
+    answer = _CountingBlackBox().segment(np.stack([IMAGE] * 10), [CLICK] * 10)
     assert answer[:, 0, 0].tolist() == [4] * 8 + [2] * 2
 
 
@@ -122,40 +122,40 @@ def test_encode_is_refused_without_encodings(new_black_box: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize(
-    ("able", "refused", "accepted", "reason"),
+    ("supported", "refused", "accepted", "reason"),
     [
         ({"clicks": False}, CLICK, (BOX, BOTH), "understands boxes only"),
         ({"boxes": False}, BOX, (CLICK, BOTH), "understands clicks only"),
     ],
 )
-def test_prompts_that_it_does_not_understand_are_refused(
-    able: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
+def test_unsupported_prompts_are_refused(
+    supported: dict[str, bool], refused: Prompt, accepted: tuple[Prompt, ...], reason: str
 ) -> None:
-    black_box = _Alone(**able)
+    black_box = _CountingBlackBox(**supported)
     encoding = black_box.encode(IMAGE)
     for prompt in accepted:
         black_box.segment(IMAGE[None], [prompt])
         black_box.decode(encoding, prompt)
-    asked = black_box.images_queried
+    queried = black_box.images_queried
     with pytest.raises(InputError, match=f"alone {reason}"):
         black_box.segment(np.stack([IMAGE] * 2), [accepted[0], refused])
     with pytest.raises(InputError, match=reason):
         black_box.decode(encoding, refused)
-    assert black_box.images_queried == asked
+    assert black_box.images_queried == queried
 
 
-def test_long_work_waits_before_each_batch_and_clicks_do_not() -> None:
-    black_box = _Alone()
+def test_background_work_waits_before_each_batch() -> None:
+    black_box = _CountingBlackBox()
     waited: list[int] = []
     black_box.wait = lambda: waited.append(1)
     black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
-    assert len(waited) == 3  # in batches of four
+    assert len(waited) == 3  # In batches of four.
     black_box.decode(black_box.encode(IMAGE), CLICK)
     assert len(waited) == 3
 
 
 def test_prefetching_does_not_delay_other_calls() -> None:
-    black_box, inside, finish = _Alone(), threading.Event(), threading.Event()
+    black_box, inside, finish = _CountingBlackBox(), threading.Event(), threading.Event()
     encoding = black_box.encode(IMAGE)
     work = black_box._work
 
@@ -172,19 +172,19 @@ def test_prefetching_does_not_delay_other_calls() -> None:
         black_box.decode(encoding, CLICK)
         black_box.encode(IMAGE)
         assert not ahead.done()
-        other = pool.submit(black_box.encode, IMAGE, True)  # Another one ahead waits for the first.
+        second = pool.submit(black_box.encode, IMAGE, True)  # A second prefetch waits for the first.
         time.sleep(0.05)
-        assert not other.done()
+        assert not second.done()
         finish.set()
-        assert ahead.result(10).nbytes == other.result(10).nbytes
+        assert ahead.result(10).nbytes == second.result(10).nbytes
 
 
 def test_model_seconds_are_collected() -> None:
-    black_box = _Alone()
+    black_box = _CountingBlackBox()
     with model_seconds() as spent:
         encoding = black_box.encode(IMAGE)
         black_box.decode(encoding, CLICK)
-        with ThreadPoolExecutor(1) as pool:  # Somebody else's.
+        with ThreadPoolExecutor(1) as pool:  # The seconds of another caller.
             pool.submit(black_box.encode, IMAGE).result()
         black_box.segment(np.zeros((9, 8, 8, 3), np.uint8), [CLICK] * 9)
     black_box.encode(IMAGE)
@@ -194,56 +194,56 @@ def test_model_seconds_are_collected() -> None:
 
 
 def test_waiting_for_the_lock_is_not_counted_as_model_time() -> None:
-    black_box, asked = _Alone(), threading.Event()
+    black_box, asked_event = _CountingBlackBox(), threading.Event()
 
-    def ask() -> list[float]:
+    def segment() -> list[float]:
         with model_seconds() as spent:
-            asked.set()
+            asked_event.set()
             black_box.encode(IMAGE)
         return spent
 
     with ThreadPoolExecutor(1) as pool:
         with black_box._lock:
-            waiting = pool.submit(ask)
-            assert asked.wait(10)
-            begun = time.perf_counter()
+            waiting = pool.submit(segment)
+            assert asked_event.wait(10)
+            start = time.perf_counter()
             time.sleep(0.5)
-            held = time.perf_counter() - begun
+            waited = time.perf_counter() - start
         (seconds,) = waiting.result(10)
-    assert seconds < held
+    assert seconds < waited
 
 
 MASK = np.ones((8, 8), bool)
 
 
 def test_propagation_visits_slices_in_order_in_both_directions() -> None:
-    black_box, drawn = _Alone(video=True), list[int]()
+    black_box, slices_read = _CountingBlackBox(video=True), list[int]()
 
     def slices(index: int) -> NDArray[np.uint8]:
-        drawn.append(index)
+        slices_read.append(index)
         return np.full((8, 8, 3), index, np.uint8)
 
     up = list(black_box.propagate(slices, {5: MASK, 9: MASK}, 5, 9))
     assert [index for index, _ in up] == [6, 7, 8]
-    assert drawn == [5, 9, 6, 7, 8]
+    assert slices_read == [5, 9, 6, 7, 8]
     np.testing.assert_allclose([answer[0, 0] for _, answer in up], np.array([6, 7, 8]) / 255, rtol=1e-6)
     assert black_box.images_queried == 3
     assert [index for index, _ in black_box.propagate(slices, {5: MASK}, 5, 2)] == [4, 3]
     assert list(black_box.propagate(slices, {5: MASK}, 5, 6)) == []
 
 
-def test_a_slice_is_read_and_queried_only_when_needed() -> None:
-    black_box, drawn = _Alone(video=True), list[int]()
-    carried = black_box.propagate(lambda index: drawn.append(index) or IMAGE, {0: MASK}, 0, 100)
+def test_slices_are_read_and_queried_lazily() -> None:
+    black_box, slices_read = _CountingBlackBox(video=True), list[int]()
+    carried = black_box.propagate(lambda index: slices_read.append(index) or IMAGE, {0: MASK}, 0, 100)
     next(carried)
     next(carried)
-    assert drawn == [0, 1, 2]
+    assert slices_read == [0, 1, 2]
     assert black_box.images_queried == 2
 
 
 def test_other_calls_are_answered_between_two_slices() -> None:
-    """In the same thread, a lock that was still held would block forever."""
-    black_box = _Alone(video=True)
+    """In the same thread, a lock that is still held would block forever."""
+    black_box = _CountingBlackBox(video=True)
     encoding = black_box.encode(IMAGE)
     carried = black_box.propagate(lambda index: IMAGE, {0: MASK}, 0, 4)
     for _ in carried:
@@ -253,7 +253,7 @@ def test_other_calls_are_answered_between_two_slices() -> None:
 
 
 def test_propagation_respects_the_budget_and_waits_for_clicks() -> None:
-    black_box = _Alone(video=True)
+    black_box = _CountingBlackBox(video=True)
     waited: list[int] = []
     black_box.budget, black_box.wait = 2, lambda: waited.append(1)
     carried = black_box.propagate(lambda index: IMAGE, {0: MASK}, 0, 9)
@@ -267,32 +267,34 @@ def test_propagation_respects_the_budget_and_waits_for_clicks() -> None:
 
 def test_propagation_without_memory_or_mask_is_refused() -> None:
     with pytest.raises(InputError, match="alone has no memory of slices"):
-        next(_Alone().propagate(lambda index: IMAGE, {0: MASK}, 0, 4))
+        next(_CountingBlackBox().propagate(lambda index: IMAGE, {0: MASK}, 0, 4))
     with pytest.raises(InputError, match="no mask of slice 1"):
-        next(_Alone(video=True).propagate(lambda index: IMAGE, {0: MASK}, 1, 4))
+        next(_CountingBlackBox(video=True).propagate(lambda index: IMAGE, {0: MASK}, 1, 4))
     with pytest.raises(InputError, match="uint8"):
-        next(_Alone(video=True).propagate(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
+        next(_CountingBlackBox(video=True).propagate(lambda index: IMAGE.astype(np.float32), {0: MASK}, 0, 4))
 
 
 @pytest.mark.parametrize("fault", [np.full((8, 8), np.nan, np.float32), np.zeros((4, 4), np.float32)])
 def test_invalid_probabilities_are_an_error(fault: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
-    black_box = _Alone()
+    black_box = _CountingBlackBox()
     monkeypatch.setattr(black_box, "_segment", lambda images, _: np.stack([fault] * len(images)))
     monkeypatch.setattr(black_box, "_decode", lambda *_: np.full((8, 8), np.inf, np.float32))
     monkeypatch.setattr(black_box, "_propagate", lambda *_: fault)
-    monkeypatch.setattr(_Alone, "capabilities", property(lambda self: replace(self._able, video=True)))
+    monkeypatch.setattr(
+        _CountingBlackBox, "capabilities", property(lambda self: replace(self._capabilities, video=True))
+    )
     encoding = black_box.encode(IMAGE)
     masks = {0: np.ones((8, 8), np.bool_)}
-    for ask in (
+    for segment in (
         lambda: black_box.segment(IMAGE[None], [CLICK]),
         lambda: black_box.decode(encoding, CLICK),
         lambda: list(black_box.propagate(lambda _: IMAGE, masks, 0, 2)),
     ):
         with pytest.raises(BapsError, match="not probabilities"):
-            ask()
+            segment()
 
 
-class _Shapes(_Alone):
+class _Shapes(_CountingBlackBox):
     """Record the size of each image that reaches the model."""
 
     def __init__(self, preprocessing: str) -> None:
@@ -315,7 +317,7 @@ class _Shapes(_Alone):
         return super()._remember(memory, index, image, mask)
 
 
-def test_a_model_sees_the_slice_without_its_padding() -> None:
+def test_model_sees_the_slice_without_its_padding() -> None:
     """The masks come back in their rows, and the padding belongs to no object."""
     black_box = _Shapes("sam")
     images = np.arange(5 * 8 * 8 * 3, dtype=np.uint32).reshape(5, 8, 8, 3).astype(np.uint8)
@@ -330,13 +332,13 @@ def test_a_model_sees_the_slice_without_its_padding() -> None:
     assert black_box.shapes[-1] == (8, 5)
     np.testing.assert_array_equal(decoded, np.repeat([[0.5] * 5 + [0] * 3], 8, axis=0))
     mask = np.ones((8, 8), bool)
-    ((_, carried),) = black_box.propagate(lambda index: images[index], {0: mask}, 0, 2, size=(8, 5))
+    ((_, propagated),) = black_box.propagate(lambda index: images[index], {0: mask}, 0, 2, size=(8, 5))
     assert black_box.shapes[-2:] == [(8, 5), (8, 5)]
-    assert carried.shape == (8, 8)
-    assert carried[:, 5:].max() == 0 < carried[:, :5].min()
+    assert propagated.shape == (8, 8)
+    assert propagated[:, 5:].max() == 0 < propagated[:, :5].min()
 
 
-def test_a_model_of_the_canvas_sees_the_padding() -> None:
+def test_model_of_the_canvas_sees_the_padding() -> None:
     black_box = _Shapes("canvas")
     black_box.segment(np.stack([IMAGE] * 2), [CLICK] * 2, [(8, 5), (3, 8)])
     black_box.encode(IMAGE, size=(8, 5))

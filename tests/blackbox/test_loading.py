@@ -15,27 +15,27 @@ from baps.blackbox.loading import BUNDLED_WEIGHTS
 from baps.errors import BapsError, InputError
 
 
-def test_the_bundled_black_box(bundled: BlackBox) -> None:
-    able = bundled.capabilities
-    assert able.name == "bundled"
-    assert able.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
-    assert able.input_size == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
+def test_bundled_black_box_is_loaded(bundled: BlackBox) -> None:
+    capabilities = bundled.capabilities
+    assert capabilities.name == "bundled"
+    assert capabilities.weights_sha256 == hashlib.sha256(BUNDLED_WEIGHTS.read_bytes()).hexdigest()
+    assert capabilities.input_size == json.loads(BUNDLED_WEIGHTS.with_suffix(".json").read_text())["input_side"]
     assert bundled.images_queried == 0 or bundled.budget is None
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
+def test_error_for_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="'medsam2'") as caught:
         load_black_box("medsam2", device="cpu")
     assert all(name in str(caught.value) for name in BLACK_BOXES)
 
 
 @pytest.mark.parametrize("name", CHECKPOINT_BLACK_BOXES)
-def test_a_checkpoint_is_needed(name: str) -> None:
+def test_checkpoint_is_required(name: str) -> None:
     with pytest.raises(InputError, match=f"The black box {name} needs weights"):
         load_black_box(name, device="cpu")
 
 
-def test_a_remote_model_needs_an_address_and_no_weights() -> None:
+def test_remote_model_requires_an_address_and_no_weights() -> None:
     with pytest.raises(InputError, match="needs an address"):
         load_black_box("remote")
     with pytest.raises(InputError, match="has its weights on its server"):
@@ -43,24 +43,24 @@ def test_a_remote_model_needs_an_address_and_no_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["bundled", *CHECKPOINT_BLACK_BOXES])
-def test_weights_that_are_missing(tmp_path: Path, name: str) -> None:
+def test_missing_weights_are_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["bundled", *CHECKPOINT_BLACK_BOXES])
-def test_a_hash_that_is_wrong(name: str) -> None:
+def test_wrong_hash_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="was expected"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")
 
 
 @pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("medsam", "SAM"), ("sam2", "SAM 2")])
-def test_weights_of_another_model(name: str, model: str) -> None:
+def test_weights_of_another_model_are_refused(name: str, model: str) -> None:
     with pytest.raises(InputError, match=f"is not a {model} checkpoint"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
 
 
-def test_a_sam_with_tensors_missing(tmp_path: Path) -> None:
+def test_sam_without_all_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, path)
     with pytest.raises(InputError, match="looks like SAM vit_b, but its tensors do not fit"):
@@ -86,24 +86,24 @@ def test_relatives_of_sam_are_refused_by_name(tmp_path: Path, name: str, tensor:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_missing_gpu(device: str) -> None:
+def test_missing_gpu_is_an_error(device: str) -> None:
     with pytest.raises(InputError, match=f"{device} was requested, but there is no usable GPU"):
         load_black_box("bundled", device=device)
 
 
-def test_an_unknown_device() -> None:
+def test_unknown_device_is_an_error() -> None:
     with pytest.raises(InputError, match="gpu0"):
         load_black_box("bundled", device="gpu0")
 
 
-def test_weights_for_the_bundled_model_without_their_record(tmp_path: Path) -> None:
+def test_bundled_weights_without_their_record_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError):
         load_black_box("bundled", weights=path, device="cpu")
 
 
-def test_weights_that_do_not_fit_the_bundled_model(tmp_path: Path) -> None:
+def test_incompatible_bundled_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     path.with_suffix(".json").write_text('{"input_side": 64}')
@@ -120,15 +120,15 @@ def test_weights_that_do_not_fit_the_bundled_model(tmp_path: Path) -> None:
         ("remote", "tritonclient", "remote"),
     ],
 )
-def test_a_missing_extra_is_named(
+def test_error_names_the_missing_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
 ) -> None:
     weights = tmp_path / "sam2.safetensors"
     save_file({"a": torch.zeros(1)}, weights)
     for module in [
-        one
-        for one in sys.modules
-        if one.startswith((f"{package}.", "baps.blackbox.sam2", "baps.blackbox.transformers_sam"))
+        module
+        for module in sys.modules
+        if module.startswith((f"{package}.", "baps.blackbox.sam2", "baps.blackbox.transformers_sam"))
     ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)

@@ -77,7 +77,7 @@ def test_sam_pads_after_the_normalisation(size: tuple[int, int]) -> None:
     assert np.abs(black_box.segment(canvas, [prompt])[0, :height, :width] - alone).max() > 1e-2
 
 
-def test_a_gpu_without_enough_memory_is_a_sentence_and_the_next_call_may_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_a_sentence_and_the_next_call_may_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_bundled_model(64)
     black_box = SamBlackBox(model, "small")
     encoding = black_box.encode(IMAGE)
@@ -90,12 +90,12 @@ def test_a_gpu_without_enough_memory_is_a_sentence_and_the_next_call_may_do(monk
         for call in (lambda: black_box.encode(IMAGE), lambda: black_box.segment(IMAGE[None], [CLICK])):
             with pytest.raises(BapsError, match="GPU has not enough memory.*device=cpu") as caught:
                 call()
-            assert not isinstance(caught.value, InputError)  # The operator's to mend, so 503 and not 400.
+            assert not isinstance(caught.value, InputError)  # The operator must fix it, so 503 and not 400.
         assert black_box.decode(encoding, CLICK).shape == (64, 64)
     assert black_box.segment(IMAGE[None], [CLICK]).shape == (1, 64, 64)
 
 
-def test_kept_encodings_lie_in_main_memory_and_are_counted() -> None:
+def test_cached_encodings_are_in_main_memory_and_counted() -> None:
     encoding = SamBlackBox(build_bundled_model(64), "small").encode(IMAGE)
     assert encoding.nbytes == 128 * 8 * 8 * 4
     assert encoding._content.tensors[0].device.type == "cpu"  # type: ignore[attr-defined]

@@ -46,7 +46,7 @@ def test_masks_equal_the_packages_predictor(shape: tuple[int, int]) -> None:
             return_logits=True,
         )
         np.testing.assert_allclose(answer, 1 / (1 + np.exp(-logits[0])), atol=1e-5)
-    assert all(np.abs(one - other).max() > 1e-4 for one, other in itertools.pairwise(answers))
+    assert all(np.abs(image - next_mask).max() > 1e-4 for image, next_mask in itertools.pairwise(answers))
 
 
 @pytest.mark.parametrize("size", ["t", "s", "b+", "l"])
@@ -58,7 +58,7 @@ def test_sizes_and_versions_are_recognised_by_their_weights(size: str, version: 
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
+def test_incompatible_tensors_are_refused(tmp_path: Path) -> None:
     state = build_sam2_model("t").state_dict()
     del state["no_mem_embed"]
     file = tmp_path / "a.safetensors"
@@ -84,22 +84,22 @@ def video() -> tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]]:
 def test_propagation_equals_the_packages_video_predictor(
     video: tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package reads frames from a folder; its loader is replaced to return ours."""
+    """The package reads frames from a folder, so its loader is replaced by one that returns these slices."""
     black_box, slices, mask = video
     model = black_box._model
     with torch.inference_mode():
-        frames = torch.cat([black_box._normalised(black_box._pixels(one[None])) for one in slices[:3]])
+        frames = torch.cat([black_box._normalised(black_box._pixels(image[None])) for image in slices[:3]])
     monkeypatch.setattr("sam2.sam2_video_predictor.load_video_frames", lambda **_: (frames, 96, 128))
     state = model.init_state("a folder")
     model.add_new_mask(state, 0, 1, mask)
     expected = {index: logits[0, 0] for index, _, logits in model.propagate_in_video(state)}
-    found = dict(black_box.propagate(lambda index: slices[index], {0: mask}, 0, 3))
-    assert list(found) == [1, 2]
-    for index, probability in found.items():
+    results = dict(black_box.propagate(lambda index: slices[index], {0: mask}, 0, 3))
+    assert list(results) == [1, 2]
+    for index, probability in results.items():
         np.testing.assert_allclose(probability, expected[index].sigmoid().numpy(), atol=1e-5)
 
 
-def test_a_background_click_and_a_second_mask_matter_to_the_memory(
+def test_background_click_and_second_mask_change_the_propagation(
     video: tuple[Sam2BlackBox, NDArray[np.uint8], NDArray[np.bool_]],
 ) -> None:
     black_box, slices, mask = video
@@ -120,7 +120,7 @@ def test_distant_slices_are_forgotten(
     monkeypatch.setattr(black_box._model, "num_maskmem", 1)
     monkeypatch.setattr(black_box._model, "max_obj_ptrs_in_encoder", 1)
     with torch.inference_mode():
-        images = [black_box._normalised(black_box._pixels(one[None])) for one in slices[:4]]
+        images = [black_box._normalised(black_box._pixels(image[None])) for image in slices[:4]]
         memory.remember(0, images[0], mask)
         for index in (1, 2, 3):
             memory.propagate(index, images[index], False, ())

@@ -111,8 +111,8 @@ def test_saved_files_are_loaded(tmp_path: Path, name: str) -> None:
     model.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     black_box = load_black_box(name, weights, sha256(weights), "cpu")
-    able = black_box.capabilities
-    assert (able.name, able.preprocessing, able.weights_sha256) == (name, name, sha256(weights))
+    capabilities = black_box.capabilities
+    assert (capabilities.name, capabilities.preprocessing, capabilities.weights_sha256) == (name, name, sha256(weights))
     image = np.random.default_rng(0).integers(0, 256, (1, 90, 128, 3), np.uint8)
     expected = TransformersBlackBox(model, name).segment(image, PROMPTS[:1])
     np.testing.assert_allclose(black_box.segment(image, PROMPTS[:1]), expected, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def audit(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that commands note in what they did; not that of the checkout."""
+    """Make commands write to this audit file, not to that of the checkout."""
     file = tmp_path_factory.mktemp("audit") / "audit.jsonl"
     monkeypatch.setenv("BAPS_AUDIT", str(file))
     return file

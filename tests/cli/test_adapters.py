@@ -1,31 +1,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
+from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
-from baps.errors import NotFoundError
+from baps.errors import InputError, NotFoundError
 from baps.registry.store import SHARED, AdapterStore
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
-    """Two versions of the spleen, the first of them served, and a shared adapter that nobody checked."""
+    """Return a store with two versions for the spleen, the first of them served, and an unchecked shared adapter."""
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     made = AdapterStore(tmp_path)
     verdict = {"before": 0.5, "after": 0.625, "gain": 0.125}
     record = {"adapter": identity_adapter().to_dict(), "black_box": {"weights_sha256": "a"}, "black_box_images": 3987}
-    for label, found, status in (
+    for label, evidence, status in (
         ("spleen", verdict, "accepted"),
         ("spleen", verdict, "rejected"),
         ("", None, "unverified"),
     ):
-        made.add(label, identity_adapter(), {**record, "verdict": found}, status)
+        made.add(label, identity_adapter(), {**record, "verdict": evidence}, status)
     made.publish("spleen", "v0001")
     return made
 
@@ -47,8 +49,8 @@ def test_list(store: AdapterStore) -> None:
     ]
 
 
-def test_adapters_of_the_organ_model_are_listed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They ask no black box."""
+def test_list_adapters_of_the_organ_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their records have no number of images."""
     monkeypatch.setenv("COLUMNS", "200")
     AdapterStore(tmp_path).add("liver", identity_adapter(), {"verdict": None}, "unverified")
     assert "liver" in _run("list", "--adapters", str(tmp_path))
@@ -67,8 +69,59 @@ def test_publish_and_withdraw(store: AdapterStore) -> None:
     assert (store.published("spleen"), store.published(SHARED)) == (None, "v0001")
 
 
+def _write_adapter(file: Path, **more: object) -> Path:
+    made_for = {"name": "bundled", "weights_sha256": "a"}
+    adapter = replace(identity_adapter(), zoom=0.5)
+    write_adapter(file, adapter, {"black_box": made_for, "adapter": adapter.to_dict(), **more})
+    return file
+
+
+def test_add_a_file(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    file = _write_adapter(tmp_path / "spleen.adapter", status="accepted", label="another", parent="v0009")
+    output = _run("add", str(file), "spleen")
+    assert "spleen v0003 was trained for bundled with weights a..." in output
+    assert "run baps adapters publish spleen v0003" in output
+    assert store.published("spleen") == "v0001"
+    stored = store.load("spleen", "v0003")
+    assert stored.adapter.zoom == 0.5
+    assert [stored.record[key] for key in ("label", "status", "parent")] == ["spleen", "accepted", "v0001"]
+    assert "v0003" in _run("list")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["what"], line["adapter"]) for line in lines] == [("add an adapter", "spleen/v0003")]
+
+
+def test_add_and_publish(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    output = _run("add", str(_write_adapter(tmp_path / "file")), "shared", "--publish")
+    assert "shared is now served by v0002, no longer by the unadapted model." in output
+    assert store.record(SHARED, "v0002")["status"] == "unverified"
+    assert store.served("liver", "a") == (SHARED, "v0002")
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["what"] for line in lines] == ["add an adapter", "publish an adapter"]
+
+
+def test_add_refuses_what_cannot_be_served(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    file = _write_adapter(tmp_path / "file")
+    broken, organ, nameless = tmp_path / "broken", tmp_path / "organ", tmp_path / "nameless"
+    broken.write_bytes(file.read_bytes()[:-9])
+    write_adapter(organ, identity_adapter(), {"adapter": {"method": "spatial", "organ": "spleen"}})
+    _write_adapter(nameless, black_box=None)
+    for words, message in (
+        ((str(broken), "spleen"), "is not an adapter of this project, or it is broken"),
+        ((str(organ), "spleen"), "is not an adapter of this project, or it is broken"),
+        ((str(nameless), "spleen"), "does not name the model"),
+        ((str(tmp_path / "absent"), "spleen"), "There is no adapter file"),
+        ((str(file), "x" * 101), "at most 100 printable characters"),
+        ((str(file), "spleen", "--adapters", str(tmp_path / "organs")), "for adapters of the organ model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _run("add", *words)
+    assert store.versions("spleen") == ["v0001", "v0002"]
+    assert not (tmp_path / "organs").exists()
+    assert not audit.exists()
+
+
 @pytest.mark.parametrize("words", [("publish", "[/x]", "v0001"), ("withdraw", "[/x]"), ("list",)])
-def test_brackets_in_a_label_are_no_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
+def test_brackets_in_a_label_are_not_markup(store: AdapterStore, words: tuple[str, ...]) -> None:
     store.add("[/x]", identity_adapter(), store.record("spleen", "v0001"), "accepted")
     assert "[/x]" in _run(*words)
 
@@ -78,25 +131,25 @@ def test_another_folder(store: AdapterStore, tmp_path: Path) -> None:
         _run("publish", "spleen", "v0001", "--adapters", str(tmp_path / "other"))
 
 
-def test_roll_back_to_the_version_served_before_past_a_refused_one(store: AdapterStore) -> None:
+def test_rollback_skips_a_rejected_version(store: AdapterStore) -> None:
     third = store.add("spleen", identity_adapter(), {}, "accepted")
     store.publish("spleen", third)
     assert "v0001" in _run("rollback", "spleen")
     assert store.published("spleen") == "v0001"
 
 
-def test_before_the_first_version_the_model_was_served_as_it_is(store: AdapterStore) -> None:
+def test_rollback_of_the_first_version_serves_the_unadapted_model(store: AdapterStore) -> None:
     assert "the unadapted model" in _run("rollback", "spleen")
     assert store.published("spleen") is None
 
 
-def test_what_is_not_served_cannot_be_rolled_back(store: AdapterStore) -> None:
+def test_rollback_needs_a_served_version(store: AdapterStore) -> None:
     with pytest.raises(NotFoundError, match="shared is served by the unadapted model, .*no version was ever published"):
         _run("rollback", "shared")
     assert store.published(SHARED) is None
 
 
-def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterStore) -> None:
+def test_second_rollback_names_the_remedy(store: AdapterStore) -> None:
     assert "no longer by v0001" in _run("rollback", "spleen")
     with pytest.raises(NotFoundError) as refused:
         _run("rollback", "spleen")
@@ -110,23 +163,23 @@ def test_a_second_roll_back_says_what_is_served_and_what_to_do(store: AdapterSto
 @pytest.mark.parametrize(
     "words", [("rollback", "x"), ("withdraw", "x"), ("publish", "x", "v0001"), ("show", "x", "v0001")]
 )
-def test_a_label_without_adapters_is_said(store: AdapterStore, words: tuple[str, ...]) -> None:
+def test_label_without_adapters(store: AdapterStore, words: tuple[str, ...]) -> None:
     with pytest.raises(NotFoundError, match="There is no adapter of x. There are adapters of: shared, spleen."):
         _run(*words)
 
 
-def test_the_versions_that_there_are_are_said(store: AdapterStore) -> None:
+def test_unknown_version_lists_the_known_ones(store: AdapterStore) -> None:
     with pytest.raises(NotFoundError, match="no version 'v0009' .* There are v0001, v0002."):
         _run("publish", "spleen", "v0009")
 
 
-def test_what_changes_nothing_is_said(store: AdapterStore) -> None:
+def test_commands_that_change_nothing(store: AdapterStore) -> None:
     assert "spleen is served by v0001, as before." in _run("publish", "spleen", "v0001")
-    assert "spleen is served by the unadapted model now, no longer by v0001." in _run("withdraw", "spleen")
+    assert "spleen is now served by the unadapted model, no longer by v0001." in _run("withdraw", "spleen")
     assert "spleen is served by the unadapted model, as before." in _run("withdraw", "spleen")
 
 
-def test_no_adapters_are_said(tmp_path: Path) -> None:
+def test_list_of_an_empty_store(tmp_path: Path) -> None:
     assert "There are no adapters in" in _run("list", "--adapters", str(tmp_path))
 
 

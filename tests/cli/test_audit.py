@@ -1,5 +1,3 @@
-"""``baps audit verify``, and the lines that commands leave."""
-
 from __future__ import annotations
 
 import json
@@ -10,7 +8,7 @@ from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
 from baps.cli import app
-from baps.cli.audit_log import note
+from baps.cli.audit_log import add_audit_line
 from baps.registry.store import AdapterStore
 from baps.site.audit import AuditFile
 from baps.site.audit_check import check_audit
@@ -18,27 +16,27 @@ from baps.site.audit_check import check_audit
 _run = CliRunner()
 
 
-def test_it_says_whole_or_where_the_chain_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     file = tmp_path / "audit.jsonl"
     audit = AuditFile(file)
     audit.check()
     for _ in range(3):
         audit.add({"what": "look"})
-    said = _run.invoke(app, ["audit", "verify", "--file", str(file)])
-    assert (said.exit_code, "Intact: 3 lines" in said.output) == (0, True)
+    output = _run.invoke(app, ["audit", "verify", "--file", str(file)])
+    assert (output.exit_code, "Intact: 3 lines" in output.output) == (0, True)
     chain = json.loads(file.read_text().splitlines()[-1])["chain"]
-    assert chain in said.output
+    assert chain in output.output
     assert _run.invoke(app, ["audit", "verify", "--file", str(file), "--chain", chain]).exit_code == 0
     assert _run.invoke(app, ["audit", "verify", "--file", str(file), "--chain", "0" * 64]).exit_code == 1
     file.write_text(file.read_text().replace("look", "save", 1))
-    said = _run.invoke(app, ["audit", "verify", "--adapters", str(tmp_path)])
-    assert (said.exit_code, "Line 1 (row 1 of audit.jsonl) was changed." in said.output) == (1, True)
+    output = _run.invoke(app, ["audit", "verify", "--adapters", str(tmp_path)])
+    assert (output.exit_code, "Line 1 (row 1 of audit.jsonl) was changed." in output.output) == (1, True)
 
 
-def test_a_command_leaves_a_line_in_the_file_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_go_to_the_file_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_AUDIT", str(tmp_path / "elsewhere" / "audit.jsonl"))
-    note("restore a label", image="Doe^Jane", images=["a", "b"], version="x")
+    add_audit_line("restore a label", image="Doe^Jane", images=["a", "b"], version="x")
     text = (tmp_path / "elsewhere" / "audit.jsonl").read_text()
     line = json.loads(text)
     assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", "x")
@@ -47,16 +45,16 @@ def test_a_command_leaves_a_line_in_the_file_of_the_settings(tmp_path: Path, mon
     assert "Doe" not in text
 
 
-def test_where_nothing_can_be_noted_it_says_so(
+def test_warning_if_the_audit_file_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     (tmp_path / "file").touch()
-    note("restore a label", adapters=str(tmp_path / "file" / "adapters"))
+    add_audit_line("restore a label", adapters=str(tmp_path / "file" / "adapters"))
     assert "was not noted in the audit file" in capsys.readouterr().err
 
 
-def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_change_adds_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BAPS_AUDIT")
     users, adapters = str(tmp_path / "users.json"), str(tmp_path / "adapters")
     store, record = AdapterStore(tmp_path / "adapters"), {"adapter": identity_adapter().to_dict(), "verdict": None}
@@ -71,8 +69,8 @@ def test_every_command_that_changes_something_leaves_a_line(tmp_path: Path, monk
         ("adapters", "rollback", "spleen"),
         ("adapters", "withdraw", "spleen"),
     ):
-        said = _run.invoke(app, [*words, "--adapters", adapters])
-        assert said.exit_code == 0, said.output
+        output = _run.invoke(app, [*words, "--adapters", adapters])
+        assert output.exit_code == 0, output.output
     file = tmp_path / "adapters" / "audit.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(line["what"], line["adapter"] or line["about"]) for line in lines] == [

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from baps.blackbox import RemoteSettings, load_black_box
 from baps.cli import app
+from baps.demo.server import free_port
 from baps.errors import BapsError, InputError
-from demo.server import free_port
 from tests.support.hosts import BUNDLED, hosted
 
 
@@ -22,29 +22,29 @@ def _serve(*words: str) -> None:
 
 
 @pytest.mark.server
-def test_it_listens_on_this_machine_alone_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_it_listens_on_this_machine_only_and_stops_on_a_signal(tmp_path: Path) -> None:
     with hosted(tmp_path, (*BUNDLED, "--name", "mine"), "mine") as host:
         assert host.process
         for address in host.addresses.values():
             load_black_box("remote", remote=RemoteSettings(address))
             with pytest.raises(BapsError, match="cannot be reached"):  # by another address of this machine
                 load_black_box("remote", remote=RemoteSettings(address.replace("127.0.0.1", "127.0.0.2")))
-        said = (tmp_path / "host.log").read_text().splitlines()[0]
-        assert all(address in said for address in host.addresses.values())
+        output = (tmp_path / "host.log").read_text().splitlines()[0]
+        assert all(address in output for address in host.addresses.values())
         host.process.send_signal(signal.SIGTERM)
         host.process.wait(60)
         with pytest.raises(BapsError, match="cannot be reached"):
             load_black_box("remote", remote=RemoteSettings(host.addresses["http"]))
 
 
-def test_without_kserve_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kserve_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kserve", None)
     with pytest.raises(BapsError, match=r"pip install 'baps-monailabel\[hosting\]'"):
         _serve("--port", str(free_port()), "--grpc-port", str(free_port()))
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
-def test_a_port_that_is_taken(option: str) -> None:
+def test_port_in_use(option: str) -> None:
     ports = {"--port": free_port(), "--grpc-port": free_port()}
     with socket.create_server(("127.0.0.1", 0)) as busy:
         ports[option] = busy.getsockname()[1]
@@ -53,9 +53,9 @@ def test_a_port_that_is_taken(option: str) -> None:
             _serve(*words)
 
 
-def test_a_remote_model_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_model_is_not_served_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_BLACK_BOX", "remote")
-    with pytest.raises(InputError, match="is served already"):
+    with pytest.raises(InputError, match="is already served"):
         _serve()
 
 
@@ -69,5 +69,5 @@ def test_an_ipv6_address_is_printed_in_brackets(
     monkeypatch.setitem(sys.modules, "baps.blackbox.remote.hosting", hosting)
     blackbox.serve(host="::1", port=free_port(), grpc_port=free_port(), name="mine")
     assert served
-    said = capsys.readouterr().out
-    assert re.search(r"http://\[::1\]:\d+/mine and grpc://\[::1\]:\d+/mine", said)
+    output = capsys.readouterr().out
+    assert re.search(r"http://\[::1\]:\d+/mine and grpc://\[::1\]:\d+/mine", output)

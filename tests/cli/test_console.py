@@ -1,5 +1,3 @@
-"""What commands print."""
-
 from __future__ import annotations
 
 import io
@@ -14,7 +12,7 @@ EVIL = "spleen\x1b[2J\x9b31m\u202e"
 
 
 @pytest.mark.parametrize("kind", ["text", "markup", "table", "json", "styled"])
-def test_values_do_not_reach_the_terminal_as_commands(kind: str) -> None:
+def test_control_characters_are_removed(kind: str) -> None:
     out = io.StringIO()
     console = Console(file=out, width=200, force_terminal=True, color_system="truecolor")
     if kind == "table":
@@ -27,13 +25,13 @@ def test_values_do_not_reach_the_terminal_as_commands(kind: str) -> None:
         console.print(Text(EVIL, style="red"))
     else:
         console.print(EVIL, markup=kind == "markup", style="red")
-    said = out.getvalue()
-    assert "spleen" in said
-    assert not {"\x1b[2J", "\x9b", "\u202e"} & {letter for letter in ("\x1b[2J", "\x9b", "\u202e") if letter in said}
-    assert "\x1b[" in said  # Its own colours stay.
+    output = out.getvalue()
+    assert "spleen" in output
+    assert not {"\x1b[2J", "\x9b", "\u202e"} & {letter for letter in ("\x1b[2J", "\x9b", "\u202e") if letter in output}
+    assert "\x1b[" in output  # Its own colours stay.
 
 
-def test_lines_stay_lines() -> None:
+def test_line_ends_are_kept() -> None:
     out = io.StringIO()
     Console(file=out, width=80).print("one\ntwo")
     assert out.getvalue() == "one\ntwo\n"

@@ -17,8 +17,8 @@ FINDINGS = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What ``examine`` was asked; it finds FINDINGS."""
+def arguments(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Replace ``examine``, which returns FINDINGS; return the arguments that it gets."""
     seen: list[object] = []
 
     def examine(*words: object) -> dict[str, Finding]:
@@ -34,27 +34,27 @@ def _doctor(*words: str) -> Result:
     return CliRunner().invoke(app, ["doctor", *words], catch_exceptions=False)
 
 
-def test_the_table_says_what_failed_and_the_remedy(asked: list[object]) -> None:
+def test_table(arguments: list[object]) -> None:
     result = _doctor()
     assert result.exit_code == 1
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines() if "│" in line]
     assert rows == [[name, finding.status.value, finding.message, finding.remedy] for name, finding in FINDINGS.items()]
 
 
-def test_json(asked: list[object]) -> None:
+def test_json(arguments: list[object]) -> None:
     result = _doctor("--json")
     assert result.exit_code == 1
-    said = json.loads(result.stdout)
-    assert said[2] == {"check": "broken", "status": "FAILED", "message": "in two", "remedy": "glue"}
-    assert [one["check"] for one in said] == list(FINDINGS)
+    output = json.loads(result.stdout)
+    assert output[2] == {"check": "broken", "status": "FAILED", "message": "in two", "remedy": "glue"}
+    assert [one["check"] for one in output] == list(FINDINGS)
 
 
-def test_a_warning_is_no_failure(asked: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_is_not_a_failure(arguments: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FINDINGS, "broken")
     assert _doctor().exit_code == 0
 
 
-def test_options_reach_the_checks(asked: list[object]) -> None:
+def test_options_reach_the_checks(arguments: list[object]) -> None:
     words = ("--labels", "spleen", "--black-box", "sam", "--weights", "w.pth", "--weights-sha256", "ab")
     more = ("--device", "cpu", "--remote", "http://h/m", "--adapters", "a", "--cache-mb", "8", "--config", "c.json")
     more += ("--users", "u.json", "--openid", "o.json")
@@ -72,4 +72,4 @@ def test_options_reach_the_checks(asked: list[object]) -> None:
         "openid": "o.json",
         "config": "c.json",
     }
-    assert asked == [settings, "/data", "0.0.0.0", 8123]  # noqa: S104
+    assert arguments == [settings, "/data", "0.0.0.0", 8123]  # noqa: S104

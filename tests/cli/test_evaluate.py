@@ -20,7 +20,7 @@ from baps.io import write_nifti
 def evaluate(
     tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]
 ) -> Callable[..., tuple[dict[str, Any], str]]:
-    """Runs the command on a bright ball in a volume of 5 slices; gives the figures and what was said."""
+    """Return a function that runs the command on a bright ball in 5 slices, and returns the figures and the output."""
     volume, ball = new_phantom(shape=(40, 36, 5), spacing=(1.0, 1.0, 6.0))
     for folder, written in (("images", volume), ("labels", Volume(ball.astype(np.uint8), volume.affine))):
         (tmp_path / folder).mkdir()
@@ -37,19 +37,19 @@ def evaluate(
 
 
 def test_one_click(evaluate: Callable[..., tuple[dict[str, Any], str]]) -> None:
-    figures, said = evaluate()
+    figures, output = evaluate()
     assert list(figures["by_case"]) == ["ball.nii.gz"]
     assert figures["cases"] == 1
     assert "by_clicks" not in figures
-    assert "clicks" not in said
-    assert f"{figures['mean']:.3f} ± {figures['std']:.3f}" in said
-    assert f"{figures['black_box_images']} images were sent to the model" in said
+    assert "clicks" not in output
+    assert f"{figures['mean']:.3f} ± {figures['std']:.3f}" in output
+    assert f"{figures['black_box_images']} images were sent to the model" in output
 
 
 @pytest.mark.parametrize("prompt", ["click", "box"])
 def test_more_clicks(evaluate: Callable[..., tuple[dict[str, Any], str]], prompt: str) -> None:
     once, _ = evaluate("--prompt", prompt)
-    figures, said = evaluate("--prompt", prompt, "--clicks", "3")
+    figures, output = evaluate("--prompt", prompt, "--clicks", "3")
     assert {key: figures[key] for key in ("mean", "std", "by_label")} == {
         key: once[key] for key in ("mean", "std", "by_label")
     }
@@ -59,18 +59,18 @@ def test_more_clicks(evaluate: Callable[..., tuple[dict[str, Any], str]], prompt
     assert 1 <= figures["noc_85"] <= 10
     assert 0 <= figures["noc_85_failures"] <= 1
     for mean, std in zip(figures["by_clicks"], figures["by_clicks_std"], strict=True):
-        assert f"{mean:.3f} ± {std:.3f}" in said
-    assert f"Clicks to Dice 0.85: {figures['noc_85']:.1f}" in said
-    assert ("box and clicks" in said) == (prompt == "box")
+        assert f"{mean:.3f} ± {std:.3f}" in output
+    assert f"Clicks to Dice 0.85: {figures['noc_85']:.1f}" in output
+    assert ("box and clicks" in output) == (prompt == "box")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [(("--prompt", "scribble"), "Known ones: click, box"), (("--seed", "-1"), "seed"), (("--clicks", "11"), "1 to 10")],
     ids=str,
 )
-def test_what_prompts_cannot_be_drawn_with(
-    evaluate: Callable[..., tuple[dict[str, Any], str]], words: tuple[str, ...], said: str
+def test_invalid_prompts(
+    evaluate: Callable[..., tuple[dict[str, Any], str]], words: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         evaluate(*words)

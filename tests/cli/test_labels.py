@@ -12,18 +12,18 @@ from baps.cli import app
 from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_volume, write_nifti
-from tests.support.little_series import SHAPE, random_segments, write_little_series
+from tests.support.small_series import SHAPE, random_segments, write_small_series
 
 
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image with two versions of its label, and a draft; and a series."""
+    """Return a folder with an image, which has two versions of its label and a draft, and a series."""
     monkeypatch.setenv("COLUMNS", "200")
     images = {"ct_01": ".nii.gz", "p1": ""}
     listed = {"objects": {name: {"image": {"ext": ext}, "labels": {}} for name, ext in images.items()}}
     (tmp_path / "datastore_v2.json").write_text(json.dumps(listed))
     write_nifti(tmp_path / "ct_01.nii.gz", Volume(np.zeros(SHAPE, np.int16), np.eye(4)))
-    write_little_series(tmp_path / "p1")
+    write_small_series(tmp_path / "p1")
     for number, tag in enumerate(("final", "final", "draft")):
         file = tmp_path.parent / "new.nii.gz"
         write_nifti(file, Volume(np.full(SHAPE, number + 1, np.uint8), np.eye(4)))
@@ -66,13 +66,13 @@ def test_a_version_can_be_copied_from_a_narrow_terminal(studies: Path, monkeypat
 
 
 def test_show(studies: Path) -> None:
-    said = json.loads(_run("show", str(studies), "ct_01", _names(studies)[0]))
-    assert (said["author"], read_volume(Path(said["file"])).voxels.max()) == ("ben", 1)
+    output = json.loads(_run("show", str(studies), "ct_01", _names(studies)[0]))
+    assert (output["author"], read_volume(Path(output["file"])).voxels.max()) == ("ben", 1)
 
 
 def test_restore(studies: Path, audit: Path) -> None:
     first, second = _names(studies)
-    assert f"that of {first} again" in _run("restore", str(studies), "ct_01", first)
+    assert f"is {first} again" in _run("restore", str(studies), "ct_01", first)
     assert read_volume(studies / "labels" / "final" / "ct_01.nii.gz").voxels.max() == 1
     assert _names(studies)[:2] == [first, second]
     assert len(_names(studies)) == 3
@@ -81,7 +81,7 @@ def test_restore(studies: Path, audit: Path) -> None:
     assert (line["what"], line["by"], line["version"]) == ("restore a label", "command", first)
 
 
-def test_a_version_that_trainings_cannot_read_is_not_restored(studies: Path) -> None:
+def test_an_unreadable_version_is_not_restored(studies: Path) -> None:
     write_nifti(studies / "ct_01.nii.gz", Volume(np.zeros((5, 5, 5), np.int16), np.eye(4)))
     with pytest.raises(InputError, match="does not have the geometry of its image.*The label was not restored"):
         _run("restore", str(studies), "ct_01", _names(studies)[0])
@@ -96,9 +96,9 @@ def test_export_as_rtstruct(studies: Path, tmp_path: Path) -> None:
     LabelHistory(studies).save("p1", "final", tmp_path / "new.nii.gz", ".nii.gz", info)
     out = tmp_path / "rt.dcm"
     assert "The label final of p1 is in" in _run("export", str(studies), "p1", "--rtstruct", str(out))
-    found = read_label_map(out, image, studies / "p1")
-    assert found.names == {1: "liver"}
-    np.testing.assert_array_equal(found.mask(1), mask)
+    label_map = read_label_map(out, image, studies / "p1")
+    assert label_map.names == {1: "liver"}
+    np.testing.assert_array_equal(label_map.mask(1), mask)
     with pytest.raises(InputError, match="There is a file .*rt.dcm already"):
         _run("export", str(studies), "p1", "--rtstruct", str(out))
     with pytest.raises(InputError, match="The image ct_01 is no DICOM series"):
@@ -108,14 +108,14 @@ def test_export_as_rtstruct(studies: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.dcm").exists()
 
 
-def test_what_is_not_there(studies: Path) -> None:
+def test_unknown_images_and_versions(studies: Path) -> None:
     with pytest.raises(NotFoundError, match="no version 20200101"):
         _run("restore", str(studies), "ct_01", "20200101T000000.000000Z")
     with pytest.raises(InputError, match="There is no folder http:/pacs"):
         _run("list", "http://pacs")
 
 
-def test_prune_removes_what_is_not_kept_and_leaves_a_line_and_a_remark(studies: Path, audit: Path) -> None:
+def test_prune(studies: Path, audit: Path) -> None:
     first, second = _names(studies)
     assert f"{first}" in _run("prune", str(studies), "--all", "--keep", "1", "--dry-run")
     assert "1 versions would be removed" in _run("prune", str(studies), "ct_01", "--keep", "1", "--dry-run")
@@ -133,7 +133,7 @@ def test_prune_removes_what_is_not_kept_and_leaves_a_line_and_a_remark(studies: 
             _run("prune", str(studies), *words)
 
 
-def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None:
+def test_remove(studies: Path, audit: Path) -> None:
     first, second = _names(studies)
     with pytest.raises(InputError, match="is the newest"):
         _run("remove", str(studies), "ct_01", second)
@@ -151,7 +151,7 @@ def test_remove_a_version_or_the_whole_label(studies: Path, audit: Path) -> None
     assert [json.loads(line)["what"] for line in audit.read_text().splitlines()] == ["remove a label"] * 2
 
 
-def test_confirm_leaves_a_line(studies: Path, audit: Path) -> None:
+def test_confirm(studies: Path, audit: Path) -> None:
     history = LabelHistory(studies)
     newest = history.versions("ct_01", "final")[-1]
     info = {**newest.info, "disputed": {"liver": _names(studies)[0]}}

@@ -1,5 +1,3 @@
-"""``baps labels import``: what it saves is read by others, and what it refuses is said."""
-
 from __future__ import annotations
 
 import json
@@ -22,13 +20,13 @@ SHAPE = (20, 16, 12)
 
 
 def image(file: Path, voxels: np.ndarray | None = None, spacing: float = 2.0) -> None:
-    """Written by SimpleITK, so that our own writer is not judged by our reader."""
+    """Write an image with SimpleITK, which is independent of the project's writer and reader."""
     file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    found = sitk.GetImageFromArray(random.integers(0, 99, SHAPE[::-1], np.int16) if voxels is None else voxels.T)
-    found.SetSpacing((1.0, 1.5, spacing))
-    found.SetOrigin((-7.0, 9.0, 40.0))
-    sitk.WriteImage(found, str(file))
+    picture = sitk.GetImageFromArray(random.integers(0, 99, SHAPE[::-1], np.int16) if voxels is None else voxels.T)
+    picture.SetSpacing((1.0, 1.5, spacing))
+    picture.SetOrigin((-7.0, 9.0, 40.0))
+    sitk.WriteImage(picture, str(file))
 
 
 def mask(*values: int) -> np.ndarray:
@@ -47,8 +45,8 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(folder: Path, studies: Path, *words: str) -> tuple[int, str]:
-    told = ["labels", "import", str(folder), str(studies), "--labels", "spleen=1,liver=2", *words]
-    result = CliRunner().invoke(app, told, catch_exceptions=False)
+    command = ["labels", "import", str(folder), str(studies), "--labels", "spleen=1,liver=2", *words]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
     return result.exit_code, result.output
 
 
@@ -63,8 +61,8 @@ def test_labels_of_other_programs_are_saved_with_a_version(studies: Path, audit:
     image(folder / "b-label.nii.gz", mask(2))
     image(folder / "c.nii.gz", mask(1))
     before = {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
-    code, said = run(folder, studies, "--author", "anna")
-    assert (code, "3 of 3 labels were imported." in said) == (0, True)
+    code, output = run(folder, studies, "--author", "anna")
+    assert (code, "3 of 3 labels were imported." in output) == (0, True)
     np.testing.assert_array_equal(served(studies, "a"), mask(1, 2))
     np.testing.assert_array_equal(served(studies, "c_0000"), mask(1))
     (version,) = LabelHistory(studies).versions("b", "final")
@@ -86,39 +84,39 @@ def test_segments_of_3d_slicer_keep_their_names(studies: Path, tmp_path: Path) -
     }
     (tmp_path / "theirs").mkdir()
     nrrd.write(str(tmp_path / "theirs" / "a.seg.nrrd"), mask(1), header)
-    code, said = run(tmp_path / "theirs", studies)
-    assert (code, "imported: a.seg.nrrd as the label of a, liver" in said) == (0, True)
+    code, output = run(tmp_path / "theirs", studies)
+    assert (code, "imported: a.seg.nrrd as the label of a, liver" in output) == (0, True)
     (version,) = LabelHistory(studies).versions("a", "final")
     assert [(one["name"], one["idx"]) for one in version.info["label_info"]] == [("liver", 1)]
 
 
-def test_what_cannot_be_used_is_refused_and_the_rest_is_imported(studies: Path, tmp_path: Path) -> None:
+def test_unusable_labels_are_rejected_and_the_others_imported(studies: Path, tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     image(folder / "a.nii.gz", mask(1), spacing=3.0)
     image(folder / "b.nii.gz", np.zeros(SHAPE, np.uint8))
     image(folder / "c.nii.gz", mask(9))
     image(folder / "x.nii.gz", mask(1))
     image(folder / "d_mask.nii.gz", mask(1))
-    code, said = run(folder, studies)
-    assert (code, "1 of 5 labels were imported." in said) == (1, True)
+    code, output = run(folder, studies)
+    assert (code, "1 of 5 labels were imported." in output) == (1, True)
     for sentence in (
         "rejected: a.nii.gz. The label a.nii.gz has shape (20, 16, 12) and does not have the geometry of its image",
         "rejected: b.nii.gz. b.nii.gz is empty: no voxel is marked.",
-        "rejected: c.nii.gz. c.nii.gz marks the values [9] and does not name all of them; labels that were given: "
+        "rejected: c.nii.gz. c.nii.gz marks the values [9], and not all of them have a name; given labels: "
         "spleen=1, liver=2.",
         "rejected: x.nii.gz. There is no image of this name.",
         "imported: d_mask.nii.gz as the label of d, spleen",
     ):
-        assert sentence in said
+        assert sentence in output
     assert LabelHistory(studies).labels() == [("d", "final")]
 
 
-def test_a_label_is_replaced_only_where_that_is_said(studies: Path, tmp_path: Path) -> None:
+def test_labels_are_replaced_only_with_the_option(studies: Path, tmp_path: Path) -> None:
     image(tmp_path / "one" / "a.nii.gz", mask(1))
     image(tmp_path / "two" / "a.nii.gz", mask(2))
     assert run(tmp_path / "one", studies)[0] == 0
-    code, said = run(tmp_path / "two", studies)
-    assert (code, "a has a label final already" in said) == (1, True)
+    code, output = run(tmp_path / "two", studies)
+    assert (code, "a has a label final already" in output) == (1, True)
     np.testing.assert_array_equal(served(studies, "a"), mask(1))
     assert run(tmp_path / "two", studies, "--replace")[0] == 0
     assert len(LabelHistory(studies).versions("a", "final")) == 2
@@ -128,39 +126,39 @@ def test_a_label_is_replaced_only_where_that_is_said(studies: Path, tmp_path: Pa
 def test_a_dry_run_saves_nothing(studies: Path, tmp_path: Path, audit: Path) -> None:
     image(tmp_path / "one" / "a.nii.gz", mask(1))
     image(tmp_path / "one" / "b.nii.gz", mask(9))
-    code, said = run(tmp_path / "one", studies, "--dry-run")
-    assert (code, "1 of 2 labels can be imported; nothing was saved." in said) == (1, True)
+    code, output = run(tmp_path / "one", studies, "--dry-run")
+    assert (code, "1 of 2 labels can be imported; nothing was saved." in output) == (1, True)
     assert LabelHistory(studies).labels() == []
     assert not list((studies / "labels" / "final").iterdir())
     assert not audit.exists()
 
 
-def test_what_nobody_stands_by_is_no_final_label(studies: Path, tmp_path: Path) -> None:
+def test_unconfirmed_labels(studies: Path, tmp_path: Path) -> None:
     image(tmp_path / "one" / "a.nii.gz", mask(1))
     assert run(tmp_path / "one", studies, "--no-confirmed")[0] == 0
     assert LabelHistory(studies).labels() == [("a", "original")]
 
 
-def test_what_the_values_mean_must_be_said(studies: Path, tmp_path: Path) -> None:
+def test_unknown_values_are_rejected(studies: Path, tmp_path: Path) -> None:
     image(tmp_path / "one" / "a.nii.gz", mask(1))
-    told = ["labels", "import", str(tmp_path / "one"), str(studies)]
-    result = CliRunner().invoke(app, told, catch_exceptions=False)
+    command = ["labels", "import", str(tmp_path / "one"), str(studies)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 1
-    assert "labels that were given: none. Say what the values mean" in result.output
+    assert "given labels: none. Name the values" in result.output
     white = mask(1) * 255
     image(tmp_path / "white" / "a.nii.gz", white)
-    told = ["labels", "import", str(tmp_path / "white"), str(studies), "--labels", "lesion"]
-    assert CliRunner().invoke(app, told, catch_exceptions=False).exit_code == 0
+    command = ["labels", "import", str(tmp_path / "white"), str(studies), "--labels", "lesion"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
     (version,) = LabelHistory(studies).versions("a", "final")
     assert version.info["annotated_slices"] == {"lesion": [3]}
 
 
 def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_ADAPTERS", str(tmp_path / "adapters"))
-    from tests.support.little_series import write_little_series
+    from tests.support.small_series import write_small_series
 
     series = tmp_path / "studies" / "p1"
-    write_little_series(series)
+    write_small_series(series)
     slices = [pydicom.dcmread(file) for file in sorted(series.iterdir())]
     slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
     marked = np.zeros((len(slices), slices[0].Rows, slices[0].Columns), np.uint8)
@@ -173,22 +171,22 @@ def test_a_dicom_seg_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     (tmp_path / "theirs" / "p1").mkdir(parents=True)
     made.save_as(tmp_path / "theirs" / "p1" / "object")  # As a PACS exports it, without a suffix.
-    code_, said = run(tmp_path / "theirs", tmp_path / "studies")
-    assert (code_, "as the label of p1, spleen" in said) == (0, True), said
+    code_, output = run(tmp_path / "theirs", tmp_path / "studies")
+    assert (code_, "as the label of p1, spleen" in output) == (0, True), output
     file, info = LabelHistory(tmp_path / "studies").served("p1", "final")
     assert pydicom.dcmread(file).SOPInstanceUID == made.SOPInstanceUID
     assert list(info["annotated_slices"]) == ["spleen"]
 
 
 @pytest.mark.parametrize("what", ["labels", "studies"])
-def test_folders_that_are_not_there_are_said(studies: Path, tmp_path: Path, what: str) -> None:
+def test_missing_folders(studies: Path, tmp_path: Path, what: str) -> None:
     places = {"labels": studies, "studies": studies, what: tmp_path / "absent"}
     with pytest.raises(InputError, match="There is no folder .*absent"):
         run(places["labels"], places["studies"])
 
 
-def test_a_running_servers_list_takes_it(studies: Path, tmp_path: Path) -> None:
-    """The list that the server holds is read again."""
+def test_a_running_server_lists_imported_labels(studies: Path, tmp_path: Path) -> None:
+    """The server reads its index again."""
     from baps.server.datastores.folder import StudiesDatastore
 
     running = StudiesDatastore(str(studies), auto_reload=True, read_only=False)

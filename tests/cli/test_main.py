@@ -23,7 +23,7 @@ def test_an_error_is_one_sentence(
     assert capsys.readouterr().err == f"There is no adapter of {label}. There are adapters of: none.\n"
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["baps", "--version"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -31,24 +31,24 @@ def test_the_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert capsys.readouterr().out == f"{version('baps-monailabel')}\n"
 
 
-def test_help_needs_nothing_heavy() -> None:
+def test_help_imports_no_heavy_modules() -> None:
     heavy = "{'torch', 'monailabel', 'numpy', 'nibabel', 'requests', 'pydantic'}"
     program = f"import sys, baps.cli; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
-def test_users_are_not_told_what_libraries_say_to_programmers() -> None:
+def test_warnings_of_libraries_are_hidden() -> None:
     program = "import warnings, baps.cli as line; line.app = lambda: warnings.warn('Old.'); line.main()"
-    told = [
+    printed = [
         subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True).stderr
         for options in ([], ["-W", "default"])
     ]
-    assert told[0] == ""
-    assert "Old." in told[1]
+    assert printed[0] == ""
+    assert "Old." in printed[1]
 
 
-def test_a_name_of_version_01_gives_one_sentence() -> None:
+def test_an_old_name_gives_one_warning() -> None:
     program = "import sys, baps.cli; sys.argv = ['baps', 'adapters', 'list']; baps.cli.main()"
     environment = {**os.environ, "BAPS_AHEAD": "1", "BAPS_ADAPTERS": "/nowhere"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)

@@ -16,7 +16,7 @@ Run = Callable[..., list[Any]]
 
 @pytest.fixture
 def run() -> Run:
-    """Run a command that has one renamed option; what it read."""
+    """Return a function that runs a command with one renamed option, and returns what the command read."""
     app, read = typer.Typer(), []
 
     @app.command(cls=CommandWithOldOptions)

@@ -6,20 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
 from baps.errors import InputError
+from baps.fseft.adapter_file import adapter_record
+from baps.fseft.adapters import build_adapter
+from baps.fseft.models import load_organ_model
 from baps.imaging.volume import Volume
-from baps.io import write_nifti
+from baps.io import read_volume, write_nifti
 
 Run = Callable[..., str]
 
 
 @pytest.fixture
 def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -> Run:
-    """Runs ``baps organs`` on bright balls, 1 in their labels, of two patients; gives what was said."""
+    """Return a function that runs ``baps organs`` on bright balls of two patients, and returns the output."""
     for number in (0, 1):
         volume, ball = new_phantom(seed=number, shape=(40, 36, 20), spacing=(4.0, 4.0, 6.0))
         for folder, written in (("images", volume), ("labels", Volume(ball.astype(np.uint8), volume.affine))):
@@ -38,15 +43,15 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
 
 
 @pytest.mark.slow
-def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> None:
+def test_adapt_and_evaluate_a_new_organ(run: Run, tmp_path: Path) -> None:
     words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
-    said = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--queries", str(tmp_path / "images"))
-    assert "does not know tumour" in said
-    assert "Better: the adapter is" in said
+    output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--unlabelled", str(tmp_path / "images"))
+    assert "does not know tumour" in output
+    assert "Better: the adapter is" in output
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["tumour"]
 
-    said = run("evaluate", "--organ", "tumour", "--json", str(tmp_path / "before.json"))
-    assert "its mask is empty" in said
+    output = run("evaluate", "--organ", "tumour", "--json", str(tmp_path / "before.json"))
+    assert "its mask is empty" in output
     before = json.loads((tmp_path / "before.json").read_text())
     assert (before["dice"], before["hd95"], before["cases"]["ball0.nii.gz"]["surface"]) == (0.0, None, None)
 
@@ -68,19 +73,19 @@ def test_adapting_to_a_new_organ_and_measuring_it(run: Run, tmp_path: Path) -> N
         run("evaluate", "--organ", "liver", *adapter, "--json", str(tmp_path / "after.json"))
 
 
-def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -> None:
+def test_a_rejected_candidate(run: Run, tmp_path: Path) -> None:
     (tmp_path / "spleen").write_text("an older one")
-    said = run(
+    output = run(
         "adapt", "--organ", "spleen", "--epochs", "1", "--learning-rate", "1e-9", "--out", str(tmp_path / "spleen")
     )
-    assert "Not better: the candidate is" in said
-    assert "is still the earlier one" in said
+    assert "Not better: the candidate is" in output
+    assert "is still the earlier adapter" in output
     assert (tmp_path / "spleen.rejected").stat().st_size > 0
     assert (tmp_path / "spleen").read_text() == "an older one"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--model", "magic"), "no organ model named 'magic'"),
         (("--model", "fseft"), "needs weights"),
@@ -88,6 +93,38 @@ def test_a_candidate_that_does_not_help_is_put_aside(run: Run, tmp_path: Path) -
         (("--device", "magic"), "no device 'magic'"),
     ],
 )
-def test_what_cannot_be_done(run: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_errors(run: Run, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         run("adapt", "--organ", "spleen", "--out", str(tmp_path / "out"), *words)
+
+
+def test_segment(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -> None:
+    image, out, file = tmp_path / "image.nii.gz", tmp_path / "mask.nrrd", tmp_path / "tumour.adapter"
+    volume, _ = new_phantom(shape=(40, 36, 20), spacing=(4.0, 4.0, 6.0))
+    write_nifti(image, volume)
+    model = load_organ_model()
+    adapter = build_adapter("linear_probe", model.network, "tumour")
+    with torch.no_grad():
+        dict(adapter.named_parameters())["head.bias"].fill_(50.0)
+    record = {"adapter": adapter_record("linear_probe", "tumour", False, 0), "black_box": model.to_dict()}
+    write_adapter(file, adapter, record)
+
+    def segment(*words: str) -> str:
+        words = ("organs", "segment", str(image), *words, "--out", str(out), "--device", "cpu")
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "none, the unadapted model" in segment("spleen")
+    assert read_volume(out).same_geometry(volume)
+    assert str(file) in segment("tumour", "--adapter", str(file))
+    assert read_volume(out).voxels.mean() > 0.5
+    out.unlink()
+    for words, message in (
+        (("tumour",), "does not know tumour. Give an adapter, or one of: "),
+        (("spleen", "--adapter", str(file)), "trained for tumour, not for spleen"),
+        (("spleen", "--adapter", str(image)), "not an adapter of this project"),
+    ):
+        with pytest.raises(InputError, match=message):
+            segment(*words)
+    assert not out.exists()

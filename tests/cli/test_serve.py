@@ -12,16 +12,16 @@ import requests
 from typer.testing import CliRunner
 
 from baps.cli import app
+from baps.demo.server import free_port
 from baps.errors import InputError
-from demo.server import free_port
 
 
 class ExecutedError(Exception):
-    """In place of what os.execve would make of this process."""
+    """Raised in place of ``os.execve``."""
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _replace_execve(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(program: str, command: list[str], environment: dict[str, str]) -> None:
         raise ExecutedError(program, command, environment)
 
@@ -29,7 +29,7 @@ def _nothing_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _serve(*words: str) -> tuple[list[str], dict[str, str]]:
-    """Runs ``baps serve`` up to the moment when it becomes the server; the command line and the environment."""
+    """Run ``baps serve`` up to ``os.execve``, and return the command line and the environment."""
     with pytest.raises(ExecutedError) as caught:
         CliRunner().invoke(app, ["serve", *words], catch_exceptions=False)
     program, command, environment = caught.value.args
@@ -68,7 +68,7 @@ def test_options_reach_the_server(tmp_path: Path) -> None:
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == "false"
 
 
-def test_the_empty_variables_of_make_hide_no_others(tmp_path: Path) -> None:
+def test_empty_options_count_as_missing(tmp_path: Path) -> None:
     names = ("labels", "black-box", "weights", "remote", "adapters", "config")
     empty = [word for name in names for word in (f"--{name}", "")]
     command, _ = _serve(str(tmp_path), "--port", str(free_port()), *empty)
@@ -86,21 +86,21 @@ def test_the_empty_variables_of_make_hide_no_others(tmp_path: Path) -> None:
         (("--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],
 )
-def test_what_cannot_be_served_is_refused_before_the_server_starts(
+def test_invalid_settings_are_refused_before_the_server_starts(
     tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(app, ["serve", str(tmp_path), *words], catch_exceptions=False)
 
 
-def test_studies_that_are_not_there_are_not_made(tmp_path: Path) -> None:
+def test_missing_studies_are_not_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent"):
         CliRunner().invoke(app, ["serve", str(tmp_path / "absent")], catch_exceptions=False)
     assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.slow
-def test_the_server_itself_gets_the_signal(tmp_path: Path) -> None:
+def test_the_server_gets_the_signal(tmp_path: Path) -> None:
     port = free_port()
     program = "from baps.cli import main; main()"
     words = ["serve", str(tmp_path), "--port", str(port), "--labels", "spleen", "--adapters", str(tmp_path / "a")]

@@ -15,14 +15,14 @@ def _run(*words: object) -> str:
     return done.output if done.exit_code == 0 else f"exit {done.exit_code}: {done.output}"
 
 
-def test_from_the_first_to_the_last_day_of_a_user(tmp_path: Path) -> None:
+def test_add_renew_and_remove(tmp_path: Path) -> None:
     file = tmp_path / "users.json"
     token = _run("add", "anna", "--role", "trainer", "--file", file, "--days", 30).split()[-1]
-    found = Users(file).find(token)
-    assert found is not None
-    assert found.role.value == "trainer"
+    user = Users(file).find(token)
+    assert user is not None
+    assert user.role.value == "trainer"
     listed = _run("list", "--file", file)
-    assert ("anna" in listed, "trainer" in listed, f"{found.expires:%Y-%m-%d}" in listed) == (True, True, True)
+    assert ("anna" in listed, "trainer" in listed, f"{user.expires:%Y-%m-%d}" in listed) == (True, True, True)
     assert token not in listed
     renewed = _run("renew", "anna", "--file", file).split()[-1]
     assert Users(file).find(token) is None
@@ -31,15 +31,15 @@ def test_from_the_first_to_the_last_day_of_a_user(tmp_path: Path) -> None:
     assert Users(file).all() == {}
 
 
-def test_the_file_of_the_settings_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="Name the file of users"):
+def test_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="Give the file of users"):
         _run("list")
     monkeypatch.setenv("BAPS_USERS", str(tmp_path / "users.json"))
     _run("add", "anna", "--role", "admin")
     assert "anna" in _run("list")
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_errors(tmp_path: Path) -> None:
     assert _run("add", "anna", "--role", "chief", "--file", tmp_path / "u.json").startswith("exit 2")
     with pytest.raises(BapsError, match="not a valid user name"):
         _run("add", "a b", "--role", "admin", "--file", tmp_path / "u.json")

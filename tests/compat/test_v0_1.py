@@ -1,8 +1,8 @@
-"""What version 0.1 left on disk goes on working: settings, adapters, labels, users, secrets and the audit file.
+"""Files of version 0.1 still work: settings, adapters, labels, users, secrets and the audit file.
 
-``tests/fixtures/v0_1/README.md`` says how the files were made. ``expected/`` holds what version 0.1 itself made of
-them, written by the functions of this file at that commit. Every test works on a copy: nothing is written into the
-repository.
+``tests/fixtures/v0_1/README.md`` says how the files were made. ``expected/`` has the results of version 0.1 for
+them, written by the functions of this file at that commit. Every test works on a copy, so that nothing is written into
+the repository.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
 from baps.utils.deprecation import OldNameWarning
 from baps.utils.limits import max_volume_bytes
+from tests.support.paths import ROOT, SAMPLE_DATA
 
-ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1"
-SAMPLES = ROOT / "sample-data" / "ct" / "images"
+SAMPLES = SAMPLE_DATA / "ct" / "images"
 
-# A rename is told here, and only here: {name in version 0.1: name now}. A name that is not listed is still the same.
+# All renames: {name in version 0.1: name now}. Names that are not listed are unchanged.
 SETTINGS = {
     "ahead": "prefetch_slices",
     "most_upload_mb": "max_upload_mb",
@@ -78,7 +78,13 @@ TRAINING = {
     "rate": "learning_rate",
 }
 ORGAN_TRAINING = {"rate": "learning_rate"}
-OPTIONS = {"corrected": "correction_ratio", "rate": "learning_rate"}
+OPTIONS = {
+    "corrected": "correction_ratio",
+    "optimizer": "optimiser",
+    "queries": "unlabelled",
+    "rate": "learning_rate",
+    "zero_shot": "unadapted",
+}
 """Of the parameters of the commands' functions."""
 STATUSES = {"passed": "accepted", "refused": "rejected"}
 """What a check said of an adapter."""
@@ -103,7 +109,7 @@ UNSURE = 1e-3
 
 @dataclass(frozen=True)
 class Site:
-    """A copy of what version 0.1 left."""
+    """A copy of the files of version 0.1."""
 
     folder: Path
 
@@ -124,13 +130,13 @@ class Site:
         return StudiesDatastore(str(self.studies), False, False)
 
     def image(self, name: str) -> Path:
-        """A volume of the site, or one of the sample data: ``samples/ct_09``."""
+        """Return the path of a volume of the site, or of the sample data: ``samples/ct_09``."""
         folder, _, case = name.rpartition("/")
         return (SAMPLES if folder else self.studies) / f"{case}.nii.gz"
 
 
 def copy_site(folder: Path) -> Site:
-    """Copy the fixture, with the permissions that git does not keep."""
+    """Copy the fixture, with the permissions that git does not store."""
     shutil.copytree(FIXTURE, folder)
     for path in (folder / "adapters" / "audit.jsonl.key", *(folder / "secrets").iterdir()):
         path.chmod(0o600)
@@ -148,25 +154,25 @@ def organ_model() -> OrganModel:
 
 
 def expected(name: str) -> Any:
-    """What version 0.1 made of its files."""
+    """Read the results of version 0.1."""
     return json.loads((FIXTURE / "expected" / f"{name}.json").read_text())
 
 
 def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Values by what their names are now."""
+    """Rename the keys of version 0.1 to the new ones."""
     return {names.get(name, name): value for name, value in values.items()}
 
 
 @contextmanager
 def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iterator[None]:
-    """Demand one warning for each old name, which names the new one, and no other."""
+    """Check that there is exactly one warning for each old name, which gives the new one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OldNameWarning)
         yield
     sentences = [str(one.message) for one in caught if issubclass(one.category, OldNameWarning)]
-    wanted = {old: names[old] for old in old_names if old in names}
-    assert len(sentences) == len(wanted), sentences
-    for old, new in wanted.items():
+    requested = {old: names[old] for old in old_names if old in names}
+    assert len(sentences) == len(requested), sentences
+    for old, new in requested.items():
         (sentence,) = [one for one in sentences if one.startswith(f"{old} ")]
         assert f"is now called {new}." in sentence
 
@@ -175,7 +181,7 @@ def one_warning_each(old_names: Iterable[str], names: Mapping[str, str]) -> Iter
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON has it."""
+    """Convert a setting to JSON values."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -189,7 +195,7 @@ def environment() -> dict[str, str]:
 
 
 def read_of(source: str) -> Settings:
-    """The settings of a file, the environment or ``--conf`` pairs."""
+    """Read settings from a file, the environment or ``--conf`` pairs."""
     if source == "environment":
         return read_settings({}, environment())
     if source == "conf.json":
@@ -203,20 +209,20 @@ SOURCES = [*sorted(path.name for path in (FIXTURE / "settings").glob("*.json")),
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_settings_are_read_as_before(source: str) -> None:
-    wanted = expected("settings")[source]
-    names, old_names = SETTINGS, set(wanted)
+    requested = expected("settings")[source]
+    names, old_names = SETTINGS, set(requested)
     if source == "empty_values.json":
         old_names = set(json.loads((FIXTURE / "settings" / source).read_text()))
     elif source == "environment":
         names = {f"BAPS_{old.upper()}": f"BAPS_{new.upper()}" for old, new in SETTINGS.items()}
-        old_names = {f"BAPS_{old.upper()}" for old in wanted}
+        old_names = {f"BAPS_{old.upper()}" for old in requested}
     with one_warning_each(old_names, names):
         settings = read_of(source)
-    found = {name: plain(getattr(settings, name)) for name in renamed(wanted, SETTINGS)}
-    assert found == renamed(wanted, SETTINGS)
+    results = {name: plain(getattr(settings, name)) for name in renamed(requested, SETTINGS)}
+    assert results == renamed(requested, SETTINGS)
 
 
-def test_every_setting_of_version_0_1_is_among_them() -> None:
+def test_fixture_has_every_setting_of_version_0_1() -> None:
     names = set(expected("settings")["every_setting.json"])
     assert len(names) == 38
     assert {f"BAPS_{name.upper()}" for name in names} <= set(environment())
@@ -231,12 +237,12 @@ def test_an_empty_value_means_the_default_as_before() -> None:
 def test_a_remote_model_is_described_as_before() -> None:
     remote = read_of("remote.json").remote_model
     assert remote is not None
-    wanted = {"address": "grpc://10.0.0.5:8081/sam", "side": 768, "batch_size": 2, "prompts": "boxes"}
-    wanted |= {"timeout": 30.0, "patience": 300.0}
-    assert asdict(remote) == renamed(wanted, REMOTE)
+    requested = {"address": "grpc://10.0.0.5:8081/sam", "side": 768, "batch_size": 2, "prompts": "boxes"}
+    requested |= {"timeout": 30.0, "patience": 300.0}
+    assert asdict(remote) == renamed(requested, REMOTE)
 
 
-def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_variables_are_read_as_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     variables = environment()
     provider = read_openid(site.folder / "secrets" / "openid.json", variables)
     assert provider.client_secret == variables["BAPS_OPENID_SECRET"]
@@ -247,7 +253,7 @@ def test_variables_that_are_no_settings_count_as_before(site: Site, monkeypatch:
     monkeypatch.delenv("BAPS_MAX_VOLUME_MB", raising=False)
     with one_warning_each(["BAPS_MOST_VOLUME_MB"], {"BAPS_MOST_VOLUME_MB": "BAPS_MAX_VOLUME_MB"}):
         assert max_volume_bytes() == 2048 << 20
-    with pytest.raises(BapsError, match="token"):  # It is read: it must not travel unencrypted.
+    with pytest.raises(BapsError, match="token"):  # The token is read: it must not be sent unencrypted.
         connect(Address.parse("http://models.hospital:8000/sam"), 1.0)
     file = site.folder / "settings" / "folder.json"
     assert read_settings({}, {"BAPS_CONFIG": str(file)}) == read_settings({"config": str(file)}, {})
@@ -266,15 +272,15 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
 
     for command in commands(command_line):
         monkeypatch.setattr(command, "callback", recording(command.callback))
-    options = {f"--{old}": f"--{new.replace('_', '-')}" for old, new in OPTIONS.items()}
+    options = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in OPTIONS.items()}
     with one_warning_each(line["words"], options):
         command_line(list(line["words"]), standalone_mode=False)
-    wanted = renamed(line["read"], OPTIONS)
-    assert {name: read.get(name) for name in wanted} == wanted
+    requested = renamed(line["read"], OPTIONS)
+    assert {name: read.get(name) for name in requested} == requested
 
 
 def commands(app: typer.Typer) -> Iterator[Any]:
-    """All commands, also those of groups."""
+    """List all commands, including those of groups."""
     yield from app.registered_commands
     for group in app.registered_groups:
         assert group.typer_instance is not None
@@ -292,52 +298,52 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
     names = TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING
     with one_warning_each(line["request"], names):
         settings = trainer._settings(trainer.read_options(dict(line["request"])))
-    wanted = renamed(line["settings"], names)
-    assert {name: getattr(settings, name) for name in wanted} == wanted
+    requested = renamed(line["settings"], names)
+    assert {name: getattr(settings, name) for name in requested} == requested
 
 
 # Adapters.
 
 
 def adapter_facts(store: AdapterStore) -> dict[str, Any]:
-    """All versions of a store, in the words of version 0.1."""
+    """Describe all versions of a store, with the keys of version 0.1."""
     keys = ("parent", "created", "known_patients", "fingerprint", "adapter_sha256", "verdict", "status")
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for label in store.labels():
         versions = {}
         for version in store.versions(label):
             record = store.record(label, version)
             versions[version] = {key: record.get(RECORD.get(key, key)) for key in keys}
             versions[version]["was_served"] = store.was_served(label, version)
-        found[label] = {"versions": versions, "published": store.published(label)}
-    return found
+        result[label] = {"versions": versions, "published": store.published(label)}
+    return result
 
 
 @pytest.mark.parametrize("kind", ["adapters", "organs"])
 def test_versions_of_adapters_are_listed_as_before(site: Site, kind: str) -> None:
-    wanted = expected("adapters")[kind]
-    for label in wanted.values():
+    requested = expected("adapters")[kind]
+    for label in requested.values():
         for version in label["versions"].values():
             version["status"] = STATUSES.get(version["status"], version["status"])
-    assert adapter_facts(site.store if kind == "adapters" else site.organ_store) == wanted
+    assert adapter_facts(site.store if kind == "adapters" else site.organ_store) == requested
 
 
 def clicks() -> list[dict[str, Any]]:
-    """Requests as viewers send them, and the image that each is about."""
+    """Read requests of viewers, and the image of each."""
     return json.loads((FIXTURE / "expected" / "clicks.json").read_text())
 
 
 def probability(segmenter: Segmenter, site: Site, request: Mapping[str, Any], label: str, adapted: bool = True) -> Any:
-    """What is answered to a click, and by which adapter."""
+    """Segment a click; return the probabilities and the adapter that answered."""
     image = site.image(request["image"])
     volume, _ = segmenter.volume(image)
     click = read_click({**request["click"], "label": label}, volume, list(LABELS))
-    answer = segmenter.segment(image, click.plane, click.prompt, label, adapted)
+    answer = segmenter.segment(image, click.plane, click.prompt, segmenter.load_adapter(label) if adapted else None)
     return answer.probability, answer.adapter
 
 
 def answers(site: Site, black_box: BlackBox) -> Iterator[tuple[str, NDArray[np.float32], Any]]:
-    """Every adapter of the store asked every click: a name, the probabilities, and which adapter answered."""
+    """Segment every click with every adapter; yields a name, the probabilities, and the adapter that answered."""
     store = site.store
     for file in sorted((site.folder / "adapter_files").glob("*.safetensors*")):
         adapter, record = read_adapter(file)
@@ -354,21 +360,21 @@ def answers(site: Site, black_box: BlackBox) -> Iterator[tuple[str, NDArray[np.f
 
 def test_adapters_serve_the_same_masks(site: Site, bundled: BlackBox) -> None:
     served_at_first = {label: site.store.published(label) for label in site.store.labels()}
-    wanted, answered = np.load(FIXTURE / "expected" / "masks.npz"), expected("answered_by")
+    requested, answered = np.load(FIXTURE / "expected" / "masks.npz"), expected("answered_by")
     names = []
-    for name, found, by in answers(site, bundled):
+    for name, result, by in answers(site, bundled):
         names.append(name)
-        mask = wanted[name]
-        assert mask.shape == found.shape, name
-        differs = ((found > 0.5) != mask) & (np.abs(found - 0.5) > UNSURE)
+        mask = requested[name]
+        assert mask.shape == result.shape, name
+        differs = ((result > 0.5) != mask) & (np.abs(result - 0.5) > UNSURE)
         assert not differs.any(), f"{name}: {differs.sum()} of {mask.sum()} voxels"
         assert (list(by) if by else None) == answered[name], name
-    assert sorted(names) == sorted(wanted.files)
+    assert sorted(names) == sorted(requested.files)
     assert served_at_first == {label: one["published"] for label, one in expected("adapters")["adapters"].items()}
 
 
 def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[Any]]]:
-    """What the site serves and what the model answers without adapters, as masks; each adapter's probabilities."""
+    """Compute the masks of the served adapters and of the unadapted model, and each adapter's probabilities."""
     store, readings = site.organ_store, FeatureCache(site.folder / "readings")
     volume = read_volume(site.image("ct_05"))
     prepared = preprocess(volume, model.spacing, model.side)
@@ -389,20 +395,20 @@ def organ_answers(site: Site, model: OrganModel) -> Iterator[tuple[str, NDArray[
     yield "unadapted", segment()
 
 
-def test_organ_adapters_answer_the_same(site: Site, organ_model: OrganModel) -> None:
-    wanted, names = np.load(FIXTURE / "expected" / "organs.npz"), []
-    for name, found in organ_answers(site, organ_model):
+def test_organ_adapters_give_the_same_masks(site: Site, organ_model: OrganModel) -> None:
+    requested, names = np.load(FIXTURE / "expected" / "organs.npz"), []
+    for name, result in organ_answers(site, organ_model):
         names.append(name)
-        if found.dtype == np.uint8:
-            assert (found != wanted[name]).sum() <= 0.002 * wanted[name].astype(bool).sum(), name
+        if result.dtype == np.uint8:
+            assert (result != requested[name]).sum() <= 0.002 * requested[name].astype(bool).sum(), name
         else:
-            np.testing.assert_allclose(found, wanted[name], atol=2e-3, err_msg=name)
-            assert wanted[name].std() > 0.005, name  # An answer that is the same everywhere would prove little.
-    assert sorted(names) == sorted(wanted.files)
+            np.testing.assert_allclose(result, requested[name], atol=2e-3, err_msg=name)
+            assert requested[name].std() > 0.005, name  # A constant mask would prove little.
+    assert sorted(names) == sorted(requested.files)
 
 
 def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
-    """Labelled slices of an organ, as the server's trainer takes them from the labels of the site."""
+    """Load the labelled slices of an organ as the server's trainer does."""
     cases, _ = labelled_cases(site.datastore, LABELS, {})
     slices, skipped = load_cases(cases[organ], black_box.capabilities.input_size, 24, site.folder)
     assert not skipped
@@ -413,17 +419,17 @@ class EnoughError(Exception):
     """Ends a training."""
 
 
-def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every answer of its log is used again, and only then the model is asked. It is stopped again after one answer."""
+def test_stopped_training_resumes(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All answers of the log are used before the model is queried. The training is stopped after one new answer."""
     log, settings = site.store.log("spleen"), AdaptationSettings(**renamed({"max_images": 200, "seed": 7}, TRAINING))
     kept, before, segment = log.read_text().splitlines(), bundled.images_queried, bundled.segment
     recalled = json.loads(kept[-1])["images"]
     assert recalled > 0
 
-    def ask(*asked: Any) -> NDArray[np.float32]:
+    def ask(*queried: Any) -> NDArray[np.float32]:
         if len(log.read_text().splitlines()) > len(kept):
             raise EnoughError
-        return segment(*asked)
+        return segment(*queried)
 
     slices = training_slices(site, bundled, "spleen")
     monkeypatch.setattr(bundled, "segment", ask)
@@ -434,24 +440,24 @@ def test_a_training_that_was_stopped_goes_on(site: Site, bundled: BlackBox, monk
     assert bundled.images_queried - before == json.loads(lines[-1])["images"] - recalled > 0
 
 
-def test_a_training_that_was_done_is_not_done_again(site: Site, bundled: BlackBox) -> None:
-    wanted = expected("retrained")
-    settings, before = AdaptationSettings(**renamed(wanted["settings"], TRAINING)), bundled.images_queried
-    slices = training_slices(site, bundled, wanted["label"])
-    result = adapt_and_publish(site.store, (wanted["label"],), bundled, slices, settings)
-    assert result["version"] == wanted["version"]
+def test_finished_training_is_not_repeated(site: Site, bundled: BlackBox) -> None:
+    requested = expected("retrained")
+    settings, before = AdaptationSettings(**renamed(requested["settings"], TRAINING)), bundled.images_queried
+    slices = training_slices(site, bundled, requested["label"])
+    result = adapt_and_publish(site.store, (requested["label"],), bundled, slices, settings)
+    assert result["version"] == requested["version"]
     assert bundled.images_queried == before
 
 
 # Labels.
 
 
-def digest(voxels: NDArray[Any]) -> str:
+def sha256(voxels: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(voxels, np.uint8).tobytes()).hexdigest()[:16]
 
 
 def label_facts(site: Site) -> dict[str, Any]:
-    """Every version of every label, and what is served and trained on."""
+    """Describe every version of every label, and the labels that are served and trained on."""
     history, datastore = LabelHistory(site.studies), site.datastore
     labels: dict[str, Any] = {}
     for image, tag in history.labels():
@@ -461,8 +467,8 @@ def label_facts(site: Site) -> dict[str, Any]:
             old_keys = {new: old for old, new in LABEL_INFO.items()}
             info = {old_keys.get(key, key): value for key, value in version.info.items() if key != "label_info"}
             names = {one["name"]: one["idx"] for one in version.info["label_info"]}
-            found = read_label_map(version.file, volume)
-            masks = {name: digest(found.mask(value)) for name, value in names.items()}
+            result = read_label_map(version.file, volume)
+            masks = {name: sha256(result.mask(value)) for name, value in names.items()}
             facts = {"name": version.name, "sha256": version.sha256, "info": info, "names": names, "masks": masks}
             versions.append({**facts, "is_evidence": version.used_in_training})
         file, info = history.served(image, tag)
@@ -476,15 +482,15 @@ def label_facts(site: Site) -> dict[str, Any]:
         organ: [
             {"labels": str(case.labels.relative_to(site.studies)), "value": case.value, "patient": case.patient,
              "covered": sorted(case.annotated_slices) if case.annotated_slices is not None else None}
-            for case in found
+            for case in result
         ]
-        for organ, found in cases.items()
+        for organ, result in cases.items()
     }  # fmt: skip
     lists = {"labelled": sorted(datastore.get_labeled_images()), "unlabelled": sorted(datastore.get_unlabeled_images())}
     return {"labels": labels, "trained": trained, "left_out": sorted(skipped), "images": lists}
 
 
-def test_labels_are_what_they_were(site: Site) -> None:
+def test_labels_are_read_as_before(site: Site) -> None:
     assert label_facts(site) == expected("labels")
 
 
@@ -499,24 +505,24 @@ def test_labels_can_be_restored_and_confirmed(site: Site) -> None:
     assert case.labels.read_bytes() == history.served("ct_02", "final")[0].read_bytes()
 
 
-# Users, secrets, and who did what.
+# Users, secrets and the audit file.
 
 
-def test_users_are_known_by_their_tokens(site: Site) -> None:
+def test_users_are_recognised_by_their_tokens(site: Site) -> None:
     users = Users(site.folder / "secrets" / "users.json")
     roles = {"anna": "annotator", "ben": "annotator", "tess": "trainer"}
     assert {name: user.role.value for name, user in users.all().items()} == roles
     for name, token in TOKENS.items():
-        found = users.find(token)
-        assert found is not None
-        assert (found.name, found.expires is None) == (name, name != "tess")
+        result = users.find(token)
+        assert result is not None
+        assert (result.name, result.expires is None) == (name, name != "tess")
     assert users.find("baps_another") is None
 
 
 def test_secrets_are_read_as_before(site: Site) -> None:
     provider = json.loads((site.folder / "secrets" / "openid.json").read_text())
-    found = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
-    assert found == provider
+    result = read_openid(site.folder / "secrets" / "openid.json", {}).model_dump(mode="json", exclude_none=True)
+    assert result == provider
     login = read_pacs_credentials(site.folder / "secrets" / "pacs_login.json", {})
     assert (login.user, login.password) == ("baps", "another-password-for-tests-only")
 
@@ -526,12 +532,12 @@ def audit_facts(site: Site) -> dict[str, Any]:
     return asdict(check)
 
 
-def test_the_audit_file_is_whole_as_before(site: Site) -> None:
+def test_audit_file_is_verified_as_before(site: Site) -> None:
     assert audit_facts(site) == expected("audit")
     assert check_audit(site.folder / "adapters" / "audit.jsonl", expected("audit")["last"]["chain"]).breaks == []
 
 
-def test_the_audit_file_goes_on(site: Site) -> None:
+def test_audit_file_is_continued(site: Site) -> None:
     file = site.folder / "adapters" / "audit.jsonl"
     before = check_audit(file)
     AuditFile(file).add({"user": "anna", "what": "segment"})

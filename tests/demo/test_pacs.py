@@ -1,5 +1,3 @@
-"""``make pacs``, as a person starts it."""
-
 from __future__ import annotations
 
 import os
@@ -14,19 +12,19 @@ import psutil
 import pytest
 import requests
 
+from baps.demo.server import free_port
 from demo import loopback, orthanc, pacs
-from demo.server import free_port
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_a_pacs_and_the_server_beside_it(tmp_path: Path, end: signal.Signals) -> None:
+def test_make_pacs(tmp_path: Path, end: signal.Signals) -> None:
     port, log = free_port(), tmp_path / "pacs.txt"
     command = [sys.executable, "-m", "demo.pacs", "--port", str(port)]
-    command += [] if loopback.possible() else ["--open"]  # As a container may be, where tests run too.
+    command += [] if loopback.is_possible() else ["--open"]  # Tests also run in containers that allow no namespaces.
     with log.open("w") as output:
-        # Where the tests run in the background they ignore SIGINT, and would hand that on.
+        # Tests in the background ignore SIGINT, and their children would too.
         child = subprocess.Popen(
             command, stdout=output, env={**os.environ, "PYTHONUNBUFFERED": "1"}, restore_signals=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -51,16 +49,16 @@ def test_a_pacs_and_the_server_beside_it(tmp_path: Path, end: signal.Signals) ->
         child.kill()
 
 
-def test_without_orthanc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_orthanc_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orthanc, "PROGRAM", None)
     with pytest.raises(SystemExit, match="apt-get install orthanc orthanc-dicomweb"):
         pacs.main(free_port())
 
 
-def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orthanc, "missing", lambda: "")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
         with pytest.raises(SystemExit, match="cannot be used"):
-            pacs.main(taken.getsockname()[1])
+            pacs.main(other.getsockname()[1])

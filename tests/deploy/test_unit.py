@@ -1,4 +1,4 @@
-"""The systemd unit: understood by systemd, and it starts what is there."""
+"""The systemd unit is valid and starts the server of a checkout."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def _analyze(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _copy(folder: Path) -> Path:
-    """The unit, with a program that is on this machine, for systemd looks for it."""
+    """Copy the unit with a program that exists on this machine, because systemd checks it."""
     (folder / "baps.service").write_text(UNIT.read_text().replace("/opt/baps/.venv/bin/baps", "/bin/true"))
     return folder / "baps.service"
 
 
 @needs_systemd
-def test_systemd_understands_every_line(tmp_path: Path) -> None:
-    done = _analyze("verify", "--man=no", str(_copy(tmp_path)))
-    said = [line for line in done.stderr.splitlines() if "baps.service" in line]
-    assert (done.returncode, said) == (0, []), done.stderr
+def test_systemd_verifies_the_unit(tmp_path: Path) -> None:
+    process = _analyze("verify", "--man=no", str(_copy(tmp_path)))
+    messages = [line for line in process.stderr.splitlines() if "baps.service" in line]
+    assert (process.returncode, messages) == (0, []), process.stderr
     wrong = _copy(tmp_path)
     wrong.write_text(wrong.read_text().replace("ProtectSystem=strict", "ProtectSystem=mostly"))
     assert "baps.service" in _analyze("verify", "--man=no", str(wrong)).stderr
 
 
 @needs_systemd
-def test_systemd_counts_it_among_the_safe_ones(tmp_path: Path) -> None:
+def test_systemd_rates_the_unit_as_safe(tmp_path: Path) -> None:
     if "--offline" not in _analyze("--help").stdout:
         pytest.skip("this systemd-analyze does not judge units that are not loaded")
-    # Thousandths: 2000 is "OK" at its best, and what a unit without any of this has is 9600.
-    done = _analyze("security", "--offline=true", "--threshold=20", str(_copy(tmp_path)))
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    # The threshold is exposure times 10: 20 is "OK", and a unit without protection has 96.
+    process = _analyze("security", "--offline=true", "--threshold=20", str(_copy(tmp_path)))
+    assert process.returncode == 0, process.stdout[-300:] + process.stderr
 
 
-def test_it_starts_what_a_checkout_has() -> None:
+def test_unit_starts_the_server_of_a_checkout() -> None:
     parser = configparser.RawConfigParser(strict=False)
     parser.read_string(UNIT.read_text())
     service = parser["Service"]
@@ -65,10 +65,10 @@ def test_it_starts_what_a_checkout_has() -> None:
     assert (ROOT / "docs" / "how-to" / "deploy.md").is_file()
 
 
-def test_the_settings_in_its_environment_are_known(tmp_path: Path) -> None:
+def test_environment_file_has_known_settings(tmp_path: Path) -> None:
     environment = _environment()
     assert {"STUDIES", "BAPS_USERS", "BAPS_OPENID", "BAPS_PACS_CREDENTIALS", "HOME"} <= environment.keys()
-    named = {name[5:].lower(): value for name, value in environment.items() if name.startswith("BAPS_")}
-    (tmp_path / "site.json").write_text(json.dumps(named))
-    read_settings({"config": str(tmp_path / "site.json")}, {})  # An unknown one is an error.
-    assert read_settings({}, environment).closed
+    settings = {name[5:].lower(): value for name, value in environment.items() if name.startswith("BAPS_")}
+    (tmp_path / "site.json").write_text(json.dumps(settings))
+    read_settings({"config": str(tmp_path / "site.json")}, {})  # An unknown setting is an error.
+    assert read_settings({}, environment).requires_login

@@ -20,7 +20,7 @@ Phantom = tuple[Volume, NDArray[np.bool_]]
 
 @pytest.fixture
 def new_case(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[..., Case]:
-    """Writes a phantom and its label 3 to disk; ``change`` may spoil the label."""
+    """Return a function that writes a phantom and its label 3; ``change`` may damage the label."""
 
     def make(
         name: str = "one",
@@ -38,7 +38,7 @@ def new_case(tmp_path: Path, new_phantom: Callable[..., Phantom]) -> Callable[..
     return make
 
 
-def test_slices_show_the_organ(new_case: Callable[..., Case]) -> None:
+def test_slices_contain_the_organ(new_case: Callable[..., Case]) -> None:
     slices = labelled_slices(new_case(), side=64, max_slices=24)
     assert 3 <= len(slices) <= 12
     for piece in slices:
@@ -56,7 +56,7 @@ def test_slices_show_the_organ(new_case: Callable[..., Case]) -> None:
         assert inside > outside + 100
 
 
-def test_no_more_than_asked_and_evenly_spaced(new_case: Callable[..., Case]) -> None:
+def test_slices_are_limited_and_evenly_spaced(new_case: Callable[..., Case]) -> None:
     case = new_case(shape=(40, 36, 40), spacing=(1.0, 1.0, 1.0))
     every = labelled_slices(case, 64, 100)
     three = labelled_slices(case, 64, 3)
@@ -66,7 +66,7 @@ def test_no_more_than_asked_and_evenly_spaced(new_case: Callable[..., Case]) -> 
         assert any(np.array_equal(chosen.image, every[near].image) for near in {int(row), round(row), int(row + 0.5)})
 
 
-def test_thin_ends_of_the_organ_are_left_out(new_case: Callable[..., Case]) -> None:
+def test_thin_ends_of_the_organ_are_skipped(new_case: Callable[..., Case]) -> None:
     def cone(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         voxels[:] = 0
         voxels[10:30, 10:30, 4:8] = 3
@@ -83,20 +83,20 @@ def test_a_given_window_is_used(new_case: Callable[..., Case]) -> None:
     assert max(int(piece.image.max()) for piece in slices) < 40
 
 
-def test_truth_and_image_lie_on_one_another_with_oblong_voxels(new_case: Callable[..., Case]) -> None:
+def test_mask_and_image_are_aligned_for_anisotropic_voxels(new_case: Callable[..., Case]) -> None:
     for piece in labelled_slices(new_case(shape=(40, 18, 9), spacing=(1.0, 2.5, 3.0)), 96, 2):
         bright = piece.image[..., 0] > 128
         assert (bright & piece.target).sum() > 0.9 * (bright | piece.target).sum()
 
 
-def test_a_label_without_the_organ(new_case: Callable[..., Case]) -> None:
+def test_label_without_the_organ_is_refused(new_case: Callable[..., Case]) -> None:
     with pytest.raises(InputError, match=r"one_label\.nii\.gz has no voxel of value 4"):
         labelled_slices(new_case(value=4), 64, 24)
     with pytest.raises(InputError, match="has no voxel of value 3"):
         labelled_slices(new_case(change=np.zeros_like), 64, 24)
 
 
-def test_an_organ_that_is_too_small(new_case: Callable[..., Case]) -> None:
+def test_too_small_organ_is_refused(new_case: Callable[..., Case]) -> None:
     def dot(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         voxels[:] = 0
         voxels[20, 20, 5] = 3
@@ -106,12 +106,12 @@ def test_an_organ_that_is_too_small(new_case: Callable[..., Case]) -> None:
         labelled_slices(new_case(change=dot), 64, 24)
 
 
-def test_labels_of_another_geometry(new_case: Callable[..., Case]) -> None:
+def test_labels_of_another_geometry_are_refused(new_case: Callable[..., Case]) -> None:
     with pytest.raises(InputError, match="geometry of the image"):
         labelled_slices(new_case(change=lambda voxels: voxels[:, :, 1:]), 64, 24)
 
 
-def test_missing_files(new_case: Callable[..., Case]) -> None:
+def test_missing_files_are_errors(new_case: Callable[..., Case]) -> None:
     case = new_case()
     case.labels.unlink()
     with pytest.raises(NotFoundError, match="one_label"):
@@ -129,14 +129,14 @@ def test_one_broken_file_does_not_stop_the_others(new_case: Callable[..., Case])
     assert "no voxel of value 3" in skipped["five.nii.gz, label 3"]
 
 
-def test_no_cases() -> None:
+def test_no_usable_case_is_an_error() -> None:
     assert load_cases([], 64, 2) == ({}, {})
 
 
-def test_slices_that_are_not_covered_are_ignored(new_case: Callable[..., Case]) -> None:
+def test_unannotated_slices_are_ignored(new_case: Callable[..., Case]) -> None:
     case = new_case(shape=(40, 36, 40), spacing=(1.0, 1.0, 1.0))
     every = labelled_slices(case, 64, 100)
-    first = 20 - len(every) // 2  # The ball lies in the middle.
+    first = 20 - len(every) // 2  # The ball is in the middle.
     some = labelled_slices(replace(case, annotated_slices=frozenset({0, first + 3, first + 5, 39})), 64, 100)
     assert len(some) == 2
     for chosen, row in zip(some, (3, 5), strict=True):
@@ -144,8 +144,8 @@ def test_slices_that_are_not_covered_are_ignored(new_case: Callable[..., Case]) 
         np.testing.assert_array_equal(chosen.target, every[row].target)
 
 
-def test_the_largest_slice_that_is_covered_counts(new_case: Callable[..., Case]) -> None:
-    """Thin slices are left out beside a large one; where only thin ones are covered, they are what there is."""
+def test_largest_annotated_slice_is_the_reference(new_case: Callable[..., Case]) -> None:
+    """Thin slices are skipped if a large one is annotated; if only thin ones are annotated, they are used."""
 
     def cone(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         voxels[:] = 0
@@ -159,14 +159,14 @@ def test_the_largest_slice_that_is_covered_counts(new_case: Callable[..., Case])
 
 
 @pytest.mark.parametrize("covered", [frozenset(), frozenset({0}), frozenset({99})])
-def test_an_organ_on_no_covered_slice(new_case: Callable[..., Case], covered: frozenset[int]) -> None:
+def test_organ_on_no_annotated_slice_is_refused(new_case: Callable[..., Case], covered: frozenset[int]) -> None:
     with pytest.raises(InputError, match="every annotated slice"):
         labelled_slices(replace(new_case(), annotated_slices=covered), 64, 24)
 
 
 @pytest.fixture
 def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the volumes that are read from disk."""
+    """Record the names of the volumes that are read from disk."""
     names: list[str] = []
 
     def read(path: Path) -> Volume:
@@ -182,7 +182,7 @@ def _halves(voxels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return voxels
 
 
-def test_a_volume_is_read_once_for_all_labels_of_it(new_case: Callable[..., Case], files_read: list[str]) -> None:
+def test_volume_is_read_once_for_all_its_labels(new_case: Callable[..., Case], files_read: list[str]) -> None:
     left = new_case("one", change=_halves, value=1)
     reader = CaseReader()
     volume, organ, window = reader.read(left)
@@ -195,25 +195,25 @@ def test_a_volume_is_read_once_for_all_labels_of_it(new_case: Callable[..., Case
     assert not (organ & other).any()
     reader.read(new_case("two"))
     reader.read(left)
-    assert files_read == ["one.nii.gz", "two.nii.gz", "one.nii.gz"]  # One volume is kept, no more.
+    assert files_read == ["one.nii.gz", "two.nii.gz", "one.nii.gz"]  # Only one volume is cached.
 
 
 def test_other_labels_of_the_same_image_are_read(new_case: Callable[..., Case]) -> None:
-    one, other = new_case("one"), new_case("other", change=_halves)
+    first, other = new_case("one"), new_case("other", change=_halves)
     reader = CaseReader()
-    _, whole, _ = reader.read(one)
-    _, half, _ = reader.read(replace(one, labels=other.labels))
-    assert 0 < half.sum() < whole.sum()
+    _, voxels, _ = reader.read(first)
+    _, half, _ = reader.read(replace(first, labels=other.labels))
+    assert 0 < half.sum() < voxels.sum()
 
 
-def test_a_reader_that_failed_reads_again(new_case: Callable[..., Case]) -> None:
+def test_reader_reads_again_after_an_error(new_case: Callable[..., Case]) -> None:
     case, reader = new_case(), CaseReader()
-    kept = case.labels.read_bytes()
+    original = case.labels.read_bytes()
     case.labels.write_bytes(b"rubbish")
     for _ in range(2):
         with pytest.raises(InputError, match="cannot be read"):
             reader.read(case)
-    case.labels.write_bytes(kept)
+    case.labels.write_bytes(original)
     assert reader.read(case)[1].any()
 
 
@@ -225,12 +225,12 @@ def test_loading_reads_each_volume_once(new_case: Callable[..., Case], files_rea
     assert files_read == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_loaded_slices_are_those_of_the_cases(new_case: Callable[..., Case], tmp_path: Path) -> None:
+def test_loaded_slices_equal_those_of_the_cases(new_case: Callable[..., Case], tmp_path: Path) -> None:
     cases = [new_case("one", "a"), new_case("two", "b", seed=1)]
     slices, _ = load_cases(cases, 64, 3, tmp_path / "work")
     for case in cases:
-        for kept, piece in zip(slices[case.patient], labelled_slices(case, 64, 3), strict=True):
-            np.testing.assert_array_equal(kept.image, piece.image)
-            np.testing.assert_array_equal(kept.target, piece.target)
-            assert (kept.patient, kept.window) == (piece.patient, piece.window)
+        for original, piece in zip(slices[case.patient], labelled_slices(case, 64, 3), strict=True):
+            np.testing.assert_array_equal(original.image, piece.image)
+            np.testing.assert_array_equal(original.target, piece.target)
+            assert (original.patient, original.window) == (piece.patient, piece.window)
     assert list((tmp_path / "work").iterdir()) == []

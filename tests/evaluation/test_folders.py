@@ -23,7 +23,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_volume, write_label_map, write_nifti, write_nrrd
 from baps.io.dicom.labels import read_series_headers
 from baps.io.dicom.rtstruct import write_structures
-from tests.support.little_series import random_segments, write_little_series
+from tests.support.small_series import random_segments, write_small_series
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 SHAPE = (20, 18, 6)
@@ -31,7 +31,7 @@ SHAPE = (20, 18, 6)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Empty folders for images and labels."""
+    """Create empty folders for images and labels."""
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()
     labels.mkdir()
@@ -40,20 +40,20 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def add_nifti(folders: tuple[Path, Path], new_phantom: Callable[..., Phantom]) -> Callable[..., None]:
-    """Writes an image and its label; the ball's left half has the first value, its right half the last."""
+    """Return a function that writes an image and its label, the first value on the left, the last on the right."""
 
     def add(name: str, *values: int, suffix: str = ".nii.gz") -> None:
         volume, ball = new_phantom(shape=SHAPE)
         voxels = np.where(ball, values[-1] if values else 0, 0).astype(np.uint8)
         voxels[: SHAPE[0] // 2][ball[: SHAPE[0] // 2]] = values[0] if values else 0
-        for folder, one in zip(folders, (volume, Volume(voxels, volume.affine)), strict=True):
-            (write_nrrd if suffix == ".nrrd" else write_nifti)(folder / f"{name}{suffix}", one)
+        for folder, source in zip(folders, (volume, Volume(voxels, volume.affine)), strict=True):
+            (write_nrrd if suffix == ".nrrd" else write_nifti)(folder / f"{name}{suffix}", source)
 
     return add
 
 
 def _write_dicom(path: Path, volume: Volume, index: int, patient: str | None, series: str) -> None:
-    """One slice of a volume whose axes run along those of the patient."""
+    """Write one slice of a volume whose axes are those of the patient."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -81,7 +81,7 @@ def _write_dicom(path: Path, volume: Volume, index: int, patient: str | None, se
 
 @pytest.fixture
 def add_dicom(folders: tuple[Path, Path], new_phantom: Callable[..., Phantom]) -> Callable[..., None]:
-    """Writes a folder with a DICOM series and its label, 1, as NIfTI."""
+    """Return a function that writes a DICOM series and its label 1 as NIfTI."""
 
     def add(name: str, patient: str | None, folder: str | None = None) -> None:
         images, labels = folders
@@ -103,42 +103,38 @@ def _disc(value: int = 255) -> NDArray[np.uint8]:
     return np.where((rows - 16) ** 2 + (columns - 20) ** 2 < 64, value, 0).astype(np.uint8)
 
 
-def _found(images: Path, labels: Path, *rest: Any) -> list[tuple[str, str, int, str]]:
+def _names(images: Path, labels: Path, *rest: Any) -> list[tuple[str, str, int, str]]:
     cases = find_cases(images, labels, *rest).cases
     return [(case.image.name, case.labels.name, case.value, case.patient) for case in cases]
 
 
-def test_images_and_labels_of_equal_names_belong_together(
-    folders: tuple[Path, Path], add_nifti: Callable[..., None]
-) -> None:
+def test_images_and_labels_are_matched_by_name(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
     add_nifti("b", 1)
     add_nifti("a.x", 1, suffix=".nrrd")
     add_nifti("c", 1, suffix=".nii")
-    made = find_cases(*folders)
-    assert [case.image for case in made.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
-    assert [case.labels for case in made.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
-    assert [case.patient for case in made.cases] == ["a.x", "b", "c"]
-    assert {case.annotated_slices for case in made.cases} == {None}
-    assert made.skipped == {}
+    result = find_cases(*folders)
+    assert [case.image for case in result.cases] == [folders[0] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
+    assert [case.labels for case in result.cases] == [folders[1] / name for name in ("a.x.nrrd", "b.nii.gz", "c.nii")]
+    assert [case.patient for case in result.cases] == ["a.x", "b", "c"]
+    assert {case.annotated_slices for case in result.cases} == {None}
+    assert result.skipped == {}
 
 
-def test_an_image_and_its_label_may_be_of_different_kinds(
-    folders: tuple[Path, Path], add_nifti: Callable[..., None]
-) -> None:
+def test_image_and_label_may_have_different_formats(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
     images, labels = folders
     add_nifti("a", 1)
     volume = read_volume(labels / "a.nii.gz")
     (labels / "a.nii.gz").unlink()
     write_nrrd(labels / "a.nrrd", volume)
-    assert _found(images, labels) == [("a.nii.gz", "a.nrrd", 1, "a")]
+    assert _names(images, labels) == [("a.nii.gz", "a.nrrd", 1, "a")]
 
 
-def test_every_label_or_the_wanted_one(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
+def test_all_labels_or_the_selected_one(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
     add_nifti("a", 5, 2)
     add_nifti("b", 5)
     every = [("a.nii.gz", "a.nii.gz", 2, "a"), ("a.nii.gz", "a.nii.gz", 5, "a"), ("b.nii.gz", "b.nii.gz", 5, "b")]
-    assert _found(*folders) == every
-    assert _found(*folders, 5) == every[1:]
+    assert _names(*folders) == every
+    assert _names(*folders, 5) == every[1:]
     two = find_cases(*folders, 2)
     assert [case.value for case in two.cases] == [2]
     assert two.skipped == {"b": "Its label has no voxel of value 2."}
@@ -148,44 +144,44 @@ def test_every_label_or_the_wanted_one(folders: tuple[Path, Path], add_nifti: Ca
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".JPG", ".tif"])
 @pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
-def test_pictures_with_masks_of_black_and_white(folders: tuple[Path, Path], suffix: str, colour: bool) -> None:
+def test_black_and_white_masks_of_pictures(folders: tuple[Path, Path], suffix: str, colour: bool) -> None:
     images, labels = folders
     grey = np.random.default_rng(0).integers(0, 100, (32, 40)).astype(np.uint8) + _disc(120)
     _picture(images / f"a{suffix}", np.stack([grey, grey // 2, grey // 3], -1) if colour else grey)
     _picture(labels / "a.png", _disc())
     for value in (None, 1, 255):
-        assert _found(images, labels, value) == [(f"a{suffix}", "a.png", 255, "a")]
+        assert _names(images, labels, value) == [(f"a{suffix}", "a.png", 255, "a")]
     (case,) = find_cases(images, labels).cases
     _, organ, _ = CaseReader().read(case)
     np.testing.assert_array_equal(organ[:, :, 0].T, _disc() > 0)
 
 
-def test_1_means_1_where_it_is_there(folders: tuple[Path, Path]) -> None:
+def test_label_1_is_value_1_if_it_exists(folders: tuple[Path, Path]) -> None:
     images, labels = folders
     both = _disc()
     both[0, 0] = 1
     for name, mask in (("both", both), ("small", _disc(1))):
         _picture(images / f"{name}.png", _disc(90))
         _picture(labels / f"{name}.png", mask)
-    assert [(name, value) for name, _, value, _ in _found(images, labels, 1)] == [("both.png", 1), ("small.png", 1)]
+    assert [(name, value) for name, _, value, _ in _names(images, labels, 1)] == [("both.png", 1), ("small.png", 1)]
     with pytest.raises(InputError, match="no voxel of value 2"):
         find_cases(images, labels, 2)
 
 
-def test_npz_files_hold_both(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_npz_files_contain_image_and_label(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     images, _ = folders
     np.savez(images / "a.npz", img=_disc(90), seg=_disc(1))
     np.savez(images / "b.npz", img=_disc(90), seg=_disc(3))
     np.savez(images / "c.npz", img=_disc(90))
-    made = find_cases(images, images)
-    assert [(case.image, case.labels, case.value) for case in made.cases] == [
+    result = find_cases(images, images)
+    assert [(case.image, case.labels, case.value) for case in result.cases] == [
         (images / "a.npz", images / "a.npz", 1),
         (images / "b.npz", images / "b.npz", 3),
     ]
-    assert "has no array seg" in made.skipped["c"]
+    assert "has no array seg" in result.skipped["c"]
 
 
-def test_other_images_are_not_their_own_labels(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
+def test_images_are_not_their_own_labels(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
     add_nifti("a", 1)
     with pytest.raises(InputError, match="and its label are the same file"):
         find_cases(folders[0], folders[0])
@@ -193,20 +189,18 @@ def test_other_images_are_not_their_own_labels(folders: tuple[Path, Path], add_n
 
 def test_a_folder_with_a_dicom_series_is_an_image(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     add_dicom("study.1", "p7")
-    assert _found(*folders) == [("study.1", "study.1.nii.gz", 1, "p7")]
+    assert _names(*folders) == [("study.1", "study.1.nii.gz", 1, "p7")]
     slices, skipped = load_cases(find_cases(*folders).cases, 32, 4)
     assert list(slices) == ["p7"]
     assert skipped == {}
-    for piece in slices["p7"]:  # The label lies on the ball.
+    for piece in slices["p7"]:  # The label is on the ball.
         assert piece.image[..., 0][piece.target].mean() > piece.image[..., 0][~piece.target].mean() + 100
 
 
-def test_the_folder_of_images_may_itself_be_a_series(
-    folders: tuple[Path, Path], add_dicom: Callable[..., None]
-) -> None:
+def test_images_folder_may_be_a_dicom_series(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     images, labels = folders
     add_dicom("images", "p7", folder="")
-    assert _found(images, labels) == [("images", "images.nii.gz", 1, "p7")]
+    assert _names(images, labels) == [("images", "images.nii.gz", 1, "p7")]
 
 
 def test_single_dicom_files_are_images(folders: tuple[Path, Path], new_phantom: Callable[..., Phantom]) -> None:
@@ -215,10 +209,10 @@ def test_single_dicom_files_are_images(folders: tuple[Path, Path], new_phantom: 
     for name, patient in (("a", "p1"), ("b", "p2")):
         _write_dicom(images / f"{name}.dcm", volume, 3, patient, generate_uid())
         _picture(labels / f"{name}.png", ball[:, :, 3].T.astype(np.uint8))
-    assert _found(images, labels) == [("a.dcm", "a.png", 1, "p1"), ("b.dcm", "b.png", 1, "p2")]
+    assert _names(images, labels) == [("a.dcm", "a.png", 1, "p1"), ("b.dcm", "b.png", 1, "p2")]
 
 
-def test_a_patient_is_who_dicom_says_then_the_table_then_the_name(
+def test_patient_comes_from_dicom_then_table_then_name(
     folders: tuple[Path, Path],
     add_nifti: Callable[..., None],
     add_dicom: Callable[..., None],
@@ -231,19 +225,19 @@ def test_a_patient_is_who_dicom_says_then_the_table_then_the_name(
         add_nifti(name, 1)
     table = tmp_path / "patients.csv"
     table.write_text("image,patient\nd1,from table\nd2,p2\n a.nii.gz , p1\n\nb,p1\n,\nc.png,Müller\n", encoding="utf-8")
-    patients = {name.split(".")[0]: patient for name, _, _, patient in _found(*folders, None, table)}
+    patients = {name.split(".")[0]: patient for name, _, _, patient in _names(*folders, None, table)}
     assert patients == {"d1": "from dicom", "d2": "p2", "d3": "d3", "a": "p1", "b": "p1", "c": "Müller", "d": "d"}
 
 
-def test_a_table_as_excel_writes_it(folders: tuple[Path, Path], add_nifti: Callable[..., None], tmp_path: Path) -> None:
+def test_table_of_excel_is_read(folders: tuple[Path, Path], add_nifti: Callable[..., None], tmp_path: Path) -> None:
     add_nifti("a", 1)
     table = tmp_path / "patients.csv"
     table.write_bytes(b'\xef\xbb\xbfa.nii.gz,"Last, First"\r\n')
-    assert [patient for *_, patient in _found(*folders, None, table)] == ["Last, First"]
+    assert [patient for *_, patient in _names(*folders, None, table)] == ["Last, First"]
 
 
 @pytest.mark.parametrize("line", ["a.nii.gz", "a;p1", "a,p1,more", "a,", ",p1"])
-def test_a_bad_line_of_the_table_is_named(
+def test_invalid_line_of_the_table_is_named(
     folders: tuple[Path, Path], add_nifti: Callable[..., None], tmp_path: Path, line: str
 ) -> None:
     add_nifti("a", 1)
@@ -254,7 +248,7 @@ def test_a_bad_line_of_the_table_is_named(
 
 
 @pytest.mark.parametrize("content", [None, b"a,\xff\xfe\n"], ids=["missing", "no text"])
-def test_a_table_that_cannot_be_read(
+def test_unreadable_table_is_an_error(
     folders: tuple[Path, Path], add_nifti: Callable[..., None], tmp_path: Path, content: bytes | None
 ) -> None:
     add_nifti("a", 1)
@@ -264,7 +258,7 @@ def test_a_table_that_cannot_be_read(
         find_cases(*folders, patients=tmp_path / "patients.csv")
 
 
-def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_error_names_the_missing_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for missing in (tmp_path / "none", tmp_path / "file"):
         for pair in ((missing, folders[1]), (folders[0], missing)):
@@ -272,7 +266,7 @@ def test_a_missing_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -
                 find_cases(*pair)
 
 
-def test_no_equal_names(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
+def test_no_matching_names_is_an_error(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
     images, labels = folders
     with pytest.raises(InputError, match=r"\(0 found\).*\(0 found\)"):
         find_cases(images, labels)
@@ -286,15 +280,17 @@ def test_no_equal_names(folders: tuple[Path, Path], add_nifti: Callable[..., Non
         find_cases(images, labels)
 
 
-@pytest.mark.parametrize("where", [0, 1], ids=["images", "labels"])
-def test_doubled_names_are_refused(folders: tuple[Path, Path], add_nifti: Callable[..., None], where: int) -> None:
+@pytest.mark.parametrize("folder_name", [0, 1], ids=["images", "labels"])
+def test_duplicate_names_are_refused(
+    folders: tuple[Path, Path], add_nifti: Callable[..., None], folder_name: int
+) -> None:
     add_nifti("a", 1)
-    _picture(folders[where] / "a.png", _disc())
+    _picture(folders[folder_name] / "a.png", _disc())
     with pytest.raises(InputError, match=r"a\.nii\.gz and a\.png in .* have the same name\. Keep one of them"):
         find_cases(*folders)
 
 
-def test_what_is_left_out_has_a_reason(
+def test_skipped_files_have_a_reason(
     folders: tuple[Path, Path], add_nifti: Callable[..., None], add_dicom: Callable[..., None]
 ) -> None:
     images, labels = folders
@@ -310,8 +306,8 @@ def test_what_is_left_out_has_a_reason(
     write_nifti(labels / "elsewhere.nii.gz", Volume(moved.voxels[1:], moved.affine))
     cut = images / "torn" / "3.dcm"
     cut.write_bytes(cut.read_bytes()[:400])
-    made = find_cases(images, labels)
-    assert [case.image.name for case in made.cases] == ["good.nii.gz"]
+    result = find_cases(images, labels)
+    assert [case.image.name for case in result.cases] == ["good.nii.gz"]
     reasons = {
         "lonely": "There is no label of this name",
         "orphan": "There is no image of this name",
@@ -321,9 +317,9 @@ def test_what_is_left_out_has_a_reason(
         "empty": "Its label is empty",
         "torn": "does not say how many Rows",
     }
-    assert made.skipped.keys() == reasons.keys()
+    assert result.skipped.keys() == reasons.keys()
     for name, reason in reasons.items():
-        assert reason in made.skipped[name]
+        assert reason in result.skipped[name]
 
 
 def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable[..., None]) -> None:
@@ -335,12 +331,12 @@ def test_other_files_are_ignored(folders: tuple[Path, Path], add_nifti: Callable
         (folder / "empty").mkdir()
         (folder / "readme").mkdir()
         (folder / "readme" / "file.txt").write_text("hello")
-    made = find_cases(images, labels)
-    assert [case.image.name for case in made.cases] == ["a.nii.gz"]
-    assert made.skipped == {}
+    result = find_cases(images, labels)
+    assert [case.image.name for case in result.cases] == ["a.nii.gz"]
+    assert result.skipped == {}
 
 
-def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
+def test_white_of_any_bit_depth_is_label_1(folders: tuple[Path, Path]) -> None:
     images, labels = folders
     masks = {"bit": _disc() > 0, "byte": _disc(), "one": _disc(1), "short": (_disc(1) * 65535.0).astype(np.uint16)}
     for name, mask in masks.items():
@@ -349,41 +345,41 @@ def test_white_of_any_depth_is_one_label(folders: tuple[Path, Path]) -> None:
     np.savez(images / "npz.npz", img=_disc(90))
     np.savez(labels / "npz.npz", seg=_disc())
     for value in (None, 1, 255, 65535):
-        made = find_cases(images, labels, value)
-        assert {case.image.stem: case.value for case in made.cases} == {
+        result = find_cases(images, labels, value)
+        assert {case.image.stem: case.value for case in result.cases} == {
             "bit": 1,
             "byte": 255,
             "npz": 255,
             "one": 1,
             "short": 65535,
         }
-        assert made.skipped == {}
-        for case in made.cases:
+        assert result.skipped == {}
+        for case in result.cases:
             np.testing.assert_array_equal(CaseReader().read(case)[1][:, :, 0].T, _disc() > 0)
-    slices, skipped = load_cases(made.cases, 32, 4)
+    slices, skipped = load_cases(result.cases, 32, 4)
     assert slices.keys() == {*masks, "npz"}
     assert skipped == {}
 
 
-def test_a_mask_of_soft_edges_is_one_label(folders: tuple[Path, Path]) -> None:
+def test_mask_with_soft_edges_is_one_label(folders: tuple[Path, Path]) -> None:
     images, labels = folders
     soft = np.array(Image.fromarray(_disc()).resize((400, 320), Image.Resampling.BILINEAR))
     assert len(np.unique(soft)) > 16
     _picture(images / "a.png", soft // 2)
     _picture(labels / "a.png", soft)
     for value in (None, 1, 255):
-        assert _found(images, labels, value) == [("a.png", "a.png", 255, "a")]
+        assert _names(images, labels, value) == [("a.png", "a.png", 255, "a")]
 
 
-def test_the_folder_of_images_may_be_where_one_stands(
+def test_images_folder_may_be_the_current_folder(
     folders: tuple[Path, Path], add_dicom: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_dicom("images", "p7", folder="")
     monkeypatch.chdir(folders[0])
-    assert _found(Path(), Path("../labels")) == [("images", "images.nii.gz", 1, "p7")]
+    assert _names(Path(), Path("../labels")) == [("images", "images.nii.gz", 1, "p7")]
 
 
-def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
+def test_series_nested_too_deep_are_reported(folders: tuple[Path, Path], add_dicom: Callable[..., None]) -> None:
     images, labels = folders
     add_dicom("P1", "p1", folder="P1/series")
     sentence = r"No image lies directly in .*images, but there is DICOM in P1/series\. Each series needs a folder"
@@ -392,16 +388,16 @@ def test_series_that_lie_too_deep(folders: tuple[Path, Path], add_dicom: Callabl
 
 
 @pytest.fixture
-def named(tmp_path: Path) -> tuple[Path, Path]:
-    """A series with an RTSTRUCT, and a volume with a segmentation of 3D Slicer in two layers and a plain labelmap."""
+def named_folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Write a series with an RTSTRUCT, and a volume with a two-layer segmentation of 3D Slicer and a label map."""
     images, labels = tmp_path / "images", tmp_path / "labels"
     images.mkdir()
     labels.mkdir()
-    write_little_series(images / "p1")
+    write_small_series(images / "p1")
     image, masks = read_volume(images / "p1"), {"liver": random_segments(3)[0], "spleen": random_segments(8)[0]}
     when = datetime(2026, 3, 1, tzinfo=timezone.utc)
-    made = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
-    made.save_as(labels / "p1.dcm", write_like_original=False)
+    dataset = write_structures(read_series_headers(images / "p1"), image, {"spleen": masks["spleen"]}, when)
+    dataset.save_as(labels / "p1.dcm", write_like_original=False)
     for name in ("a", "b"):
         write_nifti(images / f"{name}.nii.gz", image)
     layers = LabelMap((masks["liver"] * np.uint8(1), masks["spleen"] * np.uint8(2)), {1: "liver", 2: "spleen"})
@@ -410,49 +406,49 @@ def named(tmp_path: Path) -> tuple[Path, Path]:
     return images, labels
 
 
-def test_a_label_may_be_meant_by_its_name(named: tuple[Path, Path]) -> None:
-    found = find_cases(*named, "spleen")
-    assert [(case.image.name, case.labels.name, case.value) for case in found.cases] == [
+def test_label_can_be_selected_by_name(named_folders: tuple[Path, Path]) -> None:
+    result = find_cases(*named_folders, "spleen")
+    assert [(case.image.name, case.labels.name, case.value) for case in result.cases] == [
         ("a.nii.gz", "a.seg.nrrd", 2),
         ("p1", "p1.dcm", 1),
     ]
-    assert found.skipped.keys() == {"b"}
-    assert "does not name its segments, so 'spleen' is unknown" in found.skipped["b"]
-    for case in found.cases:
+    assert result.skipped.keys() == {"b"}
+    assert "does not name its segments, so 'spleen' is unknown" in result.skipped["b"]
+    for case in result.cases:
         np.testing.assert_array_equal(CaseReader().read(case)[1], random_segments(8)[0])
     with pytest.raises(InputError, match="Its label has no segment 'heart', but liver, spleen"):
-        find_cases(*named, "heart")
+        find_cases(*named_folders, "heart")
 
 
-def test_every_segment_of_every_layer_is_a_case(named: tuple[Path, Path]) -> None:
-    cases = find_cases(*named).cases
+def test_every_segment_of_every_layer_is_a_case(named_folders: tuple[Path, Path]) -> None:
+    cases = find_cases(*named_folders).cases
     assert [(case.labels.name, case.value) for case in cases] == [
         ("a.seg.nrrd", 1),
         ("a.seg.nrrd", 2),
         ("b.nii.gz", 2),
         ("p1.dcm", 1),
     ]
-    assert [case.value for case in find_cases(*named, 2).cases] == [2, 2]
+    assert [case.value for case in find_cases(*named_folders, 2).cases] == [2, 2]
 
 
-def test_a_label_of_another_series_is_left_out(named: tuple[Path, Path]) -> None:
-    images, _ = named
+def test_label_of_another_series_is_skipped(named_folders: tuple[Path, Path]) -> None:
+    images, _ = named_folders
     shutil.rmtree(images / "p1")
-    write_little_series(images / "p1")
-    assert "belongs to another series" in find_cases(*named).skipped["p1"]
+    write_small_series(images / "p1")
+    assert "belongs to another series" in find_cases(*named_folders).skipped["p1"]
 
 
-def test_how_channels_were_read_is_said(named: tuple[Path, Path]) -> None:
-    images, labels = named
+def test_notes_tell_how_channels_were_read(named_folders: tuple[Path, Path]) -> None:
+    images, labels = named_folders
     image, mask = read_volume(images / "b.nii.gz"), random_segments(3)[0]
     channels = np.stack([~mask, mask], -1).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(channels, image.affine), labels / "b.nii.gz")
-    (note,) = find_cases(*named, 1).notes
+    (note,) = find_cases(*named_folders, 1).notes
     assert note == "The first channel of b.nii.gz was taken as the background, the second as label 1."
 
 
-def test_two_labels_of_one_image_are_refused(named: tuple[Path, Path]) -> None:
-    _, labels = named
+def test_two_labels_of_one_image_are_refused(named_folders: tuple[Path, Path]) -> None:
+    _, labels = named_folders
     shutil.copy(labels / "b.nii.gz", labels / "a.nii.gz")
     with pytest.raises(InputError, match=r"a\.(seg\.nrrd|nii\.gz) and a\.(seg\.nrrd|nii\.gz) are labels of the same"):
-        find_cases(*named)
+        find_cases(*named_folders)

@@ -38,7 +38,7 @@ def _same(stored: StoredSlice, piece: LabelledSlice) -> bool:
 
 @pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
 @pytest.mark.parametrize("side", [1, 7, 64])
-def test_a_slice_comes_back_as_it_was(tmp_path: Path, side: int, colour: bool) -> None:
+def test_slice_survives_a_round_trip(tmp_path: Path, side: int, colour: bool) -> None:
     piece = _piece(3, side, colour)
     assert _same(SliceFile(tmp_path).keep(piece), piece)
 
@@ -51,9 +51,9 @@ def test_a_single_coloured_pixel_is_not_lost(tmp_path: Path) -> None:
     assert _same(SliceFile(tmp_path).keep(coloured), coloured)
 
 
-def test_slices_cut_out_of_larger_arrays_come_back_as_they_were(tmp_path: Path) -> None:
-    whole = _piece(side=32, colour=True)
-    part = LabelledSlice("a", whole.image[::2, ::-2], whole.target.T[::-2, ::2], whole.window)
+def test_views_of_larger_arrays_survive_a_round_trip(tmp_path: Path) -> None:
+    large = _piece(side=32, colour=True)
+    part = LabelledSlice("a", large.image[::2, ::-2], large.target.T[::-2, ::2], large.window)
     assert _same(SliceFile(tmp_path).keep(part), part)
 
 
@@ -64,68 +64,67 @@ def test_a_slice_without_padding_fills_its_image() -> None:
 
 def test_many_slices_are_kept_and_read_in_any_order(tmp_path: Path) -> None:
     pieces = [_piece(seed, side=5 + seed % 3, colour=seed % 2 == 0) for seed in range(40)]
-    file, kept = SliceFile(tmp_path), []
+    file, stored = SliceFile(tmp_path), []
     for number, piece in enumerate(pieces):
-        kept.append(file.keep(piece))
-        back = number * 7 % len(kept)  # Reading does not move the place of writing.
-        assert _same(kept[back], pieces[back])
+        stored.append(file.keep(piece))
+        back = number * 7 % len(stored)  # Reading does not change the write position.
+        assert _same(stored[back], pieces[back])
     for number in np.random.default_rng(0).permutation(40):
-        assert _same(kept[number], pieces[number])
+        assert _same(stored[number], pieces[number])
 
 
-def test_two_files_in_one_folder_do_not_meet(tmp_path: Path) -> None:
-    one, other = SliceFile(tmp_path), SliceFile(tmp_path)
-    first, second = one.keep(_piece(1)), other.keep(_piece(2))
+def test_two_files_in_one_folder_are_independent(tmp_path: Path) -> None:
+    first, second = SliceFile(tmp_path).keep(_piece(1)), SliceFile(tmp_path).keep(_piece(2))
     assert _same(first, _piece(1))
     assert _same(second, _piece(2))
 
 
-def test_grey_slices_take_a_third_of_the_room(tmp_path: Path) -> None:
+def test_grey_slices_take_a_third_of_the_space(tmp_path: Path) -> None:
     sizes = []
     for colour in (False, True):
-        kept = SliceFile(tmp_path).keep(_piece(side=10, colour=colour))
-        sizes.append(os.fstat(kept._file.fileno()).st_size)
+        stored = SliceFile(tmp_path).keep(_piece(side=10, colour=colour))
+        sizes.append(os.fstat(stored._file.fileno()).st_size)
     assert sizes == [200, 400]
 
 
-def test_the_file_has_no_name_and_goes_with_its_last_slice(tmp_path: Path) -> None:
+def test_file_has_no_name_and_is_freed_with_its_last_slice(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "for it"
     file = SliceFile(folder)
-    kept = file.keep(_piece())
+    stored = file.keep(_piece())
     assert list(folder.iterdir()) == []
-    number = kept._file.fileno()
+    number = stored._file.fileno()
     del file
     gc.collect()
-    assert _same(kept, _piece())  # The slice holds the file.
-    del kept
+    assert _same(stored, _piece())  # The slice keeps the file open.
+    del stored
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_full_disk_is_reported(tmp_path: Path) -> None:
     file = SliceFile(tmp_path)
-    kept = file.keep(_piece())
+    stored = file.keep(_piece())
     with Path("/dev/full").open("wb", buffering=0) as full:
         os.dup2(full.fileno(), file._file.fileno())
     with pytest.raises(BapsError, match=r"cannot be kept on disk \(No space left on device\)\. Free some space"):
         file.keep(_piece(side=64))
-    del kept
+    del stored
 
 
 @given(st.integers(1, 60), st.integers(1, 80))
-def test_evenly_spaced_items(count: int, most: int) -> None:
-    chosen = evenly_spaced(range(count), most)
-    assert len(chosen) == min(count, most)
+def test_evenly_spaced_items(count: int, maximum: int) -> None:
+    chosen = evenly_spaced(range(count), maximum)
+    assert len(chosen) == min(count, maximum)
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
-    if most > 1:
+    if maximum > 1:
         assert chosen[-1] == count - 1
     gaps = np.diff(chosen)
     assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
 
 
-def test_evenly_spaced_keeps_what_it_is_given() -> None:
+def test_evenly_spaced_keeps_the_items() -> None:
     assert evenly_spaced("abcde", 3) == ["a", "c", "e"]
     assert evenly_spaced([], 3) == []

@@ -14,7 +14,7 @@ PATIENTS = [f"patient {number}" for number in range(40)]
 
 
 @given(st.sets(st.text(max_size=8), min_size=1, max_size=40))
-def test_everyone_has_one_role(patients: set[str]) -> None:
+def test_every_patient_has_one_role(patients: set[str]) -> None:
     split = split_patients(patients)
     assert set(split.training) | set(split.held_back) == patients
     assert not set(split.training) & set(split.held_back)
@@ -27,12 +27,12 @@ def test_everyone_has_one_role(patients: set[str]) -> None:
 
 
 @given(st.permutations(PATIENTS[:9]))
-def test_the_order_given_does_not_matter(patients: list[str]) -> None:
+def test_split_does_not_depend_on_the_order(patients: list[str]) -> None:
     assert split_patients(patients) == split_patients(PATIENTS[:9])
     assert split_patients(patients + patients) == split_patients(PATIENTS[:9])
 
 
-def test_ordered_by_hash() -> None:
+def test_patients_are_ordered_by_hash() -> None:
     split = split_patients(PATIENTS[:10])
     ordered = sorted(PATIENTS[:10], key=patient_hash)
     assert split.held_back == tuple(ordered[:2])
@@ -50,12 +50,12 @@ def test_a_fifth_is_held_back(count: int, held: int) -> None:
     assert len(split_patients(PATIENTS[:count]).held_back) == held
 
 
-def test_one_patient_is_judged_by_nobody() -> None:
+def test_one_patient_has_no_fold() -> None:
     assert split_patients(["a"]).folds == []
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_few_patients_judge_in_turn(count: int) -> None:
+def test_few_patients_are_left_out_in_turn(count: int) -> None:
     folds = split_patients(PATIENTS[:count]).folds
     assert len(folds) == count
     assert {judging for _, judging in folds} == {(patient,) for patient in PATIENTS[:count]}
@@ -69,7 +69,7 @@ def test_many_patients_have_one_fold() -> None:
     assert Split(("a", "b"), ("c",)).folds == [(("a", "b"), ("c",))]
 
 
-def test_roles_are_kept_as_patients_come(tmp_path: Path) -> None:
+def test_roles_stay_when_patients_are_added(tmp_path: Path) -> None:
     memory = tmp_path / "new" / "split.json"
     held: set[str] = set()
     training: set[str] = set()
@@ -81,7 +81,7 @@ def test_roles_are_kept_as_patients_come(tmp_path: Path) -> None:
     assert len(held) == 8
 
 
-def test_roles_are_kept_as_patients_go(tmp_path: Path) -> None:
+def test_roles_stay_when_patients_are_removed(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     everyone = split_patients(PATIENTS[:20], memory)
     some = [patient for patient in PATIENTS[:20] if patient != everyone.held_back[0]]
@@ -89,7 +89,7 @@ def test_roles_are_kept_as_patients_go(tmp_path: Path) -> None:
     assert split_patients(PATIENTS[:20], memory) == everyone
 
 
-def test_if_all_judges_are_gone_another_takes_their_place(tmp_path: Path) -> None:
+def test_another_patient_is_held_back_if_all_are_gone(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     everyone = split_patients(PATIENTS[:10], memory)
     rest = split_patients(everyone.training, memory)
@@ -98,18 +98,18 @@ def test_if_all_judges_are_gone_another_takes_their_place(tmp_path: Path) -> Non
     assert split_patients(everyone.training, memory) == rest
 
 
-def test_if_only_judges_are_there_they_judge_in_turn(tmp_path: Path) -> None:
+def test_only_held_back_patients_are_left_out_in_turn(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     everyone = split_patients(PATIENTS[:30], memory)
     assert len(everyone.held_back) > MAX_CROSS_VALIDATED
-    here = split_patients(everyone.held_back, memory)
-    assert (here.training, here.held_back) == (everyone.held_back, ())
-    assert sorted(p for group in here.groups for p in group) == sorted(everyone.held_back)
-    assert len(here.folds) == MAX_CROSS_VALIDATED
+    held_back_only = split_patients(everyone.held_back, memory)
+    assert (held_back_only.training, held_back_only.held_back) == (everyone.held_back, ())
+    assert sorted(p for group in held_back_only.groups for p in group) == sorted(everyone.held_back)
+    assert len(held_back_only.folds) == MAX_CROSS_VALIDATED
     assert split_patients(PATIENTS[:30], memory) == everyone
 
 
-def test_the_memory_names_nobody(tmp_path: Path) -> None:
+def test_memory_names_no_patient(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     split = split_patients(PATIENTS[:10], memory)
     roles = json.loads(memory.read_text())
@@ -119,7 +119,7 @@ def test_the_memory_names_nobody(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["split.json"]
 
 
-def test_those_who_were_trained_on_while_they_were_few_do_not_judge_later(tmp_path: Path) -> None:
+def test_patients_trained_on_early_are_not_held_back_later(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     for count in range(1, MAX_CROSS_VALIDATED + 1):
         assert split_patients(PATIENTS[:count], memory).held_back == ()
@@ -134,24 +134,22 @@ def test_those_who_were_trained_on_while_they_were_few_do_not_judge_later(tmp_pa
         assert newcomer in split.held_back
 
 
-def test_without_a_memory_few_patients_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_patients_without_a_memory_write_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     split_patients(PATIENTS[:MAX_CROSS_VALIDATED])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_patients_again_give_the_same_split_to_the_order(tmp_path: Path) -> None:
-    """What is trained depends on the split; another order would be another training."""
+def test_same_patients_give_the_same_split_in_the_same_order(tmp_path: Path) -> None:
+    """The training depends on the split; another order would give another training."""
     memory = tmp_path / "split.json"
     for count in range(1, 41):
         assert split_patients(PATIENTS[:count], memory) == split_patients(PATIENTS[:count], memory)
 
 
 @given(st.lists(st.sets(st.sampled_from(PATIENTS[:9]), min_size=1), min_size=1, max_size=6))
-def test_nobody_who_was_trained_on_judges_while_others_who_are_new_could(
-    tmp_path: Path, visits: list[set[str]]
-) -> None:
-    """As labels come and go: who has trained becomes a judge only if neither a judge nor a newcomer is there."""
+def test_trained_patients_are_held_back_only_if_no_new_ones_exist(tmp_path: Path, visits: list[set[str]]) -> None:
+    """A trained patient is held back only if there is neither a held-back nor a new patient."""
     memory = tmp_path / "split.json"
     memory.unlink(missing_ok=True)
     trained: set[str] = set()
@@ -171,7 +169,7 @@ def _hashes(patients: Iterable[str]) -> frozenset[str]:
     return frozenset(map(patient_hash, patients))
 
 
-def test_the_last_who_came_since_judges_too(tmp_path: Path) -> None:
+def test_latest_new_patient_is_compared_too(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     first = split_patients(PATIENTS[:6], memory)
     known = _hashes(first.training)
@@ -183,11 +181,11 @@ def test_the_last_who_came_since_judges_too(tmp_path: Path) -> None:
         assert set(split.training) == set(always.training) - {last}
         assert split == split_patients(PATIENTS[:count], memory, known)
         assert split_patients(PATIENTS[:count], memory) == always
-        # Publishing what came of it and training again changes nothing: the last one is still new to it.
+        # Publishing the result and training again changes nothing: the latest patient is still new to it.
         assert split_patients(PATIENTS[:count], memory, known | _hashes(split.training)) == split
 
 
-def test_where_nobody_came_since_the_same_ones_judge(tmp_path: Path) -> None:
+def test_without_new_patients_the_same_are_held_back(tmp_path: Path) -> None:
     memory = tmp_path / "split.json"
     first = split_patients(PATIENTS[:10], memory)
     assert split_patients(PATIENTS[:10], memory, _hashes(first.training)) == first
@@ -195,7 +193,7 @@ def test_where_nobody_came_since_the_same_ones_judge(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("known", [1, 2, 3, 4])
-def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, known: int) -> None:
+def test_of_few_patients_the_new_ones_are_left_out_in_turn(tmp_path: Path, count: int, known: int) -> None:
     split = split_patients(PATIENTS[:count], tmp_path / "split.json", _hashes(PATIENTS[:known]))
     assert set(split.training) == set(PATIENTS[:count])
     assert set(split.groups) == {(patient,) for patient in PATIENTS[known:count] or PATIENTS[:count]}
@@ -203,7 +201,7 @@ def test_of_few_those_who_came_since_judge_in_turn(tmp_path: Path, count: int, k
 
 
 @pytest.mark.parametrize("count", range(2, MAX_CROSS_VALIDATED_SINGLE + 1))
-def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
+def test_of_few_pictures_a_quarter_is_left_out_in_turn(count: int) -> None:
     split = split_patients(PATIENTS[:count], max_cross_validated=MAX_CROSS_VALIDATED_SINGLE)
     assert (set(split.training), split.held_back) == (set(PATIENTS[:count]), ())
     assert len(split.folds) == min(count, MAX_CROSS_VALIDATED)
@@ -214,13 +212,13 @@ def test_of_few_pictures_a_quarter_judges_in_turn(count: int) -> None:
         assert len(judges) in (count // MAX_CROSS_VALIDATED, -(-count // MAX_CROSS_VALIDATED))
 
 
-def test_of_more_pictures_three_at_least_are_held_back() -> None:
+def test_of_more_pictures_at_least_three_are_held_back() -> None:
     split = split_patients(PATIENTS[: MAX_CROSS_VALIDATED_SINGLE + 1], max_cross_validated=MAX_CROSS_VALIDATED_SINGLE)
     assert len(split.held_back) == 3
 
 
-def test_somebody_is_left_to_train_on(tmp_path: Path) -> None:
-    """All others were held back for another label; the only one who may be trained on came last."""
+def test_one_patient_is_left_for_training(tmp_path: Path) -> None:
+    """All others were held back for another label; the only patient to train on came last."""
     memory = tmp_path / "split.json"
     everyone = split_patients(PATIENTS[:40], memory)
     held, newcomer = everyone.held_back, "newcomer"

@@ -1,4 +1,4 @@
-"""Small foundation models with random weights. Every seed is fixed."""
+"""Small foundation models with random weights and fixed seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = ("spleen", "liver", "aorta")
 
 @pytest.fixture(scope="session")
 def swin() -> FoundationModel:
-    """Of 12 penultimate channels; takes images of 64 voxels along each side."""
+    """Build a Swin UNETR with 12 penultimate channels, for images of 64 voxels along each axis."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_swin_unetr(CLASSES, 12).eval()
@@ -31,7 +31,7 @@ def swin() -> FoundationModel:
 
 @pytest.fixture(scope="session")
 def unet() -> FoundationModel:
-    """Takes images of 16 voxels along each side."""
+    """Build a U-Net for images of 16 voxels along each axis."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_unet(CLASSES).eval()
@@ -39,26 +39,26 @@ def unet() -> FoundationModel:
 
 @pytest.fixture(scope="session")
 def images() -> torch.Tensor:
-    """One image for ``swin``, (1, 1, 64, 64, 64)."""
+    """Draw an image for ``swin``, (1, 1, 64, 64, 64)."""
     return torch.rand((1, 1, 64, 64, 64), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="session")
 def small_images() -> torch.Tensor:
-    """Two images for ``unet``, (2, 1, 16, 24, 16)."""
+    """Draw two images for ``unet``, (2, 1, 16, 24, 16)."""
     return torch.rand((2, 1, 16, 24, 16), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
 def segmenter(unet: FoundationModel, tmp_path: Path) -> OrganSegmenter:
-    """Of ``unet``, on voxels of 2 mm, with a store of its own and readings that are kept."""
+    """Make a segmenter of ``unet`` on voxels of 2 mm, with its own store and feature cache."""
     model = OrganModel("small", unet, "c" * 64, spacing=2.0, side=16)
     return OrganSegmenter(model, AdapterStore(tmp_path / "organs"), FeatureCache(tmp_path / "readings"))
 
 
 @pytest.fixture
 def new_labelled(new_phantom: Callable[..., tuple[Volume, NDArray[np.bool_]]]) -> Callable[..., LabelledVolume]:
-    """Makes a labelled phantom for ``segmenter``, a patient of its own: ``new_labelled(seed)``."""
+    """Return a function that makes a labelled phantom of a new patient: ``new_labelled(seed)``."""
 
     def make(seed: int) -> LabelledVolume:
         volume, ball = new_phantom(seed=seed)

@@ -1,4 +1,4 @@
-"""Few-shot adaptation on bright balls, with a network that was never trained."""
+"""Few-shot adaptation on bright balls, with an untrained network."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def model(unet: FoundationModel) -> OrganModel:
 
 @pytest.fixture
 def volumes(new_phantom: Phantom) -> Callable[[int], VolumesByPatient]:
-    """Of so many patients, one each."""
+    """Return a function that makes volumes of some patients, one each."""
 
     def make(patients: int) -> VolumesByPatient:
-        found = {}
+        results = {}
         for number in range(patients):
             volume, ball = new_phantom(seed=number)
             prepared = preprocess(volume, 2.0, 16)
-            found[f"patient {number}"] = [
+            results[f"patient {number}"] = [
                 LabelledVolume(f"patient {number}", prepared.image, prepared.mask(ball), None)
             ]
-        return found
+        return results
 
     return make
 
@@ -57,83 +57,85 @@ def _weights(adapter: FewShotAdapter) -> dict[str, torch.Tensor]:
     return adapter.state_dict()
 
 
-def _same(one: OrganAdaptation, other: OrganAdaptation) -> bool:
-    first, second = _weights(one.adapter), _weights(other.adapter)
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+def _same(first: OrganAdaptation, second: OrganAdaptation) -> bool:
+    weights = _weights(first.adapter), _weights(second.adapter)
+    return weights[0].keys() == weights[1].keys() and all(
+        torch.equal(weights[0][key], weights[1][key]) for key in weights[0]
+    )
 
 
-def test_two_patients_judge_each_other(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
-    made = adapt_organ(model, "heart", volumes(2), SETTINGS)
-    assert made.acceptance.comparison is not None
-    assert (made.acceptance.comparison.count, made.acceptance.comparison.before) == (
+def test_two_patients_are_left_out_in_turn(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    adaptation = adapt_organ(model, "heart", volumes(2), SETTINGS)
+    assert adaptation.acceptance.comparison is not None
+    assert (adaptation.acceptance.comparison.count, adaptation.acceptance.comparison.before) == (
         2,
         0.0,
-    )  # The model does not know it.
-    assert made.acceptance.comparison.after > 0.7
-    assert made.acceptance.status == "accepted"
-    assert made.record["check"] == "leave some out"
-    assert len(made.record["seen_patients"]) == 2
-    assert "patient" not in str(made.record["seen_patients"])
-    assert made.record["parameters"] == sum(p.numel() for p in made.adapter.trainable_parameters().values())
+    )  # The model does not know the organ.
+    assert adaptation.acceptance.comparison.after > 0.7
+    assert adaptation.acceptance.status == "accepted"
+    assert adaptation.record["check"] == "leave some out"
+    assert len(adaptation.record["seen_patients"]) == 2
+    assert "patient" not in str(adaptation.record["seen_patients"])
+    assert adaptation.record["parameters"] == sum(p.numel() for p in adaptation.adapter.trainable_parameters().values())
 
 
 @pytest.mark.slow
-def test_of_five_patients_with_a_volume_each_all_judge(
+def test_five_patients_with_one_volume_each_are_left_out_in_turn(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    """One volume alone could say nothing, and no candidate would ever be served."""
+    """With a single held-back volume no comparison would be possible, and no candidate would be served."""
     progress: list[int] = []
-    made = adapt_organ(model, "heart", volumes(5), SETTINGS, progress=lambda epoch, epochs, _: progress.append(epochs))
-    assert set(progress) == {5 * SETTINGS.epochs}  # Four that leave somebody out, and one of all.
-    assert made.acceptance.comparison is not None
-    assert (made.acceptance.comparison.unit, made.acceptance.comparison.count) == ("patient", 5)
-    assert made.acceptance.status == "accepted"
+    adaptation = adapt_organ(
+        model, "heart", volumes(5), SETTINGS, progress=lambda epoch, epochs, _: progress.append(epochs)
+    )
+    assert set(progress) == {5 * SETTINGS.epochs}  # Four fits that leave patients out, and one on all.
+    assert adaptation.acceptance.comparison is not None
+    assert (adaptation.acceptance.comparison.unit, adaptation.acceptance.comparison.count) == ("patient", 5)
+    assert adaptation.acceptance.status == "accepted"
 
 
-def test_of_five_patients_with_two_volumes_each_one_is_held_back(
+def test_one_of_five_patients_with_two_volumes_is_held_back(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    given = {patient: [*found, *found] for patient, found in volumes(5).items()}
-    plan = plan_organ_adaptation(model, "heart", given, SETTINGS)
+    volumes_by_patient = {patient: [*result, *result] for patient, result in volumes(5).items()}
+    plan = plan_organ_adaptation(model, "heart", volumes_by_patient, SETTINGS)
     assert len(plan.split.held_back) == 1
     progress: list[int] = []
-    made = adapt_organ(model, "heart", given, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs))
-    assert set(progress) == {SETTINGS.epochs}  # One fit, whose adapter is kept.
-    assert patient_hash(plan.split.held_back[0]) not in made.record["seen_patients"]
-    assert "over 2 volumes" in made.acceptance.sentence()
+    adaptation = adapt_organ(
+        model, "heart", volumes_by_patient, SETTINGS, plan, progress=lambda epoch, epochs, _: progress.append(epochs)
+    )
+    assert set(progress) == {SETTINGS.epochs}  # One fit, whose adapter is used.
+    assert patient_hash(plan.split.held_back[0]) not in adaptation.record["seen_patients"]
+    assert "over 2 volumes" in adaptation.acceptance.sentence()
 
 
-def test_a_single_volume_trains_and_stays_unverified(
-    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
-) -> None:
-    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    assert made.acceptance.status == "unverified"
-    assert "There is only one patient" in made.acceptance.sentence()
-    assert made.record["curve"][-1][1] > made.record["curve"][0][1]
+def test_single_volume_stays_unverified(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    adaptation = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    assert adaptation.acceptance.status == "unverified"
+    assert "There is only one patient" in adaptation.acceptance.sentence()
+    assert adaptation.record["curve"][-1][1] > adaptation.record["curve"][0][1]
 
 
-def test_an_organ_that_the_model_knows_begins_at_its_answer(
-    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
-) -> None:
-    made = adapt_organ(model, "Liver", volumes(2), SETTINGS)
-    assert made.acceptance.comparison is not None
-    assert made.acceptance.comparison.before > 0  # Random weights answer with something.
+def test_known_organ_starts_at_the_models_output(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    adaptation = adapt_organ(model, "Liver", volumes(2), SETTINGS)
+    assert adaptation.acceptance.comparison is not None
+    assert adaptation.acceptance.comparison.before > 0  # Random weights give some mask.
 
 
 def test_the_same_settings_give_the_same_weights(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
-    one = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    first = adapt_organ(model, "heart", volumes(1), SETTINGS)
     same = adapt_organ(model, "heart", volumes(1), SETTINGS, feature_cache=FeatureCache(tmp_path / "readings"))
     again = adapt_organ(model, "heart", volumes(1), SETTINGS, feature_cache=FeatureCache(tmp_path / "readings"))
-    other = adapt_organ(model, "heart", volumes(1), replace(SETTINGS, seed=1))
-    assert _same(one, same)
-    assert _same(one, again)
-    assert not _same(one, other)
-    assert one.record["fingerprint"] == same.record["fingerprint"] != other.record["fingerprint"]
+    second = adapt_organ(model, "heart", volumes(1), replace(SETTINGS, seed=1))
+    assert _same(first, same)
+    assert _same(first, again)
+    assert not _same(first, second)
+    assert first.record["fingerprint"] == same.record["fingerprint"] != second.record["fingerprint"]
 
 
-def test_a_run_that_was_broken_off_comes_to_the_same(
+def test_interrupted_run_gives_the_same_result(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("baps.fseft.fitting.checkpoint.Checkpoint.due", True)
@@ -160,7 +162,7 @@ def test_a_run_that_was_broken_off_comes_to_the_same(
     assert unbroken.record["curve"] == resumed.record["curve"]
 
 
-def test_what_was_broken_off_with_other_data_is_not_gone_on_from(
+def test_interrupted_run_with_other_data_is_not_resumed(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
     adapt_organ(model, "heart", volumes(1), SETTINGS, checkpoint_folder=tmp_path)
@@ -176,75 +178,73 @@ def test_what_was_broken_off_with_other_data_is_not_gone_on_from(
     assert progress[0] == 1
 
 
-def test_a_candidate_is_published_once_and_compared_with_what_is_served(
+def test_candidate_is_published_once_and_compared_with_the_served_version(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
-    store, given = AdapterStore(tmp_path), volumes(3)
-    two = {patient: given[patient] for patient in list(given)[:2]}
+    store, volumes_by_patient = AdapterStore(tmp_path), volumes(3)
+    two = {patient: volumes_by_patient[patient] for patient in list(volumes_by_patient)[:2]}
     plan = plan_organ_adaptation(model, "heart", two, SETTINGS)
-    said = keep_and_publish(
+    outcome = keep_and_publish(
         store, ["heart"], plan.fingerprint, lambda: adapt_organ(model, "heart", two, SETTINGS, plan)
     )
-    assert (said["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
+    assert (outcome["status"], store.served("heart", model.sha256)) == ("published", ("heart", "v0001"))
 
     adapter, record = read_organ_adapter(store.file("heart", "v0001"), model)
     served = ServedAdapter(adapter, record)
-    plan = plan_organ_adaptation(model, "heart", given, SETTINGS, served=served)
+    plan = plan_organ_adaptation(model, "heart", volumes_by_patient, SETTINGS, served=served)
     assert sorted(group for _, group in plan.split.folds) == [("patient 0",), ("patient 1",), ("patient 2",)]
-    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=40), plan, served=served)
-    assert made.acceptance.comparison is not None
-    assert made.acceptance.comparison.count == 3
-    assert made.acceptance.against_served is not None
-    assert made.acceptance.against_served.count == 1  # Who came since.
-    assert made.acceptance.against_served.gain > 0
-    assert made.acceptance.status == "accepted"
-    assert len(made.record["seen_patients"]) == 3
+    adaptation = adapt_organ(model, "heart", volumes_by_patient, replace(SETTINGS, epochs=40), plan, served=served)
+    assert adaptation.acceptance.comparison is not None
+    assert adaptation.acceptance.comparison.count == 3
+    assert adaptation.acceptance.against_served is not None
+    assert adaptation.acceptance.against_served.count == 1  # The new patient.
+    assert adaptation.acceptance.against_served.gain > 0
+    assert adaptation.acceptance.status == "accepted"
+    assert len(adaptation.record["seen_patients"]) == 3
 
 
 def test_an_adapter_of_another_model_is_refused(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient], tmp_path: Path
 ) -> None:
-    made = adapt_organ(model, "heart", volumes(1), SETTINGS)
-    write_adapter(tmp_path / "heart", made.adapter, made.record)
+    adapter = adapt_organ(model, "heart", volumes(1), SETTINGS)
+    write_adapter(tmp_path / "heart", adapter.adapter, adapter.record)
     back, _ = read_organ_adapter(tmp_path / "heart", model)
-    assert all(torch.equal(value, _weights(made.adapter)[key]) for key, value in _weights(back).items())
+    assert all(torch.equal(value, _weights(adapter.adapter)[key]) for key, value in _weights(back).items())
     with pytest.raises(InputError, match="trained for unet with weights 0{12}"):
         read_organ_adapter(tmp_path / "heart", replace(model, sha256="1" * 64))
 
 
-def test_a_new_organ_that_is_hardly_found_is_not_served(
-    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
-) -> None:
-    """Any mask is better than none, which is what the model answers; a bad one is no help all the same."""
-    made = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
-    assert made.acceptance.comparison is not None
-    assert 0 < made.acceptance.comparison.after < 0.5
-    assert made.acceptance.status == "rejected"
-    assert "takes longer to correct" in made.acceptance.sentence()
+def test_new_organ_with_low_dice_is_not_served(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+    """Any mask is better than the model's empty one, but a bad mask is not useful."""
+    adaptation = adapt_organ(model, "heart", volumes(2), replace(SETTINGS, epochs=1, learning_rate=1e-9))
+    assert adaptation.acceptance.comparison is not None
+    assert 0 < adaptation.acceptance.comparison.after < 0.5
+    assert adaptation.acceptance.status == "rejected"
+    assert "takes longer to correct" in adaptation.acceptance.sentence()
 
 
-def test_nothing_to_train_on(model: OrganModel) -> None:
+def test_no_volumes_is_an_error(model: OrganModel) -> None:
     with pytest.raises(InputError, match="no labels of heart"):
         plan_organ_adaptation(model, "heart", {}, SETTINGS)
 
 
-def test_sizes_of_query_volumes_are_not_for_what_sees_parts_of_them(
+def test_query_volumes_are_refused_for_methods_that_see_crops(
     model: OrganModel, volumes: Callable[[int], VolumesByPatient]
 ) -> None:
-    given, queries = volumes(2), [volumes(1)["patient 0"][0].image]
-    with pytest.raises(InputError, match="Omit the queries"):
-        adapt_organ(model, "heart", given, OrganSettings("bias"), queries=queries)
-    made = adapt_organ(model, "heart", given, replace(SETTINGS, epochs=4), queries=queries)
-    assert len(made.record["penalties"]) == 2
+    volumes_by_patient, unlabelled = volumes(2), [volumes(1)["patient 0"][0].image]
+    with pytest.raises(InputError, match="Omit the unlabelled volumes"):
+        adapt_organ(model, "heart", volumes_by_patient, OrganSettings("bias"), unlabelled=unlabelled)
+    adaptation = adapt_organ(model, "heart", volumes_by_patient, replace(SETTINGS, epochs=4), unlabelled=unlabelled)
+    assert len(adaptation.record["penalties"]) == 2
 
 
-def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
+def test_inapplicable_method_is_refused(model: OrganModel, volumes: Callable[[int], VolumesByPatient]) -> None:
     with pytest.raises(InputError, match="has none. Use bias, full or spatial"):
         plan_organ_adaptation(model, "heart", volumes(1), OrganSettings("lora"))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"method": "magic"}, "no method 'magic'"),
         ({"decoder": True}, "cannot train the decoder"),
@@ -252,6 +252,6 @@ def test_a_method_that_does_not_apply(model: OrganModel, volumes: Callable[[int]
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_settings_are_refused(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         OrganSettings(**wrong)  # type: ignore[arg-type]

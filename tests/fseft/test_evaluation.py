@@ -1,4 +1,4 @@
-"""Distances of surfaces against closed forms; and what is scored of a volume."""
+"""Surface distances against closed forms, and the scores of a volume."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SPACING = np.array([1.0, 2.0, 5.0])
 
 def box(*ranges: tuple[int, int], shape: tuple[int, int, int] = (24, 20, 16)) -> NDArray[np.bool_]:
     mask = np.zeros(shape, bool)
-    mask[tuple(slice(*each) for each in ranges)] = True
+    mask[tuple(slice(*bounds) for bounds in ranges)] = True
     return mask
 
 
 @pytest.mark.parametrize(("axis", "steps"), [(0, 3), (1, 4), (2, 2)])
-def test_parallel_planes_are_as_far_apart_as_they_are(axis: int, steps: int) -> None:
-    """Every point of one is as far from the other: all distances are the same."""
+def test_distance_of_parallel_planes(axis: int, steps: int) -> None:
+    """All points have the same distance to the other plane."""
     shape = (12, 12, 12)
     first, second = np.zeros(shape, bool), np.zeros(shape, bool)
     first[tuple(4 if n == axis else slice(None) for n in range(3))] = True
@@ -43,8 +43,8 @@ def test_parallel_planes_are_as_far_apart_as_they_are(axis: int, steps: int) -> 
 
 
 @pytest.mark.parametrize(("axis", "steps"), [(0, 2), (1, 1), (2, 1)])
-def test_a_shifted_box(axis: int, steps: int) -> None:
-    """The faces across the shift are off by it; the others lie on each other but where they stick out, by up to it."""
+def test_distance_of_a_shifted_box(axis: int, steps: int) -> None:
+    """The faces across the shift are displaced by it; the others coincide except where they stick out."""
     ranges = [(4, 16), (4, 14), (4, 12)]
     moved = [(a + steps * (n == axis), b + steps * (n == axis)) for n, (a, b) in enumerate(ranges)]
     shift = steps * SPACING[axis]
@@ -54,19 +54,19 @@ def test_a_shifted_box(axis: int, steps: int) -> None:
     assert surface_distances(box(*moved), box(*ranges), SPACING) == pytest.approx((hd95, surface))
 
 
-def test_the_mean_is_over_all_points_of_both_surfaces() -> None:
-    """Against one voxel, a row of three that begins there: 0 from the one; 0, 2 and 4 mm from the three."""
+def test_mean_is_over_all_points_of_both_surfaces() -> None:
+    """One voxel against a row of three that starts there: 0 mm from the one; 0, 2 and 4 mm from the three."""
     hd95, surface = surface_distances(box((4, 5), (4, 5), (4, 5)), box((4, 5), (4, 7), (4, 5)), SPACING)
     assert surface == pytest.approx(6 / 4)
     assert hd95 == pytest.approx(0.9 * 4 + 0.1 * 2)
 
 
-def test_a_mask_on_itself_up_to_the_border() -> None:
-    whole = np.ones((6, 6, 6), bool)
-    assert surface_distances(whole, whole, SPACING) == (0, 0)
+def test_distance_of_a_mask_to_itself_is_zero() -> None:
+    full_mask = np.ones((6, 6, 6), bool)
+    assert surface_distances(full_mask, full_mask, SPACING) == (0, 0)
 
 
-def test_empty_masks() -> None:
+def test_distance_of_empty_masks_is_infinite() -> None:
     some, none = box((4, 6), (4, 6), (4, 6)), np.zeros((24, 20, 16), bool)
     assert surface_distances(none, none, SPACING) == (0, 0)
     assert surface_distances(some, none, SPACING) == surface_distances(none, some, SPACING) == (math.inf, math.inf)
@@ -85,25 +85,25 @@ def case(tmp_path: Path, new_phantom: Phantom) -> Case:
     return Case(tmp_path / "a.nii.gz", tmp_path / "a_label.nii.gz", 1, "a")
 
 
-def test_where_nothing_answers_the_organ_is_missed(model: OrganModel, case: Case) -> None:
+def test_organ_without_a_model_is_missed(model: OrganModel, case: Case) -> None:
     scored, skipped = evaluate_organ(model, None, [case], FeatureCache(None))
-    found = scored["a.nii.gz"]
+    result = scored["a.nii.gz"]
     assert not skipped
-    assert (found.patient, found.dice, found.hd95, found.surface) == ("a", 0, math.inf, math.inf)
+    assert (result.patient, result.dice, result.hd95, result.surface) == ("a", 0, math.inf, math.inf)
 
 
-def test_scores_are_of_the_volumes_own_voxels(model: OrganModel, case: Case, new_phantom: Phantom) -> None:
+def test_scores_are_computed_at_the_voxels_of_the_volume(model: OrganModel, case: Case, new_phantom: Phantom) -> None:
     adapter = build_adapter("linear_probe", model.network, "liver")
     volume, organ = new_phantom()
     prepared = preprocess(volume, 2.0, 16)
     mask = (
         prepared.restore(segment(adapter, compute_inputs(model.network, "features", prepared.image, 16).half())) > 0.5
     )
-    found = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
+    result = evaluate_organ(model, adapter, [case], FeatureCache(None))[0]["a.nii.gz"]
     assert mask.any()
-    assert found.dice == pytest.approx(dice(mask, organ))
+    assert result.dice == pytest.approx(dice(mask, organ))
     distances = surface_distances(mask, organ, np.array([1.0, 1.0, 2.0]))
-    assert (found.hd95, found.surface) == pytest.approx(distances)
+    assert (result.hd95, result.surface) == pytest.approx(distances)
 
 
 def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, tmp_path: Path) -> None:

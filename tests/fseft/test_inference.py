@@ -11,17 +11,19 @@ from baps.fseft.models import FoundationModel
 
 @pytest.fixture(scope="module")
 def image() -> torch.Tensor:
-    """Larger than a window along one axis, smaller along another."""
+    """Make an image that is larger than a window along one axis and smaller along another."""
     return torch.rand((1, 24, 16, 13), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "spatial", "decoder"])
-def test_untrained_it_is_the_model_window_by_window(unet: FoundationModel, image: torch.Tensor, name: str) -> None:
+def test_untrained_adapter_equals_the_sliding_window_model(
+    unet: FoundationModel, image: torch.Tensor, name: str
+) -> None:
     with torch.no_grad():
         logits = sliding_window_inference(image[None], 16, 1, unet, overlap=0.25, mode="gaussian")
     adapter = build_adapter(name, unet, "liver")
-    found = segment(adapter, compute_inputs(unet, adapter.input_kind, image, 16), 16)
-    torch.testing.assert_close(found, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
+    result = segment(adapter, compute_inputs(unet, adapter.input_kind, image, 16), 16)
+    torch.testing.assert_close(result, logits[0, 1:2].sigmoid(), rtol=0, atol=1e-5)
 
 
 def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, image: torch.Tensor) -> None:
@@ -31,11 +33,11 @@ def test_the_output_adapter_reads_blended_probabilities(unet: FoundationModel, i
         )
     probabilities = compute_inputs(unet, "probabilities", image, 16)
     torch.testing.assert_close(probabilities, blended[0])
-    found = segment(build_adapter("output", unet, "aorta"), probabilities)
-    torch.testing.assert_close(found, blended[0, 2:], rtol=0, atol=1e-5)
+    result = segment(build_adapter("output", unet, "aorta"), probabilities)
+    torch.testing.assert_close(result, blended[0, 2:], rtol=0, atol=1e-5)
 
 
-def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
+def test_inputs_of_each_kind(unet: FoundationModel, image: torch.Tensor) -> None:
     assert compute_inputs(unet, "images", image, 16) is image
     features = compute_inputs(unet, "features", image, 16)
     assert features.shape == (64, 24, 16, 13)
@@ -44,7 +46,7 @@ def test_what_is_read(unet: FoundationModel, image: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["spatial", "spatial_pointwise", "output", "landmarks"])
-def test_slab_by_slab_is_as_the_whole_at_once(unet: FoundationModel, name: str) -> None:
+def test_slabs_equal_the_whole_volume(unet: FoundationModel, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     adapter = build_adapter(name, unet, "liver").eval()
     for weights in adapter.trainable_parameters().values():
@@ -52,7 +54,7 @@ def test_slab_by_slab_is_as_the_whole_at_once(unet: FoundationModel, name: str) 
     channels = {"probabilities": 3, "landmarks": 2 * 65 + 9}.get(adapter.input_kind, 64)
     inputs = torch.rand((channels, 6, 7, 37), generator=generator).half()
     with torch.no_grad():
-        whole = adapter(inputs[None].float())[0].sigmoid()
-    found = segment(adapter, inputs)
-    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-    assert found.std() > 0.01
+        full_result = adapter(inputs[None].float())[0].sigmoid()
+    result = segment(adapter, inputs)
+    torch.testing.assert_close(result, full_result, rtol=0, atol=1e-5)
+    assert result.std() > 0.01

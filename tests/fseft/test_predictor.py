@@ -21,11 +21,11 @@ Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
 
 def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sha256: str = "") -> str:
-    """A linear probe: of no training but a bias, which is the answer everywhere."""
+    """Publish an untrained linear probe whose bias gives the same output everywhere."""
     adapter = build_adapter("linear_probe", segmenter.model.network, organ)
     with torch.no_grad():
-        for value, given in zip(adapter.trainable_parameters().values(), (0.0, bias), strict=True):
-            value.fill_(given or 0.0)
+        for value, parameter in zip(adapter.trainable_parameters().values(), (0.0, bias), strict=True):
+            value.fill_(parameter or 0.0)
     record = {
         "adapter": adapter_record("linear_probe", organ, False, 0),
         "black_box": {"name": "small", "weights_sha256": sha256 or segmenter.model.sha256},
@@ -35,15 +35,15 @@ def publish(segmenter: OrganSegmenter, organ: str, bias: float | None = None, sh
     return version
 
 
-def _asked(segmenter: OrganSegmenter, volume: Volume, organ: str) -> NDArray[np.float32]:
-    """Probabilities of an organ by what serves it."""
+def _probabilities_of(segmenter: OrganSegmenter, volume: Volume, organ: str) -> NDArray[np.float32]:
+    """Compute the probabilities of an organ with the served adapter or the model."""
     model, version = segmenter.model, segmenter.served(organ)
     adapter = read_organ_adapter(segmenter.store.file(organ, version), model)[0] if version else unadapted(model, organ)
     prepared = preprocess(volume, model.spacing, model.side)
     return predict(adapter, prepared, segmenter.feature_cache.for_image(model, prepared.image), model.side)
 
 
-def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_learned_organ_is_segmented_on_another_volume(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     model = segmenter.model
     adapter = build_adapter("linear_probe", model.network, "heart")
     examples = []
@@ -52,84 +52,82 @@ def test_an_organ_that_was_learned_is_found_on_another_volume(segmenter: OrganSe
         prepared = preprocess(volume, model.spacing, model.side)
         examples.append(Example(compute_inputs(model.network, "features", prepared.image, 16), prepared.mask(ball)))
     fit(adapter, examples, FitSettings(0.03, epochs=40, crop=12))
-    record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.record()}
+    record = {"adapter": adapter_record("linear_probe", "heart", False, 0), "black_box": model.to_dict()}
     segmenter.store.publish("heart", segmenter.store.add("heart", adapter, record, "accepted"))
 
     volume, ball = new_phantom(seed=2, shape=(36, 40, 14))
-    found = segmenter.segment(volume, {"heart": 7, "pancreas": 3})
-    assert (found.served, found.unknown, found.stopped) == ({"heart": "v0001"}, ("pancreas",), ())
-    assert found.labelmap.dtype == np.uint8
-    assert set(np.unique(found.labelmap)) == {0, 7}
-    assert dice(found.labelmap == 7, ball) > 0.75
-    np.testing.assert_array_equal(found.labelmap == 7, _asked(segmenter, volume, "heart") > 0.5)
+    result = segmenter.segment(volume, {"heart": 7, "pancreas": 3})
+    assert (result.served, result.unknown, result.stopped) == ({"heart": "v0001"}, ("pancreas",), ())
+    assert result.labelmap.dtype == np.uint8
+    assert set(np.unique(result.labelmap)) == {0, 7}
+    assert dice(result.labelmap == 7, ball) > 0.75
+    np.testing.assert_array_equal(result.labelmap == 7, _probabilities_of(segmenter, volume, "heart") > 0.5)
 
 
-def test_the_surer_organ_gets_the_voxel(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_voxel_belongs_to_the_more_probable_organ(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ, bias in (("a", 1.0), ("b", 3.0), ("c", 2.0), ("d", -1.0)):
         publish(segmenter, organ, bias)
     volume, _ = new_phantom()
-    found = segmenter.segment(volume, {"a": 1, "b": 2, "c": 3, "d": 4})
-    assert set(np.unique(found.labelmap)) <= {0, 2}  # 0 where the image does not reach, at the border
-    assert (found.labelmap == 2).mean() > 0.5
+    result = segmenter.segment(volume, {"a": 1, "b": 2, "c": 3, "d": 4})
+    assert set(np.unique(result.labelmap)) <= {0, 2}  # 0 at the border, where the image does not reach.
+    assert (result.labelmap == 2).mean() > 0.5
 
 
-def test_what_answers_for_an_organ(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_source_of_each_organ(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     assert (segmenter.served("spleen"), segmenter.served("heart")) == ("", None)
     assert publish(segmenter, "spleen", 2.0) == "v0001"
-    publish(segmenter, "liver", 2.0, sha256="e" * 64)  # It was made for another model.
+    publish(segmenter, "liver", 2.0, sha256="e" * 64)  # The adapter is for another model.
     assert (segmenter.served("spleen"), segmenter.served("liver")) == ("v0001", "")
     volume, _ = new_phantom()
-    first = _asked(segmenter, volume, "spleen")
+    first = _probabilities_of(segmenter, volume, "spleen")
     mask = segmenter.segment(volume, {"spleen": 1}).labelmap
     np.testing.assert_array_equal(mask, first > 0.5)
     publish(segmenter, "spleen", -2.0)
     assert segmenter.served("spleen") == "v0002"
-    assert (_asked(segmenter, volume, "spleen") < first)[first > 0.5].all()
+    assert (_probabilities_of(segmenter, volume, "spleen") < first)[first > 0.5].all()
     assert segmenter.segment(volume, {"spleen": 1}).labelmap.sum() < mask.sum()
     segmenter.store.roll_back("spleen")
-    np.testing.assert_array_equal(_asked(segmenter, volume, "spleen"), first)
+    np.testing.assert_array_equal(_probabilities_of(segmenter, volume, "spleen"), first)
     np.testing.assert_array_equal(segmenter.segment(volume, {"spleen": 1}).labelmap, mask)
 
 
-def test_an_unadapted_organ_is_answered_as_the_model_does(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_unadapted_organ_equals_the_model(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     volume, _ = new_phantom()
     prepared = preprocess(volume, 2.0, 16)
     expected = compute_inputs(segmenter.model.network, "probabilities", prepared.image, 16)[1:2]
-    asked = _asked(segmenter, volume, "liver")
-    np.testing.assert_allclose(asked, prepared.restore(expected), atol=0.02)
-    np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, asked > 0.5)
+    queried = _probabilities_of(segmenter, volume, "liver")
+    np.testing.assert_allclose(queried, prepared.restore(expected), atol=0.02)
+    np.testing.assert_array_equal(segmenter.segment(volume, {"liver": 1}).labelmap, queried > 0.5)
 
 
-def test_a_broken_adapter_leaves_the_others(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_damaged_adapter_does_not_affect_the_others(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ in ("a", "b"):
         publish(segmenter, organ, 2.0)
     segmenter.store.file("a", "v0001").write_bytes(b"junk")
-    found = segmenter.segment(new_phantom()[0], {"a": 1, "b": 2})
-    assert (found.served, found.unknown) == ({"b": "v0001"}, ("a",))
-    assert (found.labelmap == 2).any()
+    result = segmenter.segment(new_phantom()[0], {"a": 1, "b": 2})
+    assert (result.served, result.unknown) == ({"b": "v0001"}, ("a",))
+    assert (result.labelmap == 2).any()
 
 
-def test_it_can_be_stopped_between_organs(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
+def test_segmentation_can_be_stopped_between_organs(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     for organ in ("a", "b", "c"):
         publish(segmenter, organ, 2.0)
     progress: list[tuple[int, int]] = []
-    found = segmenter.segment(
+    result = segmenter.segment(
         new_phantom()[0], {"a": 1, "b": 2, "c": 3}, lambda: len(progress) < 2, lambda *now: progress.append(now)
     )
     assert progress[:2] == [(0, 3), (1, 3)]
-    assert (found.served, found.stopped, found.unknown) == ({"a": "v0001"}, ("b", "c"), ())
-    assert (found.labelmap == 1).any()
+    assert (result.served, result.stopped, result.unknown) == ({"a": "v0001"}, ("b", "c"), ())
+    assert (result.labelmap == 1).any()
 
 
-def test_organs_that_nothing_answers_for_are_refused_with_the_remedy(
-    segmenter: OrganSegmenter, new_phantom: Phantom
-) -> None:
+def test_unknown_organs_are_refused_with_a_remedy(segmenter: OrganSegmenter, new_phantom: Phantom) -> None:
     volume, _ = new_phantom()
     with pytest.raises(InputError, match=r"knows spleen, liver, aorta.* no adapter for heart.*train `organs`"):
         segmenter.segment(volume, {"heart": 1})
 
 
-def test_a_gpu_without_enough_memory_is_said_so(
+def test_out_of_memory_is_reported(
     segmenter: OrganSegmenter, new_phantom: Phantom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

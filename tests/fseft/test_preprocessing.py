@@ -23,35 +23,35 @@ def _dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return 2 * int((first & second).sum()) / (int(first.sum()) + int(second.sum()))
 
 
-def _there(prepared: PreparedVolume, mask: torch.Tensor) -> NDArray[np.float64]:
-    """Middle of a mask on the image's voxels, mm, RAS."""
+def _centre_mm(prepared: PreparedVolume, mask: torch.Tensor) -> NDArray[np.float64]:
+    """Compute the centre of a mask on the voxels of the image, mm, RAS."""
     middle = mask[0].nonzero().float().mean(0).numpy()
-    found: NDArray[np.float64] = prepared.affine[:3, :3] @ middle + prepared.affine[:3, 3]
-    return found
+    result: NDArray[np.float64] = prepared.affine[:3, :3] @ middle + prepared.affine[:3, 3]
+    return result
 
 
 @given(codes=st.sampled_from(["RAS", "LPS", "LAS", "SPR", "AIL", "IRP"]), spacing=st.sampled_from([1.0, 1.5, 3.0]))
-def test_any_orientation_there_and_back(new_phantom: Phantom, codes: str, spacing: float) -> None:
+def test_round_trip_in_any_orientation(new_phantom: Phantom, codes: str, spacing: float) -> None:
     volume, ball = new_phantom()
     turn = nibabel.orientations.ornt_transform(
         nibabel.io_orientation(volume.affine), nibabel.orientations.axcodes2ornt(codes)
     )
     affine = volume.affine @ nibabel.orientations.inv_ornt_aff(turn, volume.shape)
-    turned = Volume(nibabel.apply_orientation(volume.voxels, turn), affine)
+    rotated = Volume(nibabel.apply_orientation(volume.voxels, turn), affine)
     turned_ball = nibabel.apply_orientation(ball, turn)
-    prepared = preprocess(turned, spacing, side=8)
+    prepared = preprocess(rotated, spacing, side=8)
     assert nibabel.aff2axcodes(prepared.affine) == ("R", "A", "S")
     np.testing.assert_allclose(np.diag(prepared.affine)[:3], spacing, rtol=0.05)
     mask = prepared.mask(turned_ball)
     middle = volume.affine[:3, :3] @ np.argwhere(ball).mean(0) + volume.affine[:3, 3]
-    np.testing.assert_allclose(_there(prepared, mask), middle, atol=0.5 * spacing)
+    np.testing.assert_allclose(_centre_mm(prepared, mask), middle, atol=0.5 * spacing)
     back = prepared.restore(mask.float())
-    assert back.shape == turned.shape
+    assert back.shape == rotated.shape
     assert back.dtype == np.float32
     assert _dice(back > 0.5, turned_ball) > {1.0: 0.95, 1.5: 0.9, 3.0: 0.8}[spacing]
 
 
-def test_an_oblique_volume_there_and_back(new_phantom: Phantom) -> None:
+def test_round_trip_of_an_oblique_volume(new_phantom: Phantom) -> None:
     volume, ball = new_phantom(spacing=(1.0, 1.0, 1.0), shape=(40, 36, 30))
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
@@ -61,27 +61,27 @@ def test_an_oblique_volume_there_and_back(new_phantom: Phantom) -> None:
 
 
 def test_hounsfield_units() -> None:
-    """-175 is 0, 250 is 1, and beyond is cut off; as it is, where the voxels already lie right."""
+    """-175 HU is 0, 250 HU is 1, values beyond are clipped; voxels on the model's grid are not resampled."""
     values = np.array([-1000, -175, -68.75, 37.5, 250, 3000] * 10, np.float32)
     voxels = np.broadcast_to(values[:, None, None], (60, 4, 4)).copy()
     prepared = preprocess(Volume(voxels, np.diag([1.5, 1.5, 1.5, 1.0])), side=1)
-    # The first two are dark, and cut away.
+    # The first two are dark and are cropped.
     expected = torch.tensor([0, 0, 0.25, 0.5, 1, 1] * 10)[2:]
     torch.testing.assert_close(prepared.image[0, :, 0, 0], expected, rtol=0, atol=1e-5)
     assert prepared.affine[0, 3] == pytest.approx(3.0)
 
 
-def test_other_grey_values_by_percentiles(new_phantom: Phantom) -> None:
+def test_other_grey_values_use_percentiles(new_phantom: Phantom) -> None:
     volume, ball = new_phantom()
-    other = Volume(volume.voxels * 7 + 1000, volume.affine)
-    first, second = preprocess(volume, 1.0, side=1), preprocess(other, 1.0, side=1)
+    rescaled = Volume(volume.voxels * 7 + 1000, volume.affine)
+    first, second = preprocess(volume, 1.0, side=1), preprocess(rescaled, 1.0, side=1)
     torch.testing.assert_close(first.image, second.image, rtol=0, atol=1e-4)
     inside = first.image[first.mask(ball)]
     assert float(inside.mean()) > 0.8
     assert (float(first.image.min()), float(first.image.max())) == (0, 1)
 
 
-def test_only_what_is_bright_is_kept() -> None:
+def test_image_is_cropped_to_bright_voxels() -> None:
     voxels = np.full((30, 20, 20), -1000, np.int16)
     voxels[10:16, 5:9, 2:12] = 100
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -95,12 +95,12 @@ def test_only_what_is_bright_is_kept() -> None:
     assert back.sum() == pytest.approx(240 * 275 / 425, rel=1e-4)
 
 
-def test_where_nothing_is_bright_all_is_kept() -> None:
+def test_dark_image_is_not_cropped() -> None:
     prepared = preprocess(Volume(np.full((8, 8, 8), -1000, np.int16), np.eye(4)), 1.0, side=1)
     assert prepared.image.shape == (1, 8, 8, 8)
 
 
-def test_what_cannot_be_prepared_is_refused(new_phantom: Phantom) -> None:
+def test_invalid_volumes_are_refused(new_phantom: Phantom) -> None:
     volume, ball = new_phantom()
     with pytest.raises(InputError, match="in colour"):
         preprocess(Volume(np.zeros((4, 4, 1, 3), np.uint8), np.eye(4)))

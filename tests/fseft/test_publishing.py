@@ -1,4 +1,4 @@
-"""What a site does with the organ model over weeks."""
+"""Training of the organ model at a site over weeks."""
 
 from __future__ import annotations
 
@@ -22,57 +22,64 @@ QUICK = OrganSettings(method="linear_probe", learning_rate=0.03, epochs=15, crop
 
 
 def volumes(new_labelled: New, count: int) -> dict[str, list[LabelledVolume]]:
-    found = map(new_labelled, range(count))
-    return {volume.patient: [volume] for volume in found}
+    result = map(new_labelled, range(count))
+    return {volume.patient: [volume] for volume in result}
 
 
-def test_a_candidate_that_is_better_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
+def test_better_candidate_is_served(segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path) -> None:
     progress: list[tuple[int, int, float]] = []
     memory = tmp_path / "split.json"
-    given = volumes(new_labelled, 3)
-    said = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory, lambda *now: progress.append(now))
-    assert (said["version"], said["status"]) == ("v0001", "published"), said["reason"]
-    assert said["after"] > 0.5 > said["before"]
+    volumes_by_patient = volumes(new_labelled, 3)
+    outcome = adapt_and_publish_organ(
+        segmenter, "heart", volumes_by_patient, QUICK, memory, lambda *now: progress.append(now)
+    )
+    assert (outcome["version"], outcome["status"]) == ("v0001", "published"), outcome["reason"]
+    assert outcome["after"] > 0.5 > outcome["before"]
     assert segmenter.served("heart") == "v0001"
     assert not memory.exists(), "of few nobody has a role, see the next test"
-    assert progress[-1][:2] == (4 * 15, 4 * 15)  # three that leave one out, and one of all
+    assert progress[-1][:2] == (4 * 15, 4 * 15)  # Three fits that leave one patient out, and one on all.
     assert not segmenter.store.checkpoint_folder("heart").exists()
     record = segmenter.store.record("heart", "v0001")
     assert "patient 0" not in json.dumps(record)
 
-    again = adapt_and_publish_organ(segmenter, "heart", given, QUICK, memory)
+    again = adapt_and_publish_organ(segmenter, "heart", volumes_by_patient, QUICK, memory)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
 
 
-def test_roles_are_shared_with_the_other_method_once_patients_are_not_few(
+def test_roles_are_shared_with_the_other_method_for_many_patients(
     segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
 ) -> None:
     memory = tmp_path / "split.json"
-    given = volumes(new_labelled, 6)
-    few = plan_organ_adaptation(segmenter.model, "heart", given, QUICK, memory)
+    volumes_by_patient = volumes(new_labelled, 6)
+    few = plan_organ_adaptation(segmenter.model, "heart", volumes_by_patient, QUICK, memory)
     assert (len(few.split.training), few.split.held_back) == (6, ())
-    held_back = split_patients(given, memory).held_back  # The other method has slices of them, several each.
+    held_back = split_patients(
+        volumes_by_patient, memory
+    ).held_back  # The other method has several slices of each patient.
     assert len(held_back) == 1
-    more = {patient: [volume, volume] for patient, volume in zip(given, map(new_labelled, range(6)), strict=True)}
+    more = {
+        patient: [volume, volume]
+        for patient, volume in zip(volumes_by_patient, map(new_labelled, range(6)), strict=True)
+    }
     assert plan_organ_adaptation(segmenter.model, "heart", more, QUICK, memory).split.held_back == held_back
-    other = tmp_path / "other.json"
-    plan_organ_adaptation(segmenter.model, "heart", more, QUICK, other)
-    assert set(json.loads(other.read_text())) == {patient_hash(patient) for patient in given}
+    other_file = tmp_path / "other.json"
+    plan_organ_adaptation(segmenter.model, "heart", more, QUICK, other_file)
+    assert set(json.loads(other_file.read_text())) == {patient_hash(patient) for patient in volumes_by_patient}
 
 
-def test_one_volume_trains_and_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
-    said = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
-    assert said["status"] == "unverified"
-    assert "Label a volume of another patient" in said["reason"]
+def test_one_volume_stays_unverified(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    outcome = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
+    assert outcome["status"] == "unverified"
+    assert "Label a volume of another patient" in outcome["reason"]
     assert segmenter.served("heart") is None
     again = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 1), QUICK)
     assert (again["version"], "Nothing has changed" in again["reason"]) == ("v0001", True)
 
 
-def test_a_run_that_is_broken_off_goes_on_and_comes_to_the_same(
+def test_interrupted_run_resumes_to_the_same_result(
     segmenter: OrganSegmenter, new_labelled: New, tmp_path: Path
 ) -> None:
-    given = volumes(new_labelled, 2)
+    volumes_by_patient = volumes(new_labelled, 2)
     paused = 0
 
     def count() -> None:
@@ -81,58 +88,58 @@ def test_a_run_that_is_broken_off_goes_on_and_comes_to_the_same(
 
     def stop() -> None:
         count()
-        if paused > 40:  # in the second of three fits
+        if paused > 40:  # In the second of three fits.
             raise KeyboardInterrupt
 
-    adapt_and_publish_organ(segmenter, "unbroken", given, QUICK, wait=count)
-    whole, paused = paused, 0
+    adapt_and_publish_organ(segmenter, "unbroken", volumes_by_patient, QUICK, wait=count)
+    epochs, paused = paused, 0
     with pytest.raises(KeyboardInterrupt):
-        adapt_and_publish_organ(segmenter, "broken", given, QUICK, wait=stop)
+        adapt_and_publish_organ(segmenter, "broken", volumes_by_patient, QUICK, wait=stop)
     store = segmenter.store
     assert store.versions("broken") == []
     assert list(store.checkpoint_folder("broken").glob("*.pt"))
     paused = 0
-    adapt_and_publish_organ(segmenter, "broken", given, QUICK, wait=count)
-    assert paused < whole
+    adapt_and_publish_organ(segmenter, "broken", volumes_by_patient, QUICK, wait=count)
+    assert paused < epochs
     assert not store.checkpoint_folder("broken").exists()
     weights = [store.file(organ, "v0001").read_bytes() for organ in ("unbroken", "broken")]
     heads = [int.from_bytes(content[:8], "little") + 8 for content in weights]
     assert weights[0][heads[0] :] == weights[1][heads[1] :]
 
 
-def test_a_candidate_is_compared_with_what_is_served(segmenter: OrganSegmenter, new_labelled: New) -> None:
-    first = {patient: found for patient, found in volumes(new_labelled, 3).items() if patient != "patient 2"}
+def test_candidate_is_compared_with_the_served_version(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    first = {patient: result for patient, result in volumes(new_labelled, 3).items() if patient != "patient 2"}
     adapt_and_publish_organ(segmenter, "heart", first, QUICK)
     segmenter.store.publish("heart", "v0001")
-    said: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
-    assert said["version"] == "v0002"
-    assert said["against_served"] is not None  # on the patient who came since
+    outcome: dict[str, Any] = adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, 3), QUICK)
+    assert outcome["version"] == "v0002"
+    assert outcome["against_served"] is not None  # On the new patient.
     assert len(segmenter.store.record("heart", "v0002")["seen_patients"]) == 3
 
 
-def test_a_served_adapter_that_is_broken_is_trained_anew(segmenter: OrganSegmenter, new_labelled: New) -> None:
-    given = volumes(new_labelled, 2)
-    adapt_and_publish_organ(segmenter, "heart", given, QUICK)
+def test_damaged_served_adapter_is_trained_again(segmenter: OrganSegmenter, new_labelled: New) -> None:
+    volumes_by_patient = volumes(new_labelled, 2)
+    adapt_and_publish_organ(segmenter, "heart", volumes_by_patient, QUICK)
     segmenter.store.publish("heart", "v0001")
     segmenter.store.file("heart", "v0001").write_bytes(b"junk")
-    said = adapt_and_publish_organ(segmenter, "heart", given, OrganSettings("linear_probe", epochs=2, crop=12, seed=1))
-    assert (said["version"], said["against_served"]) == ("v0002", None)
+    outcome = adapt_and_publish_organ(
+        segmenter, "heart", volumes_by_patient, OrganSettings("linear_probe", epochs=2, crop=12, seed=1)
+    )
+    assert (outcome["version"], outcome["against_served"]) == ("v0002", None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "given", "said"),
+    ("settings", "volumes_by_patient", "message"),
     [(OrganSettings("lora"), 1, "this model has none"), (QUICK, 0, "no labels of heart to train on")],
 )
-def test_what_cannot_be_trained_is_refused(
-    segmenter: OrganSegmenter, new_labelled: New, settings: OrganSettings, given: int, said: str
+def test_invalid_organs_are_refused(
+    segmenter: OrganSegmenter, new_labelled: New, settings: OrganSettings, volumes_by_patient: int, message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
-        adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, given), settings)
+    with pytest.raises(InputError, match=message):
+        adapt_and_publish_organ(segmenter, "heart", volumes(new_labelled, volumes_by_patient), settings)
 
 
-def test_a_full_disk_ends_it_with_a_sentence(
-    segmenter: OrganSegmenter, new_labelled: New, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_reported(segmenter: OrganSegmenter, new_labelled: New, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
@@ -142,7 +149,7 @@ def test_a_full_disk_ends_it_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"method": "magic"}, "Known ones"),
         ({"decoder": True}, "cannot train the decoder"),
@@ -150,6 +157,6 @@ def test_a_full_disk_ends_it_with_a_sentence(
         ({"seed": -1}, "seed must be"),
     ],
 )
-def test_settings_that_cannot_be_used(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         OrganSettings(**wrong)

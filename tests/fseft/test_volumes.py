@@ -24,7 +24,7 @@ def model(unet: FoundationModel) -> OrganModel:
 
 @pytest.fixture
 def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
-    """Writes a phantom and its label 1 to disk; ``organ`` may be another mask than the ball."""
+    """Return a function that writes a phantom and its label 1; ``organ`` replaces the mask of the ball."""
 
     def make(
         name: str,
@@ -41,32 +41,30 @@ def new_case(tmp_path: Path, new_phantom: Phantom) -> Callable[..., Case]:
     return make
 
 
-def test_volumes_by_patient(model: OrganModel, new_case: Callable[..., Case]) -> None:
-    found, skipped = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
+def test_volumes_are_grouped_by_patient(model: OrganModel, new_case: Callable[..., Case]) -> None:
+    result, skipped = load_volumes([new_case("one"), new_case("two", "b"), new_case("three")], model)
     assert skipped == {}
-    assert {patient: len(volumes) for patient, volumes in found.items()} == {"a": 2, "b": 1}
-    volume = found["b"][0]
+    assert {patient: len(volumes) for patient, volumes in result.items()} == {"a": 2, "b": 1}
+    volume = result["b"][0]
     assert volume.labelled is None
     assert volume.image.shape == volume.target.shape
     assert min(volume.image.shape[1:]) >= model.side
     assert volume.image[volume.target].mean() > volume.image[~volume.target].mean() + 0.5
 
 
-def test_slices_that_nobody_labelled_are_neither_organ_nor_background(
-    model: OrganModel, new_case: Callable[..., Case]
-) -> None:
-    """Slices are 2 mm thick, as are the model's voxels: what is covered of one is covered of the other."""
-    whole = load_volumes([new_case("whole")], model)[0]["a"][0]
+def test_unannotated_slices_are_neither_organ_nor_background(model: OrganModel, new_case: Callable[..., Case]) -> None:
+    """Slices are as thick as the model's voxels, 2 mm, so annotated slices correspond one to one."""
+    complete = load_volumes([new_case("whole")], model)[0]["a"][0]
     volume = load_volumes([new_case("part", annotated_slices=frozenset({4, 5, 6, 99}))], model)[0]["a"][0]
     assert volume.labelled is not None
-    shown = volume.labelled.any(1).any(1)[0]
-    assert int(shown.sum()) == 3
-    assert torch.equal(volume.target, whole.target & volume.labelled)
-    assert 0 < int(volume.target.sum()) < int(whole.target.sum())
-    assert volume.labelled[..., shown].float().mean() > 0.5, "all of a slice is known, not the organ alone"
+    labelled_slices = volume.labelled.any(1).any(1)[0]
+    assert int(labelled_slices.sum()) == 3
+    assert torch.equal(volume.target, complete.target & volume.labelled)
+    assert 0 < int(volume.target.sum()) < int(complete.target.sum())
+    assert volume.labelled[..., labelled_slices].float().mean() > 0.5, "all of a slice is known, not the organ alone"
 
 
-def test_dice_is_of_what_is_known() -> None:
+def test_dice_uses_labelled_voxels_only() -> None:
     target, labelled = torch.zeros(2, 1, 4, 4, 4, dtype=torch.bool)
     target[..., 1], labelled[..., :2] = True, True
     mask = torch.zeros_like(target)
@@ -76,11 +74,11 @@ def test_dice_is_of_what_is_known() -> None:
     assert LabelledVolume("a", torch.zeros(1, 4, 4, 4), target, None).dice(mask) == pytest.approx(2 * 16 / (16 + 48))
 
 
-def test_what_cannot_be_used_is_left_out_with_a_reason(
+def test_unusable_volumes_are_skipped_with_a_reason(
     model: OrganModel, new_case: Callable[..., Case], tmp_path: Path
 ) -> None:
     def speck(ball: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A voxel of 1 mm that lies between the middles of the model's voxels."""
+        """Mark a voxel of 1 mm that lies between the centres of the model's voxels."""
         small = np.zeros_like(ball)
         small[20, 19, 6] = True
         return small
@@ -94,8 +92,8 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(
         new_case("speck", organ=speck),
         new_case("good", "b"),
     ]
-    found, skipped = load_volumes(cases, model)
-    assert list(found) == ["b"]
+    result, skipped = load_volumes(cases, model)
+    assert list(result) == ["b"]
     assert list(skipped) == [f"{name}.nii.gz, label 1" for name in ("broken", "empty", "elsewhere", "speck")]
     reasons = list(skipped.values())
     assert "broken.nii.gz" in reasons[0]

@@ -1,4 +1,4 @@
-"""Slices and canvases keep their properties over axes, shapes, spacings and orientations."""
+"""Properties of slices and canvases over axes, shapes, spacings and orientations."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def test_the_canvas_keeps_proportions_in_millimetres(
 ) -> None:
     volume, voxel, axis = scene
     canvas = Canvas.fit(volume, Plane(axis, voxel[axis]), image_size)
-    # Of the patient's axes that remain, the first (left-right, else back-front) runs across.
-    towards = [int(np.abs(volume.affine[:3, other]).argmax()) for other in range(3)]
-    first, second = sorted((other for other in range(3) if other != axis), key=lambda other: towards[other])
-    across, down = (volume.shape[other] * volume.spacing[other] for other in (first, second))
+    # Of the remaining patient axes, the first (left-right, else back-front) is horizontal.
+    towards = [int(np.abs(volume.affine[:3, axis_]).argmax()) for axis_ in range(3)]
+    first, second = sorted((axis_ for axis_ in range(3) if axis_ != axis), key=lambda axis_: towards[axis_])
+    across, down = (volume.shape[axis_] * volume.spacing[axis_] for axis_ in (first, second))
     assert max(canvas.width, canvas.height) == image_size
     assert min(canvas.width, canvas.height) >= 1
     scale = image_size / max(across, down)
@@ -110,8 +110,8 @@ def test_insert_writes_back_what_extract_copied(scene: tuple[Volume, tuple[int, 
     voxels = np.random.default_rng(0).integers(0, 255, volume.voxels.shape)
     copy = np.zeros_like(voxels)
     for index in range(voxels.shape[axis]):
-        taken = Plane(axis, index).extract(voxels)
-        Plane(axis, index).insert(copy, taken)
+        extracted = Plane(axis, index).extract(voxels)
+        Plane(axis, index).insert(copy, extracted)
     np.testing.assert_array_equal(copy, voxels)
     x, y = plane.project(voxel)
     assert plane.extract(voxels)[int(y), int(x)] == voxels[voxel]
@@ -184,19 +184,19 @@ def _stored_orders(draw: st.DrawFn) -> tuple[Volume, Volume, tuple[int, int, int
     marked[voxel] = True
     order = draw(st.permutations(range(3)))
     turn = np.stack([order, draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))], 1)
-    other = Volume(nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape))
+    axis_ = Volume(nibabel.apply_orientation(voxels, turn), affine @ nibabel.orientations.inv_ornt_aff(turn, shape))
     (there,) = np.argwhere(nibabel.apply_orientation(marked, turn))
     plane = draw(st.sampled_from(["axial", "coronal", "sagittal"]))
-    return Volume(voxels, affine), other, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]
+    return Volume(voxels, affine), axis_, voxel, tuple(map(int, there)), plane  # type: ignore[return-value]
 
 
 @given(scene=_stored_orders(), image_size=IMAGE_SIZES)
-def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
+def test_canvas_does_not_depend_on_the_storage_order(
     scene: tuple[Volume, Volume, tuple[int, int, int], tuple[int, int, int], str], image_size: int
 ) -> None:
-    one, other, here, there, name = scene
+    one, axis_, here, there, name = scene
     shown = []
-    for volume, voxel in ((one, here), (other, there)):
+    for volume, voxel in ((one, here), (axis_, there)):
         plane = Plane(axis := plane_axis(volume.affine, name), voxel[axis])
         canvas = Canvas.fit(volume, plane, image_size)
         corner = plane.project(tuple(max(0, v - 1) for v in voxel))  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def test_the_canvas_does_not_depend_on_how_the_file_stores_the_image(
 @pytest.mark.parametrize(
     ("plane", "right", "top"), [("axial", "left", "front"), ("coronal", "left", "head"), ("sagittal", "back", "head")]
 )
-def test_a_slice_is_shown_as_a_radiologist_sees_it(plane: str, right: str, top: str) -> None:
+def test_slice_is_oriented_as_a_radiologist_views_it(plane: str, right: str, top: str) -> None:
     """The patient's left is brightest on the right of the canvas, and so on, in each of the 48 orders of storage."""
     assert len(ORIENTATIONS) == 48
     index = np.stack(np.meshgrid(*map(np.arange, (9, 9, 9)), indexing="ij"), -1)
@@ -229,11 +229,11 @@ def test_a_slice_is_shown_as_a_radiologist_sees_it(plane: str, right: str, top: 
 
 def test_planes_by_name() -> None:
     assert [plane_axis(_LPS, name) for name in ("", "as stored", "I", "J", "K")] == [2, 2, 0, 1, 2]
-    turned = np.eye(4)
-    turned[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right
-    assert [plane_axis(turned, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
+    rotated = np.eye(4)
+    rotated[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]  # I to the front, J to the head, K to the right.
+    assert [plane_axis(rotated, name) for name in ("coronal", "axial", "sagittal")] == [0, 1, 2]
     with pytest.raises(InputError, match="no plane 'frontal'.*sagittal"):
-        plane_axis(turned, "frontal")
+        plane_axis(rotated, "frontal")
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -242,9 +242,9 @@ def test_a_slice_is_extracted_without_a_copy_of_the_volume(axis: int, order: str
     voxels = np.zeros((200, 180, 90), np.int16, order=order)  # type: ignore[call-overload]
     tracemalloc.start()
     try:
-        found = Plane(axis, 50).extract(voxels)
+        result = Plane(axis, 50).extract(voxels)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2 * found.nbytes < voxels.nbytes / 10
-    assert not np.shares_memory(found, voxels)
+    assert peak < 2 * result.nbytes < voxels.nbytes / 10
+    assert not np.shares_memory(result, voxels)

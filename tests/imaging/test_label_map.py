@@ -18,13 +18,13 @@ MASKS = st.dictionaries(st.integers(1, 400), arrays(bool, (3, 4, 2)), max_size=5
 @given(MASKS, MASKS)
 def test_masks_are_stored_in_layers_without_loss(masks: Masks, more: Masks) -> None:
     first = LabelMap.from_masks(masks.items())
-    kept = [layer.copy() for layer in first.layers]
+    layers_before = [layer.copy() for layer in first.layers]
     added = {value: mask for value, mask in more.items() if value not in masks}
     both = first.with_masks(added, {})
     for value, mask in {**masks, **added}.items():
         np.testing.assert_array_equal(both.mask(value), mask)
     assert both.values() == sorted(value for value, mask in {**masks, **added}.items() if mask.any())
-    for layer, before in zip(first.layers, kept, strict=True):
+    for layer, before in zip(first.layers, layers_before, strict=True):
         np.testing.assert_array_equal(layer, before)  # The original label map does not change.
     for value in masks:
         assert value not in both.without(value).values()
@@ -45,7 +45,7 @@ def test_unique_values(voxels: NDArray[np.int32]) -> None:
 
 
 def _random(seed: int) -> LabelMap:
-    """Return a label map of some layers, of 8 or 32 bits, in which no value lies in two layers."""
+    """Draw a label map of some layers, of 8 or 32 bits, in which no value is in two layers."""
     random = np.random.default_rng(seed)
     values = random.permutation(np.array([1, 2, 3, 7, 200, 255, 300, 60000]))
     layers, rest = [], values.tolist()
@@ -62,23 +62,23 @@ def test_one_pass_gives_the_same_as_the_masks(seed: int) -> None:
     assert new.slices_by_value() == {
         value: np.flatnonzero(new.mask(value).any((0, 1))).tolist() for value in new.values()
     }
-    pairs = [(one, other) for one in [0, *old.values()] for other in [0, 9, *new.values()]]
-    found = Overlaps.count(old, new, pairs)
-    for n, (one, other) in enumerate(pairs):
-        before = old.mask(one) if one else np.zeros(old.shape, bool)
-        after = new.mask(other) if other else np.zeros(old.shape, bool)
+    pairs = [(first, second) for first in [0, *old.values()] for second in [0, 9, *new.values()]]
+    result = Overlaps.count(old, new, pairs)
+    for n, (first, second) in enumerate(pairs):
+        before = old.mask(first) if first else np.zeros(old.shape, bool)
+        after = new.mask(second) if second else np.zeros(old.shape, bool)
         for k in range(old.shape[2]):
-            wanted = before[:, :, k].sum(), after[:, :, k].sum(), (before & after)[:, :, k].sum()
-            assert (found.old[k, n], found.new[k, n], found.both[k, n]) == wanted
-    kept = old.values()[::2]
-    numbers = {value: 1000 + value for value in kept}
+            expected = before[:, :, k].sum(), after[:, :, k].sum(), (before & after)[:, :, k].sum()
+            assert (result.old[k, n], result.new[k, n], result.both[k, n]) == expected
+    layers_before = old.values()[::2]
+    numbers = {value: 1000 + value for value in layers_before}
     filled = new.filled_from(old, numbers, {})
     for value in new.values():
         np.testing.assert_array_equal(filled.mask(value), new.mask(value))
-    for value in kept:
+    for value in layers_before:
         np.testing.assert_array_equal(filled.mask(1000 + value), old.mask(value) & ~new.foreground())
     assert filled.values() == sorted(
-        {*new.values(), *(1000 + v for v in kept if (old.mask(v) & ~new.foreground()).any())}
+        {*new.values(), *(1000 + v for v in layers_before if (old.mask(v) & ~new.foreground()).any())}
     )
 
 
@@ -88,6 +88,6 @@ def test_hundreds_of_masks_that_overlap_in_their_last_slices_are_fast() -> None:
     for n, mask in enumerate(masks):
         mask[:, n % 64, n % 32] = True
         mask[-1, -1, -1] = True
-    found = LabelMap.from_masks(enumerate(masks, start=1))
-    assert len(found.layers) == 200
-    assert all((layer > 0).sum() == mask.sum() for layer, mask in zip(found.layers, masks, strict=True))
+    result = LabelMap.from_masks(enumerate(masks, start=1))
+    assert len(result.layers) == 200
+    assert all((layer > 0).sum() == mask.sum() for layer, mask in zip(result.layers, masks, strict=True))

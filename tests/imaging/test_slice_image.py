@@ -10,7 +10,7 @@ from baps.imaging.windowing import Window, choose_window
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def test_a_slice_by_hand() -> None:
+def test_slice_image_by_hand() -> None:
     volume = Volume(np.array([[-500, 0], [100, 900]], np.int16)[:, :, None], LPS)
     plane = Plane(2, 0)
     image = canvas_image(volume, plane, Canvas.fit(volume, plane, 2), Window(0, 300))
@@ -28,7 +28,7 @@ def test_levels_are_rounded_not_truncated() -> None:
     assert image[..., 0].tolist() == [[1, 99], [0, 0]]
 
 
-def test_colour_stays_colour() -> None:
+def test_colour_is_kept() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 1, 3)).astype(np.uint8)
     volume, plane = Volume(pixels, LPS), Plane(2, 0)
     image = canvas_image(volume, plane, Canvas.fit(volume, plane, 4), choose_window(volume))

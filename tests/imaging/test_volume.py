@@ -24,8 +24,8 @@ def test_spacing_is_the_distance_of_neighbouring_voxels(
     affine[:3, 3] = (5, 6, 7)
     spacing = Volume(np.zeros((1, 1, 1), np.uint8), affine).spacing
     assert spacing == pytest.approx(steps)
-    here = affine @ (0, 0, 0, 1)
-    assert np.linalg.norm(affine @ (0, 1, 0, 1) - here) == pytest.approx(spacing[1])
+    origin = affine @ (0, 0, 0, 1)
+    assert np.linalg.norm(affine @ (0, 1, 0, 1) - origin) == pytest.approx(spacing[1])
 
 
 def test_grey_and_colour() -> None:
@@ -40,7 +40,7 @@ def test_grey_and_colour() -> None:
     ("shape", "shift", "same"),
     [((3, 4, 5), 0.0, True), ((3, 4, 5), 0.079, True), ((3, 4, 5), 0.081, False), ((3, 4, 6), 0.0, False)],
 )
-def test_the_same_geometry(shape: tuple[int, ...], shift: float, same: bool) -> None:
+def test_same_geometry(shape: tuple[int, ...], shift: float, same: bool) -> None:
     moved = AFFINE.copy()
     moved[1, 3] += shift
     volume = Volume(np.zeros((3, 4, 5), np.int16), AFFINE)
@@ -49,10 +49,10 @@ def test_the_same_geometry(shape: tuple[int, ...], shift: float, same: bool) -> 
 
 @pytest.mark.parametrize(("slices", "same"), [(5, True), (500, False)])
 def test_a_rotation_moves_the_far_end_of_a_long_volume(slices: int, same: bool) -> None:
-    turned = AFFINE.copy()
-    turned[:3] = Rotation.from_euler("x", 0.01, degrees=True).as_matrix() @ AFFINE[:3]
+    rotated = AFFINE.copy()
+    rotated[:3] = Rotation.from_euler("x", 0.01, degrees=True).as_matrix() @ AFFINE[:3]
     voxels = np.zeros((3, 4, slices), np.uint8)
-    assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, turned)) is same
+    assert Volume(voxels, AFFINE).same_geometry(Volume(voxels, rotated)) is same
 
 
 def test_small_voxels_are_distinguished() -> None:

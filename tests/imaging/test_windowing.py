@@ -34,7 +34,7 @@ def test_ct_is_recognised_by_its_values() -> None:
     assert choose_window(_volume(voxels.astype(np.int16))) == Window(*CT_WINDOW, "ct")
 
 
-def test_magnetic_resonance_gets_percentiles_without_the_background() -> None:
+def test_mr_gets_percentiles_without_the_background() -> None:
     random = np.random.default_rng(0)
     voxels = np.zeros((30, 30, 30), np.float32)
     voxels[10:20] = random.uniform(300, 900, (10, 30, 30))
@@ -69,13 +69,13 @@ def test_padding_does_not_widen_the_window() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 7, -3])
-def test_a_constant_volume_gets_a_window_with_an_extent(value: int) -> None:
+def test_window_of_a_constant_volume_is_not_empty(value: int) -> None:
     window = choose_window(_volume(np.full((4, 4, 4), value, np.int16)))
     assert window.high > window.low
     assert np.isfinite(window.apply(np.array([value]))).all()
 
 
-def test_a_large_volume_is_sampled_with_a_close_result() -> None:
+def test_sampled_window_of_a_large_volume_is_close() -> None:
     voxels = np.random.default_rng(0).uniform(0, 1000, (120, 120, 60)).astype(np.float32)
     window = choose_window(_volume(voxels))
     assert window.low == pytest.approx(5, abs=2)
@@ -83,7 +83,7 @@ def test_a_large_volume_is_sampled_with_a_close_result() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 7, -3000, 1e30, -1e30, 3e38])
-def test_a_volume_of_one_value_has_a_window(value: float) -> None:
+def test_volume_of_one_value_has_a_window(value: float) -> None:
     voxels = np.full((4, 5, 6), value, np.float32)
     window = choose_window(_volume(voxels))
     assert np.isfinite((window.low, window.high)).all()

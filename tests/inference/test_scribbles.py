@@ -16,7 +16,7 @@ from baps.prompts import Prompt
 
 
 def _strokes(seed: int) -> NDArray[np.bool_]:
-    """Some lines of a brush, (30, 45)."""
+    """Draw some brush strokes, (30, 45)."""
     random = np.random.default_rng(seed)
     strokes = np.zeros((30, 45), bool)
     for _ in range(random.integers(1, 4)):
@@ -28,7 +28,7 @@ def _strokes(seed: int) -> NDArray[np.bool_]:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 12))
-def test_clicks_lie_on_strokes_and_are_no_more_than_asked(seed: int, max_clicks: int) -> None:
+def test_clicks_are_on_strokes_and_limited(seed: int, max_clicks: int) -> None:
     strokes = _strokes(seed)
     clicks = choose_clicks(strokes, max_clicks)
     assert min(max_clicks, 1) <= len(clicks) == len(set(clicks)) <= max_clicks
@@ -36,7 +36,7 @@ def test_clicks_lie_on_strokes_and_are_no_more_than_asked(seed: int, max_clicks:
 
 
 @given(st.integers(0, 10_000))
-def test_the_same_strokes_give_the_same_clicks_wherever_they_lie(seed: int) -> None:
+def test_clicks_move_with_the_strokes(seed: int) -> None:
     strokes = _strokes(seed)
     moved = np.pad(strokes, ((7, 2), (3, 5)))
     clicks = choose_clicks(strokes, 4)
@@ -45,7 +45,7 @@ def test_the_same_strokes_give_the_same_clicks_wherever_they_lie(seed: int) -> N
 
 
 @pytest.mark.parametrize("max_clicks", [1, 2, 4, 5])
-def test_clicks_lie_in_the_middle_of_equal_parts_of_a_stroke(max_clicks: int) -> None:
+def test_clicks_are_in_the_centres_of_equal_parts(max_clicks: int) -> None:
     strokes = np.zeros((9, 140), bool)
     strokes[3:6, 10:130] = True
     clicks = sorted(choose_clicks(strokes, max_clicks))
@@ -54,7 +54,7 @@ def test_clicks_lie_in_the_middle_of_equal_parts_of_a_stroke(max_clicks: int) ->
     np.testing.assert_allclose([x for x, _ in clicks], expected, atol=5)
 
 
-def test_every_stroke_gets_a_click_where_there_are_clicks_enough() -> None:
+def test_every_stroke_gets_a_click_if_possible() -> None:
     strokes = np.zeros((30, 60), bool)
     for column in (5, 30, 55):
         strokes[10:20, column - 1 : column + 2] = True
@@ -63,7 +63,7 @@ def test_every_stroke_gets_a_click_where_there_are_clicks_enough() -> None:
 
 
 @pytest.mark.parametrize("max_clicks", [1, 2, 3, 4])
-def test_a_stroke_of_few_pixels_gives_as_many_clicks(max_clicks: int) -> None:
+def test_stroke_of_few_pixels_gives_as_many_clicks(max_clicks: int) -> None:
     strokes = np.zeros((5, 5), bool)
     strokes[2, 1:3] = True
     assert len(choose_clicks(strokes, max_clicks)) == min(max_clicks, 2)
@@ -81,19 +81,19 @@ def test_a_prompt_has_both_kinds_of_clicks_and_no_box(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_a_black_box_that_understands_boxes_only_gets_the_one_around_the_strokes(seed: int) -> None:
+def test_black_box_for_boxes_gets_the_box_around_the_strokes(seed: int) -> None:
     foreground = _strokes(seed)
-    able = replace(ALL, clicks=False)
-    box = strokes_to_prompt(foreground, np.zeros_like(foreground), able).box
+    capabilities = replace(ALL, clicks=False)
+    box = strokes_to_prompt(foreground, np.zeros_like(foreground), capabilities).box
     assert box is not None
     x0, y0, x1, y1 = (int(edge) for edge in box)
     assert foreground[y0 : y1 + 1, x0 : x1 + 1].sum() == foreground.sum()
     for edge in (foreground[y0], foreground[y1], foreground[:, x0], foreground[:, x1]):
         assert edge.any()
-    assert strokes_to_prompt(foreground, foreground, able, (1, 2, 30, 20)).box == (1, 2, 30, 20)
+    assert strokes_to_prompt(foreground, foreground, capabilities, (1, 2, 30, 20)).box == (1, 2, 30, 20)
 
 
-def test_without_a_foreground_stroke_it_is_said() -> None:
+def test_missing_foreground_stroke_is_an_error() -> None:
     background = np.ones((8, 8), bool)
     with pytest.raises(InputError, match="no foreground stroke. Paint over the organ"):
         strokes_to_prompt(np.zeros_like(background), background, ALL)
@@ -104,6 +104,6 @@ def test_strokes_of_two_slices_are_refused() -> None:
         strokes_to_prompt(np.ones((8, 8), bool), np.ones((8, 9), bool), ALL)
 
 
-def test_strokes_are_kept_whatever_is_answered() -> None:
+def test_strokes_are_kept_in_the_mask() -> None:
     answer, foreground, background = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]], bool)
     assert keep_strokes(answer, foreground, background).tolist() == [True, False, True, False]

@@ -1,4 +1,4 @@
-"""Each test file of other packages is read as SimpleITK reads it, or refused with the right reason."""
+"""Test files of other packages are read as SimpleITK reads them, or refused with the right reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from baps.io import IMAGE_SUFFIXES, opens_in_viewers, read_volume, write_nifti
 from baps.io.itk_geometry import ras_affine
 
 _NOT_DICOM = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".dcm")
-_MONAI_LABEL = find_spec("monailabel")  # The core does without it.
+_MONAI_LABEL = find_spec("monailabel")  # The core does not need this package.
 _FOLDERS = (
     Path(nibabel.__file__).parent / "tests" / "data",
     Path(skimage.__file__).parent / "data",
@@ -49,36 +49,36 @@ def _files() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("path", _files(), ids=lambda path: path.name)
-def test_a_file_is_read_as_itk_reads_it_or_refused(tmp_path: Path, path: Path) -> None:
+def test_file_is_read_like_itk_or_refused(tmp_path: Path, path: Path) -> None:
     if path.name in REFUSED:
         with pytest.raises(InputError, match=f"^{path.name} {REFUSED[path.name]}"):
             read_volume(path)
         return
     volume = read_volume(path)
-    seen = SimpleITK.ReadImage(str(path))
-    voxels = SimpleITK.GetArrayFromImage(seen)
-    if seen.GetDimension() == 2:
+    itk_image = SimpleITK.ReadImage(str(path))
+    voxels = SimpleITK.GetArrayFromImage(itk_image)
+    if itk_image.GetDimension() == 2:
         voxels = voxels[None]
     if path.suffix == ".png" and voxels.dtype == np.uint16 and voxels.ndim == 4:
-        voxels = (voxels >> 8).astype(np.uint8)  # Colours have 8 bits.
-    if path.suffix == ".jpg":  # Decoders differ in how they spread colours.
+        voxels = (voxels >> 8).astype(np.uint8)  # Colour has 8 bits only.
+    if path.suffix == ".jpg":  # Decoders differ in colour interpolation.
         assert (np.abs(volume.voxels.astype(int) - voxels.swapaxes(0, 2).reshape(volume.voxels.shape)) > 20).mean() == 0
     elif volume.colour:
         np.testing.assert_array_equal(volume.voxels, voxels[..., :3].swapaxes(0, 2))
-    elif seen.GetNumberOfComponentsPerPixel() > 1:  # Colours that are all grey.
+    elif itk_image.GetNumberOfComponentsPerPixel() > 1:  # Colour pictures whose pixels are all grey.
         np.testing.assert_array_equal(volume.voxels, voxels[..., 0].T)
     else:
         np.testing.assert_allclose(volume.voxels, voxels.T, rtol=1e-6)
     if opens_in_viewers(path):
-        np.testing.assert_allclose(volume.affine, ras_affine(seen), atol=1e-6)
+        np.testing.assert_allclose(volume.affine, ras_affine(itk_image), atol=1e-6)
     write_nifti(tmp_path / "converted.nii.gz", volume)
     converted = SimpleITK.ReadImage(str(tmp_path / "converted.nii.gz"))
     assert volume.same_geometry(Volume(volume.voxels, ras_affine(converted)))
 
 
 @pytest.mark.parametrize("suffix", _OTHER_KINDS)
-def test_unsupported_files_are_named_as_such(suffix: str) -> None:
-    found = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
-    for path in found:
+def test_unsupported_files_are_refused_with_the_reason(suffix: str) -> None:
+    results = [path for path in _FOLDERS[0].iterdir() if path.suffix.lower() == suffix]
+    for path in results:
         with pytest.raises(InputError, match="has a format that is not supported. Give NIfTI, NRRD, "):
             read_volume(path)

@@ -1,4 +1,4 @@
-"""Label files: segments that overlap, a channel for each class, parts of an image, and scaled headers."""
+"""Label files: overlapping segments, one channel per class, parts of an image, and scaled headers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import label_stem, read_label_map, read_labels, write_label_map
 from baps.io.nrrd import nrrd_header
-from tests.support.little_series import random_segments
 from tests.support.paths import ROOT
+from tests.support.small_series import random_segments
 
 CASES = ROOT.parent / "shared" / "cases"
 
@@ -39,7 +39,7 @@ Described = Sequence[tuple[int, int, str]]
 def _seg_nrrd(
     path: Path, layers: Sequence[NDArray[Any]], segments: Described, image: Volume = IMAGE, **more: str
 ) -> Path:
-    """Write a file like 3D Slicer: layer, value and name of each segment in the header."""
+    """Write a file as 3D Slicer does, with layer, value and name of each segment in the header."""
     header = nrrd_header(image, compress=True)
     voxels = layers[0]
     if len(layers) > 1:
@@ -61,7 +61,7 @@ def _seg_nrrd(
 def test_every_segment_of_3d_slicer_is_kept(tmp_path: Path, seed: int) -> None:
     """Each layer has its own segments; values may be used in several layers."""
     random, masks = np.random.default_rng(seed), random_segments(seed)
-    segments, layers, wanted = [], [], {}
+    segments, layers, expected = [], [], {}
     for number, mask in enumerate(masks):
         layer = next((n for n, voxels in enumerate(layers) if not voxels[mask].any()), len(layers))
         if layer == len(layers) or random.random() < 0.3:
@@ -70,36 +70,36 @@ def test_every_segment_of_3d_slicer_is_kept(tmp_path: Path, seed: int) -> None:
         value = int(random.choice([v for v in range(1, 6) if not (layers[layer] == v).any()]))
         layers[layer][mask] = value
         segments.append((layer, value, f"organ {number}"))
-        wanted[f"organ {number}"] = mask
-    found = read_label_map(_seg_nrrd(tmp_path / "a.seg.nrrd", layers, segments), IMAGE)
-    assert sorted(found.names.values()) == sorted(wanted)
-    for value, name in found.names.items():
-        np.testing.assert_array_equal(found.mask(value), wanted[name])
+        expected[f"organ {number}"] = mask
+    results = read_label_map(_seg_nrrd(tmp_path / "a.seg.nrrd", layers, segments), IMAGE)
+    assert sorted(results.names.values()) == sorted(expected)
+    for value, name in results.names.items():
+        np.testing.assert_array_equal(results.mask(value), expected[name])
     several = len({value for _, value, _ in segments}) < len(segments)
-    assert found.renumbered == several
+    assert results.renumbered == several
 
 
-def test_values_stay_where_each_means_one_segment(tmp_path: Path) -> None:
-    one, other = random_segments(3)[0] * np.uint8(4), random_segments(6)[0] * np.uint8(2)
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, other], [(0, 4, "liver"), (1, 2, "Segment_2")])
-    found = read_label_map(path, IMAGE)
-    assert (found.names, found.renumbered) == ({4: "liver"}, False)  # Nobody gave the other a name.
-    np.testing.assert_array_equal(found.mask(4), one > 0)
-    np.testing.assert_array_equal(found.mask(2), other > 0)
+def test_unique_values_are_kept(tmp_path: Path) -> None:
+    first, second = random_segments(3)[0] * np.uint8(4), random_segments(6)[0] * np.uint8(2)
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, second], [(0, 4, "liver"), (1, 2, "Segment_2")])
+    result = read_label_map(path, IMAGE)
+    assert (result.names, result.renumbered) == ({4: "liver"}, False)  # The other value has no name.
+    np.testing.assert_array_equal(result.mask(4), first > 0)
+    np.testing.assert_array_equal(result.mask(2), second > 0)
     with pytest.raises(InputError, match="has overlapping segments"):
         read_labels(path, IMAGE)
 
 
-def test_layers_that_do_not_overlap_can_be_read_as_one_labelmap(tmp_path: Path) -> None:
-    one, other = np.zeros(IMAGE.shape, np.uint8), np.zeros(IMAGE.shape, np.uint8)
-    one[2:4], other[5:9] = 1, 1
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, other], [(0, 1, "liver"), (1, 1, "spleen")])
-    np.testing.assert_array_equal(read_labels(path, IMAGE), one + 2 * other)
+def test_disjoint_layers_are_read_as_one_label_map(tmp_path: Path) -> None:
+    first, second = np.zeros(IMAGE.shape, np.uint8), np.zeros(IMAGE.shape, np.uint8)
+    first[2:4], second[5:9] = 1, 1
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, second], [(0, 1, "liver"), (1, 1, "spleen")])
+    np.testing.assert_array_equal(read_labels(path, IMAGE), first + 2 * second)
 
 
 def test_a_layer_with_a_value_that_no_segment_has_is_refused(tmp_path: Path) -> None:
-    one = np.ones(IMAGE.shape, np.uint8)
-    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [one, one * 3], [(0, 1, "liver"), (1, 1, "spleen")])
+    first = np.ones(IMAGE.shape, np.uint8)
+    path = _seg_nrrd(tmp_path / "a.seg.nrrd", [first, first * 3], [(0, 1, "liver"), (1, 1, "spleen")])
     with pytest.raises(InputError, match=r"voxels of the values \[3\], which no segment has"):
         read_label_map(path, IMAGE)
 
@@ -114,37 +114,39 @@ def test_labels_of_a_part_are_embedded_in_the_image(
     first = [data.draw(st.integers(0, size - 1)) for size in mask.shape]
     last = [data.draw(st.integers(begin + 1, size)) for begin, size in zip(first, mask.shape, strict=True)]
     part = tuple(slice(*ends) for ends in zip(first, last, strict=True))
-    wanted = np.zeros_like(mask)
-    wanted[part] = mask[part]
+    expected = np.zeros_like(mask)
+    expected[part] = mask[part]
     affine = IMAGE.affine.copy()
     affine[:3, 3] = (IMAGE.affine @ [*first, 1])[:3]
     offset = {"Segmentation_ReferenceImageExtentOffset": " ".join(map(str, first))}
     cropped = Volume(mask[part].astype(np.uint8), affine)
     path = _seg_nrrd(folder / "a.seg.nrrd", [cropped.voxels], [(0, 1, "liver")], cropped, **offset)
-    found = read_label_map(path, IMAGE)
-    np.testing.assert_array_equal(found.mask(1), wanted)
-    assert found.names == {1: "liver"}
+    result = read_label_map(path, IMAGE)
+    np.testing.assert_array_equal(result.mask(1), expected)
+    assert result.names == {1: "liver"}
     both = [cropped.voxels, cropped.voxels]
     layered = read_label_map(
         _seg_nrrd(folder / "b.seg.nrrd", both, [(0, 1, "a"), (1, 1, "b")], cropped, **offset), IMAGE
     )
-    np.testing.assert_array_equal(layered.mask(2), wanted)
+    np.testing.assert_array_equal(layered.mask(2), expected)
 
-    whole = SimpleITK.GetImageFromArray(mask.astype(np.uint8).T)
+    itk_labels = SimpleITK.GetImageFromArray(mask.astype(np.uint8).T)
     lps = np.diag([-1.0, -1, 1]) @ STRAIGHT.affine[:3]
-    whole.SetSpacing(STRAIGHT.spacing)
-    whole.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
-    whole.SetOrigin(lps[:, 3])
+    itk_labels.SetSpacing(STRAIGHT.spacing)
+    itk_labels.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
+    itk_labels.SetOrigin(lps[:, 3])
     begins_there = all(begin == 0 or size == whole_size for begin, size, whole_size in zip(
         first, cropped.shape, mask.shape, strict=True
     ))  # fmt: skip
-    turned = SimpleITK.DICOMOrient(whole[part[0], part[1], part[2]], data.draw(st.sampled_from(["LPS", "RAS", "AIL"])))
-    SimpleITK.WriteImage(turned, folder / "a.nii.gz")
+    rotated = SimpleITK.DICOMOrient(
+        itk_labels[part[0], part[1], part[2]], data.draw(st.sampled_from(["LPS", "RAS", "AIL"]))
+    )
+    SimpleITK.WriteImage(rotated, folder / "a.nii.gz")
     if begins_there and cropped.shape != mask.shape:
         with pytest.raises(InputError, match="both begin at the same voxel"):
             read_label_map(folder / "a.nii.gz", STRAIGHT)
     else:
-        np.testing.assert_array_equal(read_labels(folder / "a.nii.gz", STRAIGHT) > 0, wanted)
+        np.testing.assert_array_equal(read_labels(folder / "a.nii.gz", STRAIGHT) > 0, expected)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,14 @@ def _nifti(path: Path, voxels: NDArray[Any]) -> Path:
 
 def test_rounding_errors_of_a_scaled_header_are_corrected(tmp_path: Path) -> None:
     """nibabel writes floats as scaled integers: 1 becomes 1.00001526."""
-    wanted = np.random.default_rng(0).integers(0, 3, STRAIGHT.shape)
-    image = nibabel.Nifti1Image(wanted.astype(np.float64), STRAIGHT.affine)
+    expected = np.random.default_rng(0).integers(0, 3, STRAIGHT.shape)
+    image = nibabel.Nifti1Image(expected.astype(np.float64), STRAIGHT.affine)
     image.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / "a.nii.gz")
-    assert (np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj) != wanted).any()
-    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz", STRAIGHT), wanted)
+    assert (np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj) != expected).any()
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz", STRAIGHT), expected)
     with pytest.raises(InputError, match="holds fractions"):
-        read_labels(_nifti(tmp_path / "b.nii", wanted * 0.99), STRAIGHT)
+        read_labels(_nifti(tmp_path / "b.nii", expected * 0.99), STRAIGHT)
 
 
 def _one_hot(seed: int) -> NDArray[np.uint8]:
@@ -185,17 +187,17 @@ def _one_hot(seed: int) -> NDArray[np.uint8]:
     return np.stack([classes == n for n in range(3)], -1).astype(np.uint8)
 
 
-def _write_channels(folder: Path, voxels: NDArray[np.uint8], how: str) -> Path:
-    if how == "nibabel":
+def _write_channels(folder: Path, voxels: NDArray[np.uint8], layout: str) -> Path:
+    if layout == "nibabel":
         return _nifti(folder / "a.nii.gz", voxels)
-    if how == "nibabel, float":
+    if layout == "nibabel, float":
         return _nifti(folder / "a.nii.gz", voxels.astype(np.float32))
     image = SimpleITK.GetImageFromArray(voxels.transpose(2, 1, 0, 3), isVector=True)
     lps = np.diag([-1.0, -1, 1]) @ STRAIGHT.affine[:3]
     image.SetSpacing(STRAIGHT.spacing)
     image.SetDirection((lps[:, :3] / STRAIGHT.spacing).ravel())
     image.SetOrigin(lps[:, 3])
-    path = folder / ("a.nrrd" if how == "SimpleITK, NRRD" else "a.nii.gz")
+    path = folder / ("a.nrrd" if layout == "SimpleITK, NRRD" else "a.nii.gz")
     SimpleITK.WriteImage(image, path)
     return path
 
@@ -203,24 +205,24 @@ def _write_channels(folder: Path, voxels: NDArray[np.uint8], how: str) -> Path:
 WAYS = ["nibabel", "nibabel, float", "SimpleITK, NRRD", "SimpleITK, NIfTI"]
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("layout", WAYS)
+def test_a_channel_for_each_class_with_the_background_first(tmp_path: Path, layout: str) -> None:
     voxels = _one_hot(3)
-    found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
-    (note,) = found.notes
+    result = read_label_map(_write_channels(tmp_path, voxels, layout), STRAIGHT)
+    (note,) = result.notes
     assert "was taken as the background" in note
-    assert found.values() == [1, 2]
+    assert result.values() == [1, 2]
     for value in (1, 2):
-        np.testing.assert_array_equal(found.mask(value), voxels[..., value] > 0)
+        np.testing.assert_array_equal(result.mask(value), voxels[..., value] > 0)
 
 
-@pytest.mark.parametrize("how", WAYS)
-def test_a_channel_for_each_class_without_background_may_overlap(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("layout", WAYS)
+def test_a_channel_for_each_class_without_background_may_overlap(tmp_path: Path, layout: str) -> None:
     voxels = np.stack([mask for seed in (3, 6, 9) for mask in random_segments(seed)[:1]], -1).astype(np.uint8)
-    found = read_label_map(_write_channels(tmp_path, voxels, how), STRAIGHT)
-    assert "have no background; the first was taken as label 1" in found.notes[0]
+    result = read_label_map(_write_channels(tmp_path, voxels, layout), STRAIGHT)
+    assert "have no background; the first was taken as label 1" in result.notes[0]
     for value in (1, 2, 3):
-        np.testing.assert_array_equal(found.mask(value), voxels[..., value - 1] > 0)
+        np.testing.assert_array_equal(result.mask(value), voxels[..., value - 1] > 0)
 
 
 @pytest.mark.parametrize("order", [[1, 2, 0], [0, 1, 1]], ids=["background last", "two channels on one voxel"])
@@ -239,7 +241,7 @@ def test_time_points_are_not_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_written_is_read_by_us_and_by_itk(tmp_path: Path, seed: int) -> None:
+def test_written_labels_are_read_back_also_by_itk(tmp_path: Path, seed: int) -> None:
     masks = dict(enumerate(random_segments(seed), start=1))
     labels = LabelMap.from_masks(masks.items(), {value: f"organ {value}" for value in masks})
     for image in (STRAIGHT, IMAGE):
@@ -247,17 +249,17 @@ def test_what_is_written_is_read_by_us_and_by_itk(tmp_path: Path, seed: int) -> 
         assert path.name == ("label.nii.gz" if len(labels.layers) == 1 and image is STRAIGHT else "label.seg.nrrd") or (
             len(labels.layers) == 1
         )
-        found = read_label_map(path, image)
+        result = read_label_map(path, image)
         for value, mask in masks.items():
-            np.testing.assert_array_equal(found.mask(value), mask)
+            np.testing.assert_array_equal(result.mask(value), mask)
         if path.name.endswith(".nrrd"):
             theirs = SimpleITK.ReadImage(path)
             layers = np.atleast_3d(SimpleITK.GetArrayFromImage(theirs))
             layers = layers.reshape(*layers.shape[:3], -1).transpose(2, 1, 0, 3)
-            for layer, voxels in enumerate(found.layers):
+            for layer, voxels in enumerate(result.layers):
                 np.testing.assert_array_equal(layers[..., layer], voxels)
             np.testing.assert_allclose(np.array(theirs.GetOrigin()) * [-1, -1, 1], image.affine[:3, 3], atol=1e-6)
-            assert found.names == labels.names
+            assert result.names == labels.names
 
 
 def test_a_segmentation_is_named_after_its_image() -> None:
@@ -272,10 +274,10 @@ def test_a_segmentation_is_named_after_its_image() -> None:
         ("label_dicom_seg/images/p1", "label_dicom_seg/labels/p1.dcm", [1]),
     ],
 )
-def test_files_that_an_older_version_refused(image: str, label: str, values: list[int]) -> None:
+def test_files_that_an_older_version_refused_are_read(image: str, label: str, values: list[int]) -> None:
     from baps.io import read_volume
 
     if not CASES.is_dir():
         pytest.skip(f"no cases at {CASES}")
-    found = read_label_map(CASES / label, read_volume(CASES / image), CASES / image)
-    assert found.values() == values
+    result = read_label_map(CASES / label, read_volume(CASES / image), CASES / image)
+    assert result.values() == values

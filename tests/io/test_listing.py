@@ -52,7 +52,7 @@ def test_folders_named_like_files_and_broken_links_are_not_images(tmp_path: Path
     assert _names(tmp_path) == ["c.nii.gz", "d.nii.gz"]
 
 
-def test_images_lie_in_the_folder_or_in_images_below_it(tmp_path: Path) -> None:
+def test_images_are_in_the_folder_or_in_its_subfolder_images(tmp_path: Path) -> None:
     assert images_folder(tmp_path) == tmp_path
     assert images_folder(tmp_path / "absent") == tmp_path / "absent"
     (tmp_path / "images").mkdir()

@@ -16,7 +16,7 @@ from baps.io import read_volume
 from baps.io.metaimage import read_metaimage_affine
 
 
-def _written(path: Path, voxels: np.ndarray, compress: bool = False, colour: bool = False) -> bytes:
+def _itk_bytes(path: Path, voxels: np.ndarray, compress: bool = False, colour: bool = False) -> bytes:
     image = SimpleITK.GetImageFromArray(voxels, isVector=colour)
     SimpleITK.WriteImage(image, str(path), compress)
     return path.read_bytes()
@@ -34,7 +34,7 @@ VOXELS = np.random.default_rng(0).integers(0, 99, (6, 5, 4)).astype(np.int16)
     compress=st.booleans(),
     colour=st.booleans(),
 )
-def test_the_geometry_is_that_of_itk(
+def test_geometry_equals_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, dimensions: int, angles: tuple[float, ...], steps: tuple[float, ...],
     hand: int, kind: str, compress: bool, colour: bool,
 ) -> None:  # fmt: skip
@@ -42,18 +42,18 @@ def test_the_geometry_is_that_of_itk(
     shape = (6, 5, 4)[3 - dimensions :]
     voxels = np.random.default_rng(0).integers(0, 99, (*shape, 3) if colour else shape).astype("u1" if colour else kind)
     image = SimpleITK.GetImageFromArray(voxels, isVector=colour)
-    turned = Rotation.from_euler("xyz", (0, 0, angles[2]) if dimensions == 2 else angles).as_matrix() * [hand, 1, 1]
-    image.SetDirection(turned[:dimensions, :dimensions].ravel())
+    rotated = Rotation.from_euler("xyz", (0, 0, angles[2]) if dimensions == 2 else angles).as_matrix() * [hand, 1, 1]
+    image.SetDirection(rotated[:dimensions, :dimensions].ravel())
     image.SetSpacing(steps[:dimensions])
     image.SetOrigin((10.5, -20, 30)[:dimensions])
     SimpleITK.WriteImage(image, str(path), compress)
-    volume, seen = read_volume(path), SimpleITK.ReadImage(str(path))
-    there = SimpleITK.GetArrayFromImage(seen)
-    there = np.stack([there[..., c].T for c in range(3)], -1) if colour else there.T
-    np.testing.assert_array_equal(volume.voxels, there.reshape(volume.voxels.shape))
-    assert volume.voxels.dtype == there.dtype
+    volume, itk_image = read_volume(path), SimpleITK.ReadImage(str(path))
+    itk_voxels = SimpleITK.GetArrayFromImage(itk_image)
+    itk_voxels = np.stack([itk_voxels[..., c].T for c in range(3)], -1) if colour else itk_voxels.T
+    np.testing.assert_array_equal(volume.voxels, itk_voxels.reshape(volume.voxels.shape))
+    assert volume.voxels.dtype == itk_voxels.dtype
     for index in ((0, 0, 0), (3, 4, 5), (0, 4, 0)):
-        x, y, *z = seen.TransformIndexToPhysicalPoint(index[:dimensions])
+        x, y, *z = itk_image.TransformIndexToPhysicalPoint(index[:dimensions])
         expected = (-x, -y, *z) if z else (-x, -y, index[2])
         np.testing.assert_allclose((volume.affine @ (*index, 1))[:3], expected, atol=1e-6)
     np.testing.assert_array_equal(read_metaimage_affine(path), volume.affine)
@@ -79,16 +79,16 @@ def test_headers_of_other_programs_are_read_as_itk_does(tmp_path: Path, old: byt
     header, mark, voxels = (tmp_path / "a.mha").read_bytes().partition(b"ElementDataFile = LOCAL\n")
     assert old in header
     (tmp_path / "a.mha").write_bytes(header.replace(old, new) + mark + voxels)
-    seen = SimpleITK.ReadImage(str(tmp_path / "a.mha"))
+    itk_image = SimpleITK.ReadImage(str(tmp_path / "a.mha"))
     volume = read_volume(tmp_path / "a.mha")
-    np.testing.assert_array_equal(volume.voxels, SimpleITK.GetArrayFromImage(seen).T)
-    x, y, z = seen.TransformIndexToPhysicalPoint((1, 2, 3))
+    np.testing.assert_array_equal(volume.voxels, SimpleITK.GetArrayFromImage(itk_image).T)
+    x, y, z = itk_image.TransformIndexToPhysicalPoint((1, 2, 3))
     np.testing.assert_allclose(volume.affine @ (1, 2, 3, 1), (-x, -y, z, 1))
 
 
 @pytest.mark.parametrize("value", ["/etc/passwd", "a.raw", "LIST", "slice%03d.raw 1 3 1"])
 def test_voxels_in_another_file_are_refused(tmp_path: Path, value: str) -> None:
-    content = _written(tmp_path / "a.mha", VOXELS).replace(b"LOCAL", value.encode())
+    content = _itk_bytes(tmp_path / "a.mha", VOXELS).replace(b"LOCAL", value.encode())
     (tmp_path / "a.raw").write_bytes(VOXELS.tobytes())
     (tmp_path / "a.mha").write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.mha keeps its voxels in another file; save it as one file \(\.mha\)\.$"):
@@ -97,28 +97,28 @@ def test_voxels_in_another_file_are_refused(tmp_path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("sizes", [b"4 5 7", b"4 5 5"])
-def test_voxels_that_are_too_few_or_too_many(tmp_path: Path, compress: bool, sizes: bytes) -> None:
-    content = _written(tmp_path / "a.mha", VOXELS, compress).replace(b"DimSize = 4 5 6", b"DimSize = " + sizes)
+def test_too_few_or_too_many_voxels(tmp_path: Path, compress: bool, sizes: bytes) -> None:
+    content = _itk_bytes(tmp_path / "a.mha", VOXELS, compress).replace(b"DimSize = 4 5 6", b"DimSize = " + sizes)
     (tmp_path / "a.mha").write_bytes(content)
-    if sizes == b"4 5 5" and not compress:  # What comes after the voxels is nobody's.
+    if sizes == b"4 5 5" and not compress:  # Bytes after the voxels are ignored.
         np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").voxels, VOXELS.T[..., :5])
         return
     with pytest.raises(InputError, match=r"^a\.mha cannot be read .*(fewer|more) voxels than its header says"):
         read_volume(tmp_path / "a.mha")
 
 
-@pytest.mark.parametrize("said", [b"0", b"5", b"99999999999", b"-1"])
-def test_a_wrong_size_of_compressed_voxels(tmp_path: Path, said: bytes) -> None:
+@pytest.mark.parametrize("message", [b"0", b"5", b"99999999999", b"-1"])
+def test_wrong_size_of_compressed_voxels_is_refused(tmp_path: Path, message: bytes) -> None:
     """If the size is too small, ITK reads uninitialised memory as voxels."""
-    content = _written(tmp_path / "a.mha", VOXELS, compress=True)
-    (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + said, content))
+    content = _itk_bytes(tmp_path / "a.mha", VOXELS, compress=True)
+    (tmp_path / "a.mha").write_bytes(re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + message, content))
     with pytest.raises(InputError, match="its CompressedDataSize is not that of its voxels"):
         read_volume(tmp_path / "a.mha")
 
 
-def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     for compress in (False, True):
-        content = _written(tmp_path / "a.mha", VOXELS, compress)
+        content = _itk_bytes(tmp_path / "a.mha", VOXELS, compress)
         for length in (0, 100, len(content) - 1):
             (tmp_path / "a.mha").write_bytes(content[:length])
             with pytest.raises(InputError, match=r"^a\.mha cannot be read"):
@@ -126,8 +126,8 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"Offset = 1 2", b"DimSize = 4 5", b"ElementSpacing = 1", b"TransformMatrix = x"])
-def test_fields_that_are_not_whole(tmp_path: Path, line: bytes) -> None:
-    content = _written(tmp_path / "a.mha", VOXELS)
+def test_incomplete_fields_are_refused(tmp_path: Path, line: bytes) -> None:
+    content = _itk_bytes(tmp_path / "a.mha", VOXELS)
     (tmp_path / "a.mha").write_bytes(re.sub(line.partition(b"=")[0] + b"=.*", line, content))
     with pytest.raises(InputError, match=r"^a\.mha cannot be read"):
         read_volume(tmp_path / "a.mha")
@@ -141,23 +141,23 @@ def test_fields_that_are_not_whole(tmp_path: Path, line: bytes) -> None:
         (b"ObjectType", b"HeaderSize = 9\n"),
     ],
 )
-def test_unsupported_content_is_named(tmp_path: Path, old: bytes, new: bytes) -> None:
-    content = re.sub(old, new, _written(tmp_path / "a.mha", VOXELS), count=1)
+def test_error_names_unsupported_content(tmp_path: Path, old: bytes, new: bytes) -> None:
+    content = re.sub(old, new, _itk_bytes(tmp_path / "a.mha", VOXELS), count=1)
     (tmp_path / "a.mha").write_bytes(content)
     with pytest.raises(InputError, match=r"^a\.mha holds voxels of type .* save it with binary voxels"):
         read_volume(tmp_path / "a.mha")
 
 
-def test_several_values_or_time_points(tmp_path: Path) -> None:
-    _written(tmp_path / "two.mha", np.zeros((6, 5, 4, 2), np.int16), colour=True)
+def test_several_values_or_time_points_are_refused(tmp_path: Path) -> None:
+    _itk_bytes(tmp_path / "two.mha", np.zeros((6, 5, 4, 2), np.int16), colour=True)
     with pytest.raises(InputError, match=r"two\.mha holds 2 values for each voxel"):
         read_volume(tmp_path / "two.mha")
-    _written(tmp_path / "deep.mha", np.zeros((6, 5, 4, 3), np.int16), colour=True)
+    _itk_bytes(tmp_path / "deep.mha", np.zeros((6, 5, 4, 3), np.int16), colour=True)
     with pytest.raises(InputError, match=r"deep\.mha holds colours of type int16"):
         read_volume(tmp_path / "deep.mha")
-    _written(tmp_path / "time.mha", np.zeros((2, 6, 5, 4), np.int16))
+    _itk_bytes(tmp_path / "time.mha", np.zeros((2, 6, 5, 4), np.int16))
     with pytest.raises(InputError, match="4 dimensions"):
         read_volume(tmp_path / "time.mha")
-    _written(tmp_path / "once.mha", VOXELS[None])
+    _itk_bytes(tmp_path / "once.mha", VOXELS[None])
     volume = read_volume(tmp_path / "once.mha")
     assert volume.same_geometry(Volume(VOXELS.T, np.diag([-1.0, -1, 1, 1])))

@@ -23,7 +23,7 @@ from benchmarks.real_data import ROOT
 CASE = ROOT.parent / "cases" / "nifti_qform_sform"
 
 
-def test_scaled_values_are_read_scaled_and_doubles_made_single(tmp_path: Path) -> None:
+def test_scaling_is_applied_and_doubles_become_single(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
     image.header.set_slope_inter(2.0, -10.0)
     nibabel.save(image, tmp_path / "a.nii")
@@ -50,12 +50,12 @@ def test_trailing_dimensions_of_one_are_accepted(
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 6, 2), (4, 5, 1, 3)])
-def test_other_than_three_dimensions(tmp_path: Path, shape: tuple[int, ...], save_nifti: Callable[..., Path]) -> None:
+def test_other_dimensions_are_refused(tmp_path: Path, shape: tuple[int, ...], save_nifti: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="dimensions"):
         read_volume(save_nifti(tmp_path / "a.nii.gz", np.zeros(shape, np.int16)))
 
 
-def test_nifti_without_an_affine(tmp_path: Path) -> None:
+def test_nifti_without_an_affine_is_refused(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
     image.header["sform_code"] = image.header["qform_code"] = 0
     nibabel.save(image, tmp_path / "a.nii")
@@ -63,7 +63,7 @@ def test_nifti_without_an_affine(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii")
 
 
-def test_nifti_with_a_qform_alone(tmp_path: Path, placed_volume: Volume) -> None:
+def test_nifti_with_only_a_qform_is_read(tmp_path: Path, placed_volume: Volume) -> None:
     image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
     image.set_qform(placed_volume.affine, code=1)
     image.set_sform(None, code=0)
@@ -71,7 +71,7 @@ def test_nifti_with_a_qform_alone(tmp_path: Path, placed_volume: Volume) -> None
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, placed_volume.affine, atol=1e-5)
 
 
-def test_a_nifti_that_fails_half_way_leaves_the_old_one(
+def test_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed_volume: Volume
 ) -> None:
     path = tmp_path / "a.nii.gz"
@@ -163,12 +163,12 @@ def test_two_dimensions_without_a_thickness_are_1_mm_thick(tmp_path: Path, thick
 def _seen_by_itk(path: Path) -> Volume:
     """Read a file with ITK, and the position of each voxel from ITK."""
     image = SimpleITK.ReadImage(str(path))
-    here = np.array(image.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, 0.0)))
+    origin = np.array(image.TransformContinuousIndexToPhysicalPoint((0.0, 0.0, 0.0)))
     steps = [
-        np.array(image.TransformContinuousIndexToPhysicalPoint(tuple(map(float, axis)))) - here for axis in np.eye(3)
+        np.array(image.TransformContinuousIndexToPhysicalPoint(tuple(map(float, axis)))) - origin for axis in np.eye(3)
     ]
     affine = np.eye(4)
-    affine[:3] = np.stack([*steps, here], axis=1)
+    affine[:3] = np.stack([*steps, origin], axis=1)
     return Volume(SimpleITK.GetArrayFromImage(image).swapaxes(0, 2), np.diag([-1.0, -1, 1, 1]) @ affine)
 
 
@@ -196,7 +196,7 @@ HANDS = st.sampled_from([-1, 1])
     suffix=st.sampled_from([".nii", ".nii.gz"]),
     order=st.sampled_from("<>"),
 )
-def test_the_geometry_is_that_of_itk(
+def test_geometry_equals_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], turn: float, sizes: tuple[float, ...],
     hands: tuple[int, int], shear: float, codes: tuple[int, int], units: int, pixdim: float | None, suffix: str,
     order: str,
@@ -211,7 +211,7 @@ def test_the_geometry_is_that_of_itk(
     if pixdim is not None:
         header["pixdim"][2] *= pixdim
     path = tmp_path_factory.mktemp("nifti") / f"a{suffix}"
-    header["magic"], header["vox_offset"] = b"n+1", 352  # nibabel would have mended what is odd.
+    header["magic"], header["vox_offset"] = b"n+1", 352  # nibabel would have corrected the header.
     content = bytes(header.binaryblock) + bytes(4) + voxels.astype(f"{order}i2").tobytes("F")
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
     if codes == (0, 0):
@@ -219,15 +219,15 @@ def test_the_geometry_is_that_of_itk(
             read_volume(path)
         return
     try:
-        seen = _seen_by_itk(path)
+        itk_volume = _seen_by_itk(path)
     except RuntimeError:
         with pytest.raises(InputError, match=r"sform \(code \d\) is sheared, flat or not finite.* qform \(code 0\)"):
             read_volume(path)
         return
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.voxels, voxels)
-    np.testing.assert_array_equal(seen.voxels, voxels)
-    np.testing.assert_allclose(volume.affine, seen.affine, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(itk_volume.voxels, voxels)
+    np.testing.assert_allclose(volume.affine, itk_volume.affine, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(volume.affine, read_nifti_affine(path))
     label = SimpleITK.ReadImage(str(path)) > 0
     for name in ("label.nii.gz", "label.nrrd", "label.mha"):  # As 3D Slicer saves it.
@@ -236,7 +236,9 @@ def test_the_geometry_is_that_of_itk(
 
 
 @given(angles=ANGLES, sizes=SIZES, hand=HANDS, far=st.floats(-1500, 1500), suffix=st.sampled_from([".nii", ".nii.gz"]))
-@example(angles=(0.0039, 0.0, 0.5), sizes=(1.0, 1.0, 1.0), hand=-1, far=0.0, suffix=".nii")  # Turned by nearly 180.
+@example(
+    angles=(0.0039, 0.0, 0.5), sizes=(1.0, 1.0, 1.0), hand=-1, far=0.0, suffix=".nii"
+)  # Rotated by nearly 180 degrees.
 @example(angles=(0.0, 0.0, 0.0), sizes=(1e-3, 2e-3, 3e-3), hand=-1, far=1.0, suffix=".nii")
 def test_itk_and_nibabel_read_the_written_geometry(
     tmp_path_factory: pytest.TempPathFactory, angles: tuple[float, ...], sizes: tuple[float, ...], hand: int,
@@ -250,11 +252,11 @@ def test_itk_and_nibabel_read_the_written_geometry(
     write_nifti(path, volume)
     nibabels = nibabel.load(path)
     assert nibabels.get_qform(coded=True)[0] is None or volume.same_geometry(Volume(voxels, nibabels.get_qform()))
-    for seen in (_seen_by_itk(path), Volume(np.asarray(nibabels.dataobj), nibabels.get_sform())):
-        np.testing.assert_array_equal(seen.voxels, volume.voxels)
-        np.testing.assert_allclose(seen.affine, affine, rtol=1e-5, atol=2e-4)
+    for itk_volume in (_seen_by_itk(path), Volume(np.asarray(nibabels.dataobj), nibabels.get_sform())):
+        np.testing.assert_array_equal(itk_volume.voxels, volume.voxels)
+        np.testing.assert_allclose(itk_volume.affine, affine, rtol=1e-5, atol=2e-4)
     assert read_volume(path).same_geometry(volume)
-    write_nrrd(path.with_name("mask.nrrd"), volume)  # The mask that answers a click.
+    write_nrrd(path.with_name("mask.nrrd"), volume)  # The mask of a click.
     np.testing.assert_allclose(_seen_by_itk(path.with_name("mask.nrrd")).affine, affine, rtol=1e-6, atol=1e-6)
 
 
@@ -275,7 +277,7 @@ def test_a_slice_of_two_dimensions_keeps_its_position(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine, affine, atol=1e-5)
 
 
-def test_names_that_do_not_say_whether_a_file_is_compressed(tmp_path: Path, placed_volume: Volume) -> None:
+def test_suffix_that_contradicts_the_compression_is_refused(tmp_path: Path, placed_volume: Volume) -> None:
     write_nifti(tmp_path / "a.nii", placed_volume)
     write_nifti(tmp_path / "b.nii.gz", placed_volume)
     (tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
@@ -287,15 +289,15 @@ def test_names_that_do_not_say_whether_a_file_is_compressed(tmp_path: Path, plac
 
 
 @pytest.mark.skipif(not CASE.is_dir(), reason=f"no case at {CASE}")
-def test_the_case_of_two_geometries() -> None:
+def test_choice_between_two_geometries() -> None:
     path = CASE / "a.nii.gz"
-    seen, volume = _seen_by_itk(path), read_volume(path)
-    np.testing.assert_allclose(volume.affine, seen.affine, atol=1e-6)
-    np.testing.assert_array_equal(volume.voxels, seen.voxels)
+    itk_volume, volume = _seen_by_itk(path), read_volume(path)
+    np.testing.assert_allclose(volume.affine, itk_volume.affine, atol=1e-6)
+    np.testing.assert_array_equal(volume.voxels, itk_volume.voxels)
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
-def test_a_pair_of_files(tmp_path: Path, kind: type[nibabel.Nifti1Pair], placed_volume: Volume) -> None:
+def test_pair_of_files_is_read(tmp_path: Path, kind: type[nibabel.Nifti1Pair], placed_volume: Volume) -> None:
     nibabel.save(kind(placed_volume.voxels, placed_volume.affine), tmp_path / "a.hdr")
     volume = read_volume(tmp_path / "a.hdr")
     np.testing.assert_array_equal(volume.voxels, placed_volume.voxels)
@@ -313,12 +315,12 @@ def test_analyze_is_refused_because_left_and_right_are_unknown(tmp_path: Path) -
         read_volume(tmp_path / "a.hdr")
 
 
-def test_nifti_2(tmp_path: Path, placed_volume: Volume) -> None:
+def test_nifti_2_is_read(tmp_path: Path, placed_volume: Volume) -> None:
     nibabel.save(nibabel.Nifti2Image(placed_volume.voxels, placed_volume.affine), tmp_path / "a.nii.gz")
     assert read_volume(tmp_path / "a.nii.gz").same_geometry(placed_volume)
 
 
-def test_a_geometry_that_is_not_finite(tmp_path: Path, placed_volume: Volume) -> None:
+def test_non_finite_geometry_is_refused(tmp_path: Path, placed_volume: Volume) -> None:
     image = nibabel.Nifti1Image(placed_volume.voxels, placed_volume.affine)
     content = bytearray(image.to_bytes())
     content[292:296] = np.float32(np.nan).tobytes()  # The last number of srow_x.

@@ -39,7 +39,9 @@ def test_nrrd_is_written_in_lps(tmp_path: Path, placed_volume: Volume) -> None:
         ("LPS", (-1, -1, 1)),
     ],
 )
-def test_spaces_of_nrrd(tmp_path: Path, space: str, signs: tuple[int, int, int], placed_volume: Volume) -> None:
+def test_spaces_of_nrrd_are_converted(
+    tmp_path: Path, space: str, signs: tuple[int, int, int], placed_volume: Volume
+) -> None:
     affine = np.diag([*signs, 1]) @ placed_volume.affine
     header = {"space": space, "space directions": affine[:3, :3].T, "space origin": affine[:3, 3]}
     nrrd.write(str(tmp_path / "a.nrrd"), placed_volume.voxels, header)
@@ -60,7 +62,7 @@ def test_a_trailing_dimension_of_one_is_accepted_in_nrrd(tmp_path: Path, placed_
     np.testing.assert_allclose(again.affine, placed_volume.affine)
 
 
-def test_a_truncated_raw_nrrd(tmp_path: Path, placed_volume: Volume) -> None:
+def test_truncated_raw_nrrd_is_refused(tmp_path: Path, placed_volume: Volume) -> None:
     path = tmp_path / "cut.nrrd"
     write_nrrd(path, placed_volume, compress=False)
     path.write_bytes(path.read_bytes()[:-50])
@@ -68,7 +70,7 @@ def test_a_truncated_raw_nrrd(tmp_path: Path, placed_volume: Volume) -> None:
         read_volume(path)
 
 
-def test_four_dimensions_in_nrrd(tmp_path: Path) -> None:
+def test_four_dimensions_are_refused(tmp_path: Path) -> None:
     header = {
         "space": "right-anterior-superior",
         "space directions": np.vstack([[np.nan] * 3, np.eye(3)]),
@@ -81,14 +83,14 @@ def test_four_dimensions_in_nrrd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", [{}, {"spacings": [1, 2, 3]}, {"space": "LPS", "space directions": np.eye(3)}])
-def test_nrrd_without_an_affine(tmp_path: Path, header: dict[str, object]) -> None:
+def test_nrrd_without_an_affine_is_refused(tmp_path: Path, header: dict[str, object]) -> None:
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
     with pytest.raises(InputError, match=r"a\.nrrd has no affine \(space, space directions and space origin\)"):
         read_volume(tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize("space", ["right-anterior-superior-time", "scanner-xyz-time"])
-def test_a_space_that_viewers_do_not_know(tmp_path: Path, space: str) -> None:
+def test_space_unknown_to_viewers_is_refused(tmp_path: Path, space: str) -> None:
     header = {"space": space, "space directions": np.eye(3, 4), "space origin": np.zeros(4)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
     with pytest.raises(InputError, match=f"a.nrrd lies in the space '{space}', which viewers do not know"):
@@ -106,7 +108,7 @@ def test_a_space_that_viewers_do_not_know(tmp_path: Path, space: str) -> None:
     kind=st.sampled_from(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]),
     encoding=st.sampled_from(["raw", "gzip", "ascii"]),
 )  # fmt: skip
-def test_the_geometry_is_that_of_itk(
+def test_geometry_equals_that_of_itk(
     tmp_path_factory: pytest.TempPathFactory, space: str | int, angles: tuple[float, ...], steps: tuple[float, ...],
     sign: int, kind: str, encoding: str,
 ) -> None:  # fmt: skip
@@ -121,11 +123,11 @@ def test_the_geometry_is_that_of_itk(
     }
     voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6)[:dimensions]).astype(kind)
     nrrd.write(str(path), voxels, header)
-    volume, seen = read_volume(path), SimpleITK.ReadImage(str(path))
+    volume, itk_image = read_volume(path), SimpleITK.ReadImage(str(path))
     np.testing.assert_array_equal(volume.voxels, voxels.reshape(volume.shape))
-    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(seen).T, voxels)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(itk_image).T, voxels)
     for index in ((0, 0, 0), (3, 4, 5), (0, 4, 0)):
-        x, y, *z = seen.TransformIndexToPhysicalPoint(index[:dimensions])
+        x, y, *z = itk_image.TransformIndexToPhysicalPoint(index[:dimensions])
         expected = (-x, -y, *z) if z else (-x, -y, index[2])
         np.testing.assert_allclose((volume.affine @ (*index, 1))[:3], expected, atol=1e-6)
 
@@ -140,17 +142,19 @@ def test_a_slice_in_space_is_1_mm_thick(tmp_path: Path, placed_volume: Volume) -
     assert volume.spacing == pytest.approx((0.7, 0.8, 1))
 
 
-@pytest.mark.parametrize(("field", "said"), [("encoding", "hex"), ("type", "block")])
-def test_unsupported_content_is_named(tmp_path: Path, field: str, said: str, placed_volume: Volume) -> None:
+@pytest.mark.parametrize(("field", "message"), [("encoding", "hex"), ("type", "block")])
+def test_error_names_unsupported_content(tmp_path: Path, field: str, message: str, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress=False)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
-    lines = [f"{field}: {said}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")]
+    lines = [
+        f"{field}: {message}".encode() if line.startswith(field.encode()) else line for line in header.split(b"\n")
+    ]
     (tmp_path / "a.nrrd").write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
-    with pytest.raises(InputError, match=f"^a.nrrd holds .*{said}.*; save numbers, as raw or gzip"):
+    with pytest.raises(InputError, match=f"^a.nrrd holds .*{message}.*; save numbers, as raw or gzip"):
         read_volume(tmp_path / "a.nrrd")
 
 
-def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
+def test_singular_affine_is_refused(tmp_path: Path) -> None:
     header = {
         "space": "right-anterior-superior",
         "space directions": np.diag([1.0, 1.0, 0.0]),
@@ -162,14 +166,14 @@ def test_an_affine_that_cannot_be_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1e200), (1, 1, 1e-7), (1e8, 1, 1), (1, 1e30, 1e-30)])
-def test_implausible_voxel_sizes(tmp_path: Path, sizes: tuple[float, float, float]) -> None:
+def test_implausible_voxel_sizes_are_refused(tmp_path: Path, sizes: tuple[float, float, float]) -> None:
     header = {"space": "LPS", "space directions": np.diag(sizes), "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
     with pytest.raises(InputError, match="inverted"):
         read_volume(tmp_path / "a.nrrd")
 
 
-def test_nearly_parallel_directions(tmp_path: Path) -> None:
+def test_nearly_parallel_directions_are_refused(tmp_path: Path) -> None:
     directions = np.array([[1e4, 0, 0], [1e4, 1e-3, 0], [0, 0, 1e4]])
     header = {"space": "LPS", "space directions": directions, "space origin": np.zeros(3)}
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((3, 4, 5), np.int16), header)
@@ -179,7 +183,7 @@ def test_nearly_parallel_directions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["RGB-color", "vector"])
 @pytest.mark.parametrize("axis", [0, 3])
-def test_colour(tmp_path: Path, axis: int, kind: str) -> None:
+def test_colour_is_read(tmp_path: Path, axis: int, kind: str) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
     kinds = ["domain"] * 3
     kinds.insert(axis, kind)
@@ -222,7 +226,7 @@ def test_voxels_in_another_file_are_refused(tmp_path: Path, field: str, relative
 
 @pytest.mark.parametrize("field", ["line skip: -1", "byte skip: -2", "byte skip: 9999999", "line skip: x"])
 @pytest.mark.parametrize("compress", [False, True])
-def test_odd_skips(tmp_path: Path, field: str, compress: bool, placed_volume: Volume) -> None:
+def test_unsupported_skips_are_refused(tmp_path: Path, field: str, compress: bool, placed_volume: Volume) -> None:
     write_nrrd(tmp_path / "a.nrrd", placed_volume, compress)
     header, _, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
     (tmp_path / "a.nrrd").write_bytes(header + f"\n{field}\n\n".encode() + voxels)
@@ -237,7 +241,7 @@ def test_gzip_file_is_the_raw_file_in_gzip(tmp_path: Path, placed_volume: Volume
 
 
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "ascii"])
-def test_lines_are_skipped_in_the_file_and_bytes_in_what_is_unpacked(tmp_path: Path, encoding: str) -> None:
+def test_lines_are_skipped_before_and_bytes_after_decompression(tmp_path: Path, encoding: str) -> None:
     voxels = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
     header = (
         f"NRRD0004\ntype: uint8\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 3 4\nencoding: {encoding}\n"

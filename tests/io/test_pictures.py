@@ -37,7 +37,7 @@ def test_columns_run_along_i_and_rows_along_j(tmp_path: Path, suffix: str, pixel
     np.testing.assert_array_equal(volume.voxels, _as_voxels(pixels))
 
 
-def test_a_picture_has_the_geometry_of_itk(tmp_path: Path) -> None:
+def test_picture_has_the_geometry_of_itk(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     image = SimpleITK.ReadImage(str(tmp_path / "a.png"))
     volume = read_volume(tmp_path / "a.png")
@@ -48,7 +48,7 @@ def test_a_picture_has_the_geometry_of_itk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [(np.uint16, "a.png"), (np.int32, "a.tif"), (np.float32, "a.tif")])
-def test_deep_grey_values_are_kept(tmp_path: Path, kind: type[np.generic], name: str) -> None:
+def test_16_bit_grey_values_are_kept(tmp_path: Path, kind: type[np.generic], name: str) -> None:
     pixels = (GREY.astype(np.int64) * 200).astype(kind)
     Image.fromarray(pixels).save(tmp_path / name)
     voxels = read_volume(tmp_path / name).voxels
@@ -56,7 +56,7 @@ def test_deep_grey_values_are_kept(tmp_path: Path, kind: type[np.generic], name:
     np.testing.assert_array_equal(voxels, _as_voxels(pixels))
 
 
-def test_one_bit_is_zero_and_one(tmp_path: Path) -> None:
+def test_one_bit_pictures_have_values_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(GREY > 99).save(tmp_path / "a.png")
     voxels = read_volume(tmp_path / "a.png").voxels
     assert voxels.dtype == np.uint8
@@ -88,7 +88,7 @@ def test_a_palette_gives_colours_of_an_image_and_indices_of_a_label(tmp_path: Pa
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png", ONE_SLICE), _as_voxels(indices))
 
 
-def test_jpeg(tmp_path: Path) -> None:
+def test_jpeg_is_read(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1))
     Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
     volume = read_volume(tmp_path / "a.jpg")
@@ -106,7 +106,7 @@ def test_the_exif_orientation_is_ignored(tmp_path: Path, name: str) -> None:
     assert read_volume(tmp_path / name).shape == (5, 4, 1)
 
 
-def test_a_tiff_that_has_to_be_turned(tmp_path: Path) -> None:
+def test_rotated_tiff_is_refused(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 3
     Image.fromarray(GREY).save(tmp_path / "a.tif", exif=exif)
@@ -115,15 +115,15 @@ def test_a_tiff_that_has_to_be_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_a_truncated_picture(tmp_path: Path, name: str) -> None:
+def test_truncated_picture_is_refused(tmp_path: Path, name: str) -> None:
     Image.fromarray(RANDOM.integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=f"^{name} cannot be read .* export it again"):
         read_volume(tmp_path / name)
 
 
-def test_several_pages(tmp_path: Path) -> None:
+def test_several_pages_are_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(GREY)] * 2)
     with pytest.raises(InputError, match=r"a\.tif holds 3 pages"):
         read_volume(tmp_path / "a.tif")
@@ -137,7 +137,7 @@ def test_a_preview_in_a_jpeg_is_not_a_second_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     with pytest.raises(InputError, match=r"a\.png is too large to be read safely"):
@@ -145,23 +145,23 @@ def test_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("pixels", [GREY, GREY.astype(np.uint16) * 200, np.repeat(GREY[..., None], 3, -1), GREY > 99])
-def test_labels_of_grey_values(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
+def test_grey_values_are_labels(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     labels = read_labels(tmp_path / "a.png", ONE_SLICE)
     assert labels.dtype.kind in "iu"
     np.testing.assert_array_equal(labels, _as_voxels(pixels if pixels.ndim == 2 else GREY))
 
 
-def test_labels_of_colour(tmp_path: Path) -> None:
+def test_colour_labels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"The label a\.png holds colour where grey values are needed"):
         read_labels(tmp_path / "a.png", ONE_SLICE)
 
 
-def _disc(side: int = 96) -> NDArray[np.float64]:
+def _disc(size: int = 96) -> NDArray[np.float64]:
     """Draw a disc of 1 on 0 with a soft edge."""
-    rows, columns = np.mgrid[:side, :side] - side / 2
-    return np.clip(side / 4 - np.hypot(rows, columns) + 0.5, 0, 1)
+    rows, columns = np.mgrid[:size, :size] - size / 2
+    return np.clip(size / 4 - np.hypot(rows, columns) + 0.5, 0, 1)
 
 
 def _saved_as_jpeg(mask: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -182,7 +182,7 @@ def _saved_as_jpeg(mask: NDArray[np.float64]) -> NDArray[np.uint8]:
     ],
     ids=["png", "tiff", "16 bit", "colour", "alpha", "jpeg"],
 )
-def test_masks_of_soft_edges_are_black_and_white(
+def test_masks_with_soft_edges_are_binarised(
     tmp_path: Path, name: str, pixels: NDArray[np.generic], white: int
 ) -> None:
     assert len(np.unique(pixels)) > 16
@@ -204,7 +204,7 @@ def test_masks_of_soft_edges_are_black_and_white(
     ],
     ids=["0 to 2", "thirds", "sixteen", "spread evenly", "20 and unknown", "33 and unknown"],
 )
-def test_labelmaps_that_reach_white_are_kept(
+def test_label_maps_that_contain_white_are_kept(
     tmp_path: Path, value: Callable[[NDArray[np.int64]], NDArray[np.int64]]
 ) -> None:
     pixels = value(np.arange(96 * 96).reshape(96, 96) // 7).astype(np.uint8)
@@ -241,7 +241,7 @@ def test_grey_arrays_keep_their_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", [COLOUR / 255, (COLOUR / 255).astype(np.float32), COLOUR, COLOUR.astype(np.int64)])
-def test_arrays_of_colour(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
+def test_colour_arrays_are_read(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
     np.savez(tmp_path / "a.npz", img=pixels)
     voxels = read_volume(tmp_path / "a.npz").voxels
     assert voxels.dtype == np.uint8
@@ -249,14 +249,14 @@ def test_arrays_of_colour(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
 
 
 @pytest.mark.parametrize("pixels", [COLOUR / 254 + 0.1, COLOUR.astype(np.int16) - 300, COLOUR / np.float64("nan")])
-def test_arrays_of_colour_outside_their_range(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
+def test_colour_arrays_out_of_range_are_refused(tmp_path: Path, pixels: NDArray[np.generic]) -> None:
     np.savez(tmp_path / "a.npz", img=pixels)
     with pytest.raises(InputError, match=r"a\.npz holds colours outside 0 to"):
         read_volume(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 2), (4, 5, 6, 3)])
-def test_arrays_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_arrays_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "a.npz", img=np.zeros(shape), seg=np.zeros((4, 5, 3), np.uint8))
     with pytest.raises(InputError, match=r"img of a\.npz has shape"):
         read_volume(tmp_path / "a.npz")
@@ -264,13 +264,13 @@ def test_arrays_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None
         read_labels(tmp_path / "a.npz", ONE_SLICE)
 
 
-def test_an_empty_array(tmp_path: Path) -> None:
+def test_empty_array_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=np.zeros((0, 5)))
     with pytest.raises(InputError, match="no voxels"):
         read_volume(tmp_path / "a.npz")
 
 
-def test_arrays_without_the_key(tmp_path: Path) -> None:
+def test_arrays_without_the_key_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=GREY)
     with pytest.raises(InputError, match=r"a\.npz has no array img\."):
         read_volume(tmp_path / "a.npz")
@@ -278,8 +278,8 @@ def test_arrays_without_the_key(tmp_path: Path) -> None:
         read_labels(tmp_path / "a.npz", ONE_SLICE)
 
 
-class _Trap:
-    """Create a file when it is unpickled."""
+class _UnpicklingProbe:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -289,32 +289,32 @@ class _Trap:
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", img=np.array([_Trap(tmp_path / "sprung")], dtype=object))
+    np.savez(tmp_path / "a.npz", img=np.array([_UnpicklingProbe(tmp_path / "sprung")], dtype=object))
     with pytest.raises(InputError, match=r"img of a\.npz is of type object; numbers are needed"):
         read_volume(tmp_path / "a.npz")
     assert not (tmp_path / "sprung").exists()
 
 
-def test_arrays_that_are_not_numbers(tmp_path: Path) -> None:
+def test_non_numeric_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=np.full((4, 5), "text"))
     with pytest.raises(InputError, match=r"img of a\.npz is of type"):
         read_volume(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_an_empty_file(tmp_path: Path, name: str) -> None:
+def test_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(InputError, match=f"^{name} cannot be read .*cannot identify image file"):
         read_volume(tmp_path / name)
 
 
-def test_arrays_with_one_channel(tmp_path: Path) -> None:
+def test_arrays_with_one_channel_are_grey(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", img=GREY[..., None], seg=GREY[..., None] > 99)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.npz").voxels, _as_voxels(GREY))
     np.testing.assert_array_equal(read_labels(tmp_path / "a.npz", ONE_SLICE), _as_voxels(GREY > 99))
 
 
-def test_the_array_that_numpy_would_open_is_checked(tmp_path: Path) -> None:
+def test_array_that_numpy_opens_is_checked(tmp_path: Path) -> None:
     pixels = np.arange(12, dtype=np.int16).reshape(3, 4)
     for order in ("C", "F"):
         np.savez_compressed(tmp_path / "a.npz", img=np.asarray(pixels, order=order))

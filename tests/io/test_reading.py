@@ -57,23 +57,23 @@ def test_nifti_and_nrrd_of_the_same_volume_have_the_same_geometry(tmp_path: Path
     assert read_volume(tmp_path / "a.nii.gz").same_geometry(read_volume(tmp_path / "a.nrrd"))
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"absent\.nii"):
         read_volume(tmp_path / "absent.nii")
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.6])
-def test_a_truncated_file(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"cut{suffix}"
     WRITERS[suffix](path, Volume(np.random.default_rng(0).integers(0, 900, (30, 30, 30)).astype(np.int16), np.eye(4)))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(InputError, match=rf"(?s)^cut{suffix}.*(broken|affine)"):
         read_volume(path)
 
 
-def test_text_under_the_name_of_a_volume(tmp_path: Path) -> None:
+def test_text_file_named_like_a_volume_is_refused(tmp_path: Path) -> None:
     for name in ("a.nii", "a.nii.gz", "a.nrrd"):
         (tmp_path / name).write_text("This is no image. " * 50)
         with pytest.raises(InputError, match=f"{name} cannot be read"):
@@ -88,7 +88,7 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path, bad: float, save
         read_volume(save_nifti(tmp_path / "a.nii", voxels))
 
 
-def test_labels_come_as_integers(tmp_path: Path) -> None:
+def test_labels_are_integers(tmp_path: Path) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
     for name, kind in (("byte", np.uint8), ("short", np.int16), ("single", np.float32)):
         voxels = np.arange(60).reshape(3, 4, 5).astype(kind)
@@ -99,14 +99,14 @@ def test_labels_come_as_integers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, voxels)
 
 
-def test_labels_that_hold_fractions(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
+def test_fractional_labels_are_refused(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
     save_nifti(tmp_path / "a.nii", np.full((3, 4, 5), 0.5, np.float32))
     with pytest.raises(InputError, match="fractions"):
         read_labels(tmp_path / "a.nii", image)
 
 
-def test_labels_of_another_geometry(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
+def test_labels_of_another_geometry_are_refused(tmp_path: Path, save_nifti: Callable[..., Path]) -> None:
     image = Volume(np.zeros((3, 4, 5), np.int16), np.eye(4))
     shifted = np.eye(4)
     shifted[0, 3] = 0.5
@@ -125,24 +125,24 @@ def test_single_precision_of_the_affine_is_tolerated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
-def test_text_under_the_name_of_an_image(tmp_path: Path, suffix: str) -> None:
+def test_text_file_named_like_an_image_is_refused(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_text("This is no image. " * 50)
     with pytest.raises(InputError, match=f"^a{suffix} cannot be read"):
         read_volume(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("a.nhdr", r"one file \(\.nrrd\)"), ("a.MHD", r"one file \(\.mha\)"), ("a.img", r"the \.hdr beside it"),
      ("a.hdr.gz", "unpack it")],
 )  # fmt: skip
-def test_files_that_are_a_part_of_an_image(tmp_path: Path, name: str, said: str) -> None:
+def test_files_that_are_part_of_an_image_are_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(InputError, match=f"^{name} .*{said}"):
+    with pytest.raises(InputError, match=f"^{name} .*{message}"):
         read_volume(tmp_path / name)
 
 
-def test_a_file_of_an_unsupported_format(tmp_path: Path) -> None:
+def test_unsupported_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.pdf").write_bytes(b"x")
     with pytest.raises(InputError, match=r"letter\.pdf has a format that is not supported\. Give NIfTI.*\.npz"):
         read_volume(tmp_path / "letter.pdf")
@@ -161,16 +161,16 @@ def test_a_file_of_an_unsupported_format(tmp_path: Path) -> None:
         ("report.pdf", "report.pdf"),
     ],
 )
-def test_stems(tmp_path: Path, name: str, stem: str) -> None:
+def test_stems_of_file_names(tmp_path: Path, name: str, stem: str) -> None:
     assert file_stem(tmp_path / name) == stem
 
 
-def test_the_stem_of_a_folder_is_its_whole_name(tmp_path: Path) -> None:
+def test_stem_of_a_folder_is_its_name(tmp_path: Path) -> None:
     (tmp_path / "1.2.840.dcm").mkdir()
     assert file_stem(tmp_path / "1.2.840.dcm") == "1.2.840.dcm"
 
 
-def test_labels_stored_along_other_axes_come_in_the_order_of_the_image(tmp_path: Path) -> None:
+def test_labels_along_other_axes_are_reordered(tmp_path: Path) -> None:
     """The image is rotated by 45 degrees, so that two patient axes are equally near."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", (45, 45, 10), degrees=True).as_matrix() * (0.7, 0.8, 2.5)
@@ -180,8 +180,8 @@ def test_labels_stored_along_other_axes_come_in_the_order_of_the_image(tmp_path:
     for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
         orientation = np.stack([order, flips], axis=1).astype(float)
         stored = nibabel.orientations.apply_orientation(labels, orientation)
-        turned = affine @ nibabel.orientations.inv_ornt_aff(orientation, labels.shape)
-        write_nifti(tmp_path / "a.nii", Volume(stored, turned))
+        rotated = affine @ nibabel.orientations.inv_ornt_aff(orientation, labels.shape)
+        write_nifti(tmp_path / "a.nii", Volume(stored, rotated))
         np.testing.assert_array_equal(read_labels(tmp_path / "a.nii", image), labels, err_msg=f"{order} {flips}")
 
 
@@ -199,7 +199,7 @@ def _one_slice() -> Volume:
     return Volume(np.zeros((5, 4, 1), np.int16), affine)
 
 
-def test_labels_without_a_geometry_fit_any_single_slice(tmp_path: Path) -> None:
+def test_labels_without_a_geometry_fit_a_single_slice(tmp_path: Path) -> None:
     seg = np.random.default_rng(0).integers(0, 9, (4, 5)).astype(np.uint8)
     np.savez(tmp_path / "a.npz", seg=seg)
     Image.fromarray(seg).save(tmp_path / "a.png")
@@ -208,26 +208,26 @@ def test_labels_without_a_geometry_fit_any_single_slice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 1), (5, 4, 2)])
-def test_labels_without_a_geometry_of_another_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_labels_without_a_geometry_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png has shape \(5, 4, 1\) and does not have the geometry of its image"):
         read_labels(tmp_path / "a.png", Volume(np.zeros(shape, np.int16), np.eye(4)))
 
 
-def test_fractions_in_arrays(tmp_path: Path) -> None:
+def test_fractional_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", seg=np.full((4, 5), 0.5))
     with pytest.raises(InputError, match="fractions"):
         read_labels(tmp_path / "a.npz", _one_slice())
 
 
-def test_a_missing_label(tmp_path: Path) -> None:
+def test_missing_label_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"absent\.png"):
         read_labels(tmp_path / "absent.png", _one_slice())
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.png", "a.npz"])
 @pytest.mark.parametrize("different", [256, 257])
-def test_too_many_different_values_are_an_image(tmp_path: Path, name: str, different: int) -> None:
+def test_label_with_too_many_values_is_refused(tmp_path: Path, name: str, different: int) -> None:
     voxels = np.minimum(np.arange(20 * 15), different - 1).reshape(20, 15, 1).astype(np.uint16) * 7
     image = Volume(np.zeros((20, 15, 1), np.int16), np.eye(4))
     if name == "a.png":

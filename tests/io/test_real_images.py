@@ -1,4 +1,4 @@
-"""Real files of scanners and other programs, if they are present beside the repository."""
+"""Real files of scanners and other programs; skipped if they are not beside the repository."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIVER = 5
     ],
     ids=lambda folder: folder.name,
 )
-def test_a_series_is_as_itk_reads_it(folder: Path) -> None:
+def test_series_equals_the_one_of_itk(folder: Path) -> None:
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
@@ -54,36 +54,38 @@ def test_segmentations_of_another_program_match_dcmqi(name: str, tmp_path: Path)
     image = read_volume(DCMQI / "ct")
     command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", DCMQI / name, "-t", "nii"]
     subprocess.run([*command, "--outputDirectory", tmp_path], check=True, capture_output=True)
-    found = list(read_segmentation(pydicom.dcmread(DCMQI / name), image))
-    assert found
-    for number, segment in enumerate(found, start=1):
+    result = list(read_segmentation(pydicom.dcmread(DCMQI / name), image))
+    assert result
+    for number, segment in enumerate(result, start=1):
         theirs = read_volume(tmp_path / f"{number}.nii.gz")
-        where = theirs.affine @ np.append(np.argwhere(theirs.voxels > 0), np.ones(((theirs.voxels > 0).sum(), 1)), 1).T
-        voxels = np.rint(np.linalg.inv(image.affine) @ where).astype(int)[:3]
+        marked_positions = (
+            theirs.affine @ np.append(np.argwhere(theirs.voxels > 0), np.ones(((theirs.voxels > 0).sum(), 1)), 1).T
+        )
+        voxels = np.rint(np.linalg.inv(image.affine) @ marked_positions).astype(int)[:3]
         assert segment.mask[tuple(voxels)].all()
         assert segment.mask.sum() == voxels.shape[1] > 0
 
 
 @pytest.mark.parametrize("folder", [TOTAL / "example_ct_dicom", DCMQI / "ct"], ids=lambda folder: folder.parent.name)
-def test_a_segmentation_of_a_real_series_is_sound(folder: Path, tmp_path: Path) -> None:
+def test_segmentation_of_a_real_series_is_valid(folder: Path, tmp_path: Path) -> None:
     image = read_volume(folder)
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
     for header in headers:
-        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID  # Some were emptied.
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID  # Some files have no segments.
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID
         header.StudyInstanceUID, header.SeriesInstanceUID = (header.get(name) or "1.2.3" for name in _SERIES)
     masks = {"bone": image.voxels > 200, "soft tissue": (image.voxels > 0) & (image.voxels < 250)}
     slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
-    made = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
-    made.save_as(tmp_path / "seg.dcm")
+    dataset = write_segmentation(headers, image, masks, slices, datetime.now(timezone.utc), by_model=True)
+    dataset.save_as(tmp_path / "seg.dcm")
     for segment in read_segmentation(pydicom.dcmread(tmp_path / "seg.dcm"), image):
         np.testing.assert_array_equal(segment.mask, masks[segment.name])
     if validator := shutil.which("dciodvfy"):
-        said = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
-        assert "Error" not in said
+        output = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
+        assert "Error" not in output
 
 
-def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:
+def test_labels_with_flipped_rows_are_reordered() -> None:
     image = read_volume(TOTAL / "example_ct_dicom")
     stored = read_volume(TOTAL / "example_seg_dicom.nii.gz")
     labels = read_labels(TOTAL / "example_seg_dicom.nii.gz", image)
@@ -94,7 +96,7 @@ def test_labels_with_flipped_rows_come_in_the_order_of_the_dicom() -> None:
     assert (liver < -100).mean() < 0.01
 
 
-def test_photographs_and_their_masks() -> None:
+def test_photographs_and_masks_are_read() -> None:
     image = read_volume(ROOT / "isic2017_skin" / "images" / "ISIC_0012903.jpg")
     mask = read_labels(ROOT / "isic2017_skin" / "masks" / "ISIC_0012903.png", image)
     assert image.colour
@@ -103,7 +105,7 @@ def test_photographs_and_their_masks() -> None:
     assert inside < outside - 20  # This mole is darker than skin.
 
 
-def test_arrays_and_their_labels() -> None:
+def test_arrays_and_labels_are_read() -> None:
     for path in sorted((ROOT / "medscribble").glob("*/*.npz")):
         image = read_volume(path)
         assert image.shape == (256, 256, 1)

@@ -34,7 +34,7 @@ def _masks(draw: st.DrawFn) -> tuple[Volume, Plane, np.ndarray]:
 
 @pytest.mark.parametrize("compress", [True, False])
 @given(case=_masks())
-def test_it_is_read_as_the_whole_volume_with_its_geometry(
+def test_slice_mask_is_read_as_a_whole_volume(
     tmp_path_factory: pytest.TempPathFactory, compress: bool, case: tuple[Volume, Plane, np.ndarray]
 ) -> None:
     volume, plane, mask = case
@@ -46,9 +46,9 @@ def test_it_is_read_as_the_whole_volume_with_its_geometry(
     assert again.voxels.dtype == np.uint8
     np.testing.assert_array_equal(again.voxels, expected)
     assert again.same_geometry(volume)
-    seen = sitk.ReadImage(str(path))  # The readers of 3D Slicer check the sum over all bytes.
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(seen).T, expected)
-    np.testing.assert_allclose(ras_affine(seen), volume.affine, atol=1e-6)
+    itk_image = sitk.ReadImage(str(path))  # 3D Slicer's reader verifies the checksum.
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(itk_image).T, expected)
+    np.testing.assert_allclose(ras_affine(itk_image), volume.affine, atol=1e-6)
     assert nrrd.read_header(str(path))["encoding"] == ("gzip" if compress else "raw")
 
 

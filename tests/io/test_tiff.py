@@ -30,46 +30,48 @@ def _as_voxels(pixels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
 def test_every_type_keeps_its_values(tmp_path: Path, kind: str) -> None:
-    """In both byte orders, and however it is stored."""
-    most = 2**31 + 7 if kind in ("u4", "u8", "i8") else 1
-    pixels = (GREY * most - (0 if kind[0] == "u" else 128)).astype(kind)
+    """This holds for both byte orders and all storage layouts."""
+    maximum = 2**31 + 7 if kind in ("u4", "u8", "i8") else 1
+    pixels = (GREY * maximum - (0 if kind[0] == "u" else 128)).astype(kind)
     expected = pixels.astype("f4") if kind[0] == "f" else pixels
     storages: list[dict[str, Any]] = [
         {}, {"bigtiff": True}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 1},
     ]  # fmt: skip
-    for order, how in product("<>", storages):
-        tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=order, **how)
+    for order, options in product("<>", storages):
+        tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=order, **options)
         volume = read_volume(tmp_path / "a.tif")
-        np.testing.assert_array_equal(volume.voxels, _as_voxels(expected), err_msg=f"{order} {how}")
-        assert volume.voxels.dtype == expected.dtype, (order, how)
+        np.testing.assert_array_equal(volume.voxels, _as_voxels(expected), err_msg=f"{order} {options}")
+        assert volume.voxels.dtype == expected.dtype, (order, options)
         np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))
-        if kind not in ("u8", "i8", "f2", "f8") and "tile" not in how:  # ITK does not read those, or as colours.
-            seen = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.tif")))
-            np.testing.assert_array_equal(seen, pixels, err_msg=f"{order} {how}")
+        if (
+            kind not in ("u8", "i8", "f2", "f8") and "tile" not in options
+        ):  # ITK does not read these, or reads them as colour.
+            itk_image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.tif")))
+            np.testing.assert_array_equal(itk_image, pixels, err_msg=f"{order} {options}")
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "zstd", "lzma"])
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "u4", "f4"])
-def test_compressed_values_are_those_that_itk_reads(tmp_path: Path, compression: str, kind: str) -> None:
+def test_compressed_values_equal_those_of_itk(tmp_path: Path, compression: str, kind: str) -> None:
     stored = {"i1": "u1", "u4": "i4"}.get(kind, kind)
     pixels = RANDOM.integers(0, 100, (40, 50)).astype(kind)
     info = {339: 2} if kind == "i1" else {339: 1} if kind == "u4" else {}  # SampleFormat
     Image.fromarray(pixels.view(stored)).save(tmp_path / "a.tif", compression=compression, tiffinfo=info)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").voxels, _as_voxels(pixels))
     if compression not in ("zstd", "lzma"):
-        seen = SimpleITK.ReadImage(str(tmp_path / "a.tif"))
-        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(seen), pixels)
+        itk_image = SimpleITK.ReadImage(str(tmp_path / "a.tif"))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(itk_image), pixels)
 
 
 @pytest.mark.parametrize("planes", ["contig", "separate"])
-def test_colour_in_planes(tmp_path: Path, planes: str) -> None:
+def test_planar_colour_is_read(tmp_path: Path, planes: str) -> None:
     colours = RANDOM.integers(0, 256, (40, 50, 3)).astype(np.uint8)
     stored = colours if planes == "contig" else np.moveaxis(colours, -1, 0)
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planes)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.tif").voxels, _as_voxels(colours))
 
 
-def test_unsupported_content_is_named(tmp_path: Path) -> None:
+def test_error_names_unsupported_content(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RANDOM.random((4, 5, 3)), photometric="rgb")
     with pytest.raises(InputError, match=r"^a\.tif holds pixels that are not supported \(3 x 64 bits of float64, RGB,"):
         read_volume(tmp_path / "a.tif")
@@ -82,7 +84,7 @@ def test_unsupported_content_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "packbits", "zstd", "lzma"])
-def test_a_file_that_is_cut_off(tmp_path: Path, compression: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, compression: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", RANDOM.integers(0, 9999, (300, 200)).astype(np.int16), compression=compression)
     content = (tmp_path / "a.tif").read_bytes()
     for length in (4, len(content) // 2, len(content) - 2):
@@ -92,14 +94,14 @@ def test_a_file_that_is_cut_off(tmp_path: Path, compression: str) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "tiff_lzw"])
-def test_a_stack_of_imagej_lies_in_millimetres(tmp_path: Path, compression: str | None) -> None:
+def test_imagej_stack_is_converted_to_millimetres(tmp_path: Path, compression: str | None) -> None:
     path = tmp_path / "a.tif"
     if compression == "tiff_lzw":
-        said = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.5\n"
+        message = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=2.5\n"
         pages = [Image.fromarray(page) for page in STACK]
         pages[0].save(
             path, save_all=True, append_images=pages[1:], compression=compression,
-            tiffinfo={270: said, 282: 2.0, 283: 4.0, 296: 1},
+            tiffinfo={270: message, 282: 2.0, 283: 4.0, 296: 1},
         )  # fmt: skip
     else:
         tifffile.imwrite(path, STACK, imagej=True, metadata=MICRONS, resolution=(2, 4), compression=compression)
@@ -111,7 +113,7 @@ def test_a_stack_of_imagej_lies_in_millimetres(tmp_path: Path, compression: str 
 
 
 @pytest.mark.parametrize("kind", ["u2", "i1", "f8"])
-def test_a_stack_of_ome_lies_in_millimetres(tmp_path: Path, kind: str) -> None:
+def test_ome_stack_is_converted_to_millimetres(tmp_path: Path, kind: str) -> None:
     metadata = {
         "axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "mm", "PhysicalSizeY": 600, "PhysicalSizeZ": 0.3,
         "PhysicalSizeZUnit": "cm",
@@ -123,7 +125,7 @@ def test_a_stack_of_ome_lies_in_millimetres(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {}, {"imagej": True}, {"imagej": True, "metadata": MICRONS}, {"metadata": {"axes": "ZYX"}, "ome": True},
         {"imagej": True, "metadata": {**MICRONS, "unit": "pixel"}, "resolution": (2, 4)},
@@ -132,17 +134,17 @@ def test_a_stack_of_ome_lies_in_millimetres(tmp_path: Path, kind: str) -> None:
         {"ome": True, "metadata": {"axes": "TYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 1}},
     ],
 )  # fmt: skip
-def test_pages_that_are_not_a_stack(tmp_path: Path, how: dict[str, object]) -> None:
-    if how == {"imagej": True, "metadata": MICRONS}:
-        how = {**how, "resolution": (0, 0)}
-    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", **how)
+def test_pages_that_are_not_a_stack_are_refused(tmp_path: Path, options: dict[str, object]) -> None:
+    if options == {"imagej": True, "metadata": MICRONS}:
+        options = {**options, "resolution": (0, 0)}
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", **options)
     with pytest.raises(
         InputError, match=r"^a\.tif holds 3 pages, and does not say that they are a stack .* as NRRD\.$"
     ):
         read_volume(tmp_path / "a.tif")
 
 
-def test_a_stack_that_has_to_be_turned_or_is_of_colour(tmp_path: Path) -> None:
+def test_rotated_stack_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK.astype("i1"), extratags=[(274, "H", 1, 3)])
     with pytest.raises(InputError, match="Save it upright"):
         read_volume(tmp_path / "a.tif")
@@ -153,21 +155,21 @@ def test_pages_of_other_files_are_not_opened(tmp_path: Path) -> None:
     metadata = {"axes": "ZYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 1}
     tifffile.imwrite(tmp_path / "secret.ome.tif", STACK + 1, metadata=metadata)
     with tifffile.TiffFile(tmp_path / "secret.ome.tif") as file:
-        said = file.ome_metadata or ""
-    for name in re.findall(r'UUID="(urn:uuid:[^"]*)"', said):  # The pages of this one are those of the other.
-        said = said.replace("<TiffData", "<TiffData ", 1) if "<UUID" in said else re.sub(
+        message = file.ome_metadata or ""
+    for name in re.findall(r'UUID="(urn:uuid:[^"]*)"', message):  # The pages of this file are in the other one.
+        message = message.replace("<TiffData", "<TiffData ", 1) if "<UUID" in message else re.sub(
             r"<TiffData([^>]*?)/?>(</TiffData>)?",
-            rf'<TiffData\1><UUID FileName="secret.ome.tif">{name}</UUID></TiffData>', said
+            rf'<TiffData\1><UUID FileName="secret.ome.tif">{name}</UUID></TiffData>', message
         ).replace(f'UUID="{name}"', f'UUID="{name[:-1]}0"')  # fmt: skip
-    assert "secret.ome.tif" in said
-    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros_like(STACK), description=said, metadata=None, photometric=1)
+    assert "secret.ome.tif" in message
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros_like(STACK), description=message, metadata=None, photometric=1)
     assert tifffile.imread(tmp_path / "a.ome.tif").any()
     with suppress(InputError):
         assert not read_volume(tmp_path / "a.ome.tif").voxels.any()
 
 
 @pytest.mark.parametrize("compression", ["deflate", "zstd"])
-def test_pixels_that_unpack_to_more_than_is_said(tmp_path: Path, compression: str) -> None:
+def test_pixels_larger_than_declared_are_refused(tmp_path: Path, compression: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2000, 10_000), np.int64), compression=compression, rowsperstrip=2000)
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
         for name in ("ImageLength", "RowsPerStrip"):
@@ -178,7 +180,7 @@ def test_pixels_that_unpack_to_more_than_is_said(tmp_path: Path, compression: st
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # Kilobytes.
 
 
-def test_a_stack_that_declares_a_large_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_with_a_large_declared_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MAX_VOLUME_MB_VARIABLE, "16")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 1000, 1000), np.uint8), imagej=True, metadata=MICRONS,
                      resolution=(2, 4), compression="zlib")  # fmt: skip
@@ -186,7 +188,7 @@ def test_a_stack_that_declares_a_large_size(tmp_path: Path, monkeypatch: pytest.
         read_volume(tmp_path / "a.tif")
 
 
-def test_labels_of_signed_bytes(tmp_path: Path) -> None:
+def test_labels_of_signed_bytes_are_read(tmp_path: Path) -> None:
     pixels = (GREY % 3).astype(np.int8)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     image = Volume(np.zeros((5, 4, 1), np.int16), np.eye(4))

@@ -96,25 +96,25 @@ def test_files_that_itk_opens_with_the_same_geometry(
     path = tmp_path / name
     write(path)
     assert opens_in_viewers(path)
-    ours, seen = read_volume(path), _seen_by_itk(path)
-    np.testing.assert_array_equal(seen.voxels, ours.voxels)
-    assert seen.same_geometry(ours)
+    ours, itk_geometry = read_volume(path), _seen_by_itk(path)
+    np.testing.assert_array_equal(itk_geometry.voxels, ours.voxels)
+    assert itk_geometry.same_geometry(ours)
 
 
 @pytest.mark.parametrize(("name", "write"), CONVERTED, ids=[name for name, _ in CONVERTED])
-def test_files_that_have_to_be_converted(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+def test_files_that_must_be_converted(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
     path = tmp_path / name
     write(path)
     assert not opens_in_viewers(path)
     ours = read_volume(path)
     write_nifti(tmp_path / "converted.nii.gz", ours)
     assert opens_in_viewers(tmp_path / "converted.nii.gz")
-    seen = _seen_by_itk(tmp_path / "converted.nii.gz")
-    np.testing.assert_array_equal(seen.voxels, ours.voxels)
-    assert seen.same_geometry(ours)
+    itk_geometry = _seen_by_itk(tmp_path / "converted.nii.gz")
+    np.testing.assert_array_equal(itk_geometry.voxels, ours.voxels)
+    assert itk_geometry.same_geometry(ours)
 
 
-def test_a_file_that_is_refused_does_not_open(tmp_path: Path) -> None:
+def test_refused_file_does_not_open(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5, 6), np.int16), np.eye(4)), tmp_path / "time.nii")
     (tmp_path / "text.nrrd").write_text("This is no image.")
     (tmp_path / "series").mkdir()

@@ -13,14 +13,14 @@ def test_scaling_keeps_the_centres_of_pixels() -> None:
     assert prompt.box == (0.5, 1.0, 18.5, 13.0)
 
 
-def test_scaling_and_back() -> None:
+def test_scaling_is_reversible() -> None:
     prompt = Prompt(((3.0, 4.0),), (), (1.0, 2.0, 5.0, 6.0))
     assert prompt.scaled(4.0, 0.5).scaled(0.25, 2.0) == prompt
     assert Prompt(((3.0, 4.0),)).scaled(2, 2).box is None
 
 
 @pytest.mark.parametrize("negative", [(), ((1.0, 1.0),)])
-def test_nothing_positive_is_refused(negative: tuple[tuple[float, float], ...]) -> None:
+def test_prompt_without_click_and_box_is_refused(negative: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(InputError, match="no positive click and no box"):
         Prompt(negative=negative)
 

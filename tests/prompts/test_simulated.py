@@ -22,7 +22,7 @@ def _random_mask(seed: int) -> NDArray[np.bool_]:
 
 
 @given(st.integers(0, 10_000))
-def test_a_click_lies_inside_the_largest_piece(seed: int) -> None:
+def test_click_is_inside_the_largest_piece(seed: int) -> None:
     mask = _random_mask(seed)
     prompt = draw_prompt(mask, "click", np.random.default_rng(seed))
     ((x, y),) = prompt.positive
@@ -46,14 +46,14 @@ def test_a_click_is_well_inside() -> None:
         assert depth[int(y), int(x)] >= depth.max() / 2
 
 
-def test_a_click_may_lie_anywhere_that_is_well_inside() -> None:
+def test_click_may_be_anywhere_well_inside() -> None:
     mask = np.zeros((20, 20), bool)
     mask[5:14, 5:14] = True
-    drawn = {draw_prompt(mask, "click", np.random.default_rng(seed)).positive[0] for seed in range(400)}
-    assert drawn == {(float(x), float(y)) for x in range(7, 12) for y in range(7, 12)}
+    prompts = {draw_prompt(mask, "click", np.random.default_rng(seed)).positive[0] for seed in range(400)}
+    assert prompts == {(float(x), float(y)) for x in range(7, 12) for y in range(7, 12)}
 
 
-def test_the_edge_of_the_image_counts_as_an_edge() -> None:
+def test_edge_of_the_image_counts_as_an_edge() -> None:
     mask = np.ones((21, 21), bool)
     for seed in range(30):
         ((x, y),) = draw_prompt(mask, "click", np.random.default_rng(seed)).positive
@@ -71,24 +71,24 @@ def test_a_mask_of_one_pixel_can_be_prompted() -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_a_box_covers_the_object_but_for_a_tenth_of_the_side(seed: int) -> None:
+def test_box_covers_the_object_within_a_tenth_of_its_size(seed: int) -> None:
     mask = _random_mask(seed)
     box = draw_prompt(mask, "box", np.random.default_rng(seed)).box
     assert box is not None
     rows, columns = np.nonzero(mask)
     tight = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
-    side = np.tile(tight[2:] - tight[:2] + 1, 2)
-    assert (np.abs(np.array(box) - tight) <= 0.1 * side + 1e-9).all()
+    box_size = np.tile(tight[2:] - tight[:2] + 1, 2)
+    assert (np.abs(np.array(box) - tight) <= 0.1 * box_size + 1e-9).all()
     assert 0 <= box[0] <= box[2] <= mask.shape[1] - 1
     assert 0 <= box[1] <= box[3] <= mask.shape[0] - 1
 
 
 @pytest.mark.parametrize("kind", ["click", "box"])
-def test_fixed_by_the_seed(kind: str) -> None:
+def test_prompts_are_fixed_by_the_seed(kind: str) -> None:
     mask = _random_mask(3)
-    drawn = [draw_prompt(mask, kind, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) > 2
+    prompts = [draw_prompt(mask, kind, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
+    assert prompts[0] == prompts[1]
+    assert len(set(prompts)) > 2
 
 
 def test_an_empty_mask_is_refused() -> None:
@@ -96,7 +96,7 @@ def test_an_empty_mask_is_refused() -> None:
         draw_prompt(np.zeros((4, 4), bool), "click", np.random.default_rng(0))
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+def test_error_for_an_unknown_kind_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="'scribble'.*click, box"):
         draw_prompt(np.ones((4, 4), bool), "scribble", np.random.default_rng(0))
 
@@ -113,7 +113,7 @@ def test_invalid_settings_are_refused(settings: tuple[str, int, int], message: s
 
 
 def _new_click(before: Prompt, after: Prompt | None) -> tuple[str, int, int]:
-    """Return the sign, row and column of the one click by which a prompt became longer."""
+    """Return the sign, row and column of the click that was added to a prompt."""
     assert after is not None
     assert after.box == before.box
     added = [("foreground", *point) for point in after.positive[len(before.positive) :]]
@@ -126,8 +126,8 @@ def _new_click(before: Prompt, after: Prompt | None) -> tuple[str, int, int]:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
-def test_a_correction_lies_well_inside_the_largest_error(seed: int, other: int) -> None:
-    target, mask = _random_mask(seed), _random_mask(20_000 + other)
+def test_correction_is_well_inside_the_largest_error(seed: int, other_seed: int) -> None:
+    target, mask = _random_mask(seed), _random_mask(20_000 + other_seed)
     before = draw_prompt(target, "box", np.random.default_rng(seed))
     after = draw_correction(before, mask, target, np.random.default_rng(seed))
     sign, row, column = _new_click(before, after)
@@ -146,8 +146,8 @@ def test_a_correction_lies_well_inside_the_largest_error(seed: int, other: int) 
 
 
 @given(st.integers(0, 10_000))
-def test_no_pixel_is_clicked_twice_and_none_is_missed(seed: int) -> None:
-    """If the mask never changes, every wrong pixel is clicked in the end."""
+def test_every_pixel_is_clicked_once(seed: int) -> None:
+    """If the mask never changes, every wrong pixel is finally clicked."""
     random = np.random.default_rng(seed)
     target, mask = random.random((2, 5, 7)) < 0.4
     target[2, 3], mask[2, 3] = True, False
@@ -161,25 +161,25 @@ def test_no_pixel_is_clicked_twice_and_none_is_missed(seed: int) -> None:
 
 def test_corrections_are_fixed_by_the_seed() -> None:
     target, mask = _random_mask(3), _random_mask(4)
-    drawn = [draw_correction(FIRST, mask, target, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) > 2
+    prompts = [draw_correction(FIRST, mask, target, np.random.default_rng(seed)) for seed in (5, 5, 6, 7, 8)]
+    assert prompts[0] == prompts[1]
+    assert len(set(prompts)) > 2
 
 
-@pytest.mark.parametrize("place", [(3, 7), (0, 5), (8, 11), (4, 0), (8, 0)], ids=str)
+@pytest.mark.parametrize("position", [(3, 7), (0, 5), (8, 11), (4, 0), (8, 0)], ids=str)
 @pytest.mark.parametrize("sign", ["foreground", "background"])
-def test_an_error_of_one_pixel_is_clicked(place: tuple[int, int], sign: str) -> None:
+def test_error_of_one_pixel_is_clicked(position: tuple[int, int], sign: str) -> None:
     mask = np.zeros((9, 12), bool)
     mask[2:6, 2:9] = True
     target = mask.copy()
-    target[place] ^= True
-    if target[place] != (sign == "foreground"):
+    target[position] ^= True
+    if target[position] != (sign == "foreground"):
         target, mask = mask, target
     after = draw_correction(FIRST, mask, target, np.random.default_rng(0))
-    assert _new_click(FIRST, after) == (sign, *place)
+    assert _new_click(FIRST, after) == (sign, *position)
 
 
-def test_an_error_on_the_edge_of_the_image_is_clicked_away_from_it() -> None:
+def test_error_on_the_edge_is_clicked_away_from_the_edge() -> None:
     target = np.zeros((20, 30), bool)
     target[:, 20:] = True
     for seed in range(30):
@@ -192,7 +192,7 @@ def test_an_error_on_the_edge_of_the_image_is_clicked_away_from_it() -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_full_disagreement(seed: int) -> None:
+def test_correction_of_a_completely_wrong_mask(seed: int) -> None:
     target = _random_mask(seed)
     random = np.random.default_rng(seed)
     sign, row, column = _new_click(FIRST, draw_correction(FIRST, ~target, target, random))
@@ -208,7 +208,7 @@ def test_a_correct_mask_needs_no_click(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["click", "box"]))
-def test_invented_corrections_agree_with_the_object(seed: int, kind: str) -> None:
+def test_drawn_corrections_agree_with_the_object(seed: int, kind: str) -> None:
     mask = _random_mask(seed)
     first = draw_prompt(mask, kind, np.random.default_rng(seed))
     prompt = draw_corrected_prompt(mask, kind, np.random.default_rng(seed))
@@ -221,13 +221,13 @@ def test_invented_corrections_agree_with_the_object(seed: int, kind: str) -> Non
     assert len({*prompt.positive, *prompt.negative}) == len(prompt.positive) + len(prompt.negative)
 
 
-def test_invented_corrections_are_of_both_signs_and_up_to_three() -> None:
+def test_drawn_corrections_have_both_signs_and_are_up_to_three() -> None:
     mask = np.zeros((40, 40), bool)
     mask[12:28, 10:26] = True
-    drawn = [draw_corrected_prompt(mask, "click", np.random.default_rng(seed)) for seed in range(60)]
-    assert {len(p.positive) - 1 + len(p.negative) for p in drawn} == {1, 2, 3}
-    assert sum(len(p.negative) for p in drawn) > 20
-    assert sum(len(p.positive) - 1 for p in drawn) > 20
+    prompts = [draw_corrected_prompt(mask, "click", np.random.default_rng(seed)) for seed in range(60)]
+    assert {len(p.positive) - 1 + len(p.negative) for p in prompts} == {1, 2, 3}
+    assert sum(len(p.negative) for p in prompts) > 20
+    assert sum(len(p.positive) - 1 for p in prompts) > 20
 
 
 def test_an_object_of_one_pixel_can_be_corrected() -> None:

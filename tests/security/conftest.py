@@ -1,4 +1,4 @@
-"""A server on one's own machine, as ``make serve`` starts it, with patients whose names are known."""
+"""A server for its own machine, as ``make serve`` starts it, with patients whose names the tests know."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import pydicom
 import pytest
 
-from demo.server import ROOT
-from tests.support.known import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, Known
 from tests.support.marks import starts
+from tests.support.paths import ROOT
+from tests.support.patient_names import BROKEN, IMAGE, NAME, ORIGIN, PATIENT, SiteWithPatientNames
 from tests.support.sites import site
 
 
 @pytest.fixture(scope="session")
 @starts("server")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
-    folder = tmp_path_factory.mktemp("known")
+def site_with_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteWithPatientNames]:
+    folder = tmp_path_factory.mktemp("site_with_names")
     words = {"ZEBRA", "QUENTIN", PATIENT}
 
     def add() -> None:
@@ -30,5 +30,5 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
         cut = folder / "studies" / BROKEN / "004.dcm"
         cut.write_bytes(cut.read_bytes()[:-500])
 
-    for running in site(folder, cases=1, extra=add, others={"max_upload_mb": "8", "cors_origins": ORIGIN}):
-        yield Known(running, tuple(words))
+    for running in site(folder, cases=1, extra=add, settings={"max_upload_mb": "8", "cors_origins": ORIGIN}):
+        yield SiteWithPatientNames(running, tuple(words))

@@ -1,4 +1,4 @@
-"""The list of known advisories that stay: about what is pinned, with tests that are there, and whole."""
+"""The list of accepted advisories is complete, is about pinned versions, and names existing tests."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ from pathlib import Path
 import pytest
 
 from deploy import advisories
-from deploy.advisories import PIP_AUDIT, ROOT, Found, UnreachableError, ask, pins, reviewed, unseen
+from deploy.advisories import (
+    PIP_AUDIT,
+    ROOT,
+    Advisory,
+    UnreachableError,
+    not_reviewed,
+    query_database,
+    read_pins,
+    read_reviewed,
+)
 
-LISTED = reviewed()
+LISTED = read_reviewed()
 
 
 def _pip_audit(folder: Path, answer: str) -> Path:
-    """A program that answers as pip-audit does."""
+    """Write a program that prints an answer like pip-audit."""
     program = folder / "pip-audit"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
     program.chmod(0o755)
     return program
 
 
-def _known(name: str, version: str, *ids: str) -> dict[str, object]:
+def _dependency(name: str, version: str, *ids: str) -> dict[str, object]:
     return {
         "name": name,
         "version": version,
@@ -30,61 +39,69 @@ def _known(name: str, version: str, *ids: str) -> dict[str, object]:
     }
 
 
-CANARY = _known("diskcache", "5.6.3", "GHSA-w8v5-vhqr-4h9v", "CVE-2025-69872")
+CANARY = _dependency("diskcache", "5.6.3", "GHSA-w8v5-vhqr-4h9v", "CVE-2025-69872")
 
 
-@pytest.mark.parametrize("one", LISTED, ids=lambda one: one.id)
-def test_each_line_is_about_what_is_pinned_and_names_tests_that_are_there(one: advisories.Reviewed) -> None:
-    assert pins()[one.package] == one.version, f"{one.package} was updated: look at {one.id} again."
-    assert one.what
-    assert one.why
-    assert one.tests
-    for test in one.tests:
+@pytest.mark.parametrize("advisory", LISTED, ids=lambda advisory: advisory.id)
+def test_each_advisory_is_about_a_pinned_version_and_names_existing_tests(
+    advisory: advisories.ReviewedAdvisory,
+) -> None:
+    assert read_pins()[advisory.package] == advisory.version, (
+        f"{advisory.package} was updated: look at {advisory.id} again."
+    )
+    assert advisory.what
+    assert advisory.why
+    assert advisory.tests
+    for test in advisory.tests:
         file, _, name = test.partition("::")
         functions = (node for node in ast.walk(ast.parse((ROOT / file).read_text())))
         assert any(isinstance(node, ast.FunctionDef) and node.name == name for node in functions), test
 
 
 def test_every_pin_is_exact() -> None:
-    assert len(pins()) > 200
-    assert all(version and not set(version) & set("<>=~*") for version in pins().values())
+    assert len(read_pins()) > 200
+    assert all(version and not set(version) & set("<>=~*") for version in read_pins().values())
 
 
-def test_what_nobody_has_looked_at_is_said(
+def test_advisories_that_were_not_reviewed_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = json.dumps({"dependencies": [CANARY, _known("Torch", "2.14.1", "PYSEC-1", "CVE-1"), _known("six", "1")]})
+    answer = json.dumps(
+        {"dependencies": [CANARY, _dependency("Torch", "2.14.1", "PYSEC-1", "CVE-1"), _dependency("six", "1")]}
+    )
     program = _pip_audit(tmp_path, answer)
-    found = ask({"torch": "2.14.1"}, program)
-    assert found[1] == Found("torch", "2.14.1", frozenset({"PYSEC-1", "CVE-1"}), ("99",))
-    assert unseen(found, LISTED) == found[1:]
-    monkeypatch.setattr(advisories, "ask", lambda packages: ask(packages, program))
+    result = query_database({"torch": "2.14.1"}, program)
+    assert result[1] == Advisory("torch", "2.14.1", frozenset({"PYSEC-1", "CVE-1"}), ("99",))
+    assert not_reviewed(result, LISTED) == result[1:]
+    monkeypatch.setattr(advisories, "query_database", lambda packages: query_database(packages, program))
     assert advisories.main() == 1
     assert "torch 2.14.1: CVE-1, PYSEC-1; fixed in 99" in capsys.readouterr().out
 
 
-def test_an_advisory_on_another_version_was_not_looked_at() -> None:
-    one = LISTED[0]
-    newer = Found(one.package, f"{one.version}.1", frozenset({one.id}), ())
-    assert unseen([newer], LISTED) == [newer]
-    assert not unseen([Found(one.package, one.version, frozenset({"GHSA-x", one.id}), ())], LISTED)
+def test_advisory_on_another_version_is_not_reviewed() -> None:
+    advisory = LISTED[0]
+    newer = Advisory(advisory.package, f"{advisory.version}.1", frozenset({advisory.id}), ())
+    assert not_reviewed([newer], LISTED) == [newer]
+    assert not not_reviewed(
+        [Advisory(advisory.package, advisory.version, frozenset({"GHSA-x", advisory.id}), ())], LISTED
+    )
 
 
 @pytest.mark.parametrize("answer", ["", '{"dependencies": [{"name": "diskcache", "skip_reason": "not found"}]}'])
-def test_a_database_that_is_out_of_reach_is_not_taken_for_a_clean_one(
+def test_unreachable_database_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
 ) -> None:
     program = _pip_audit(tmp_path, answer)
-    monkeypatch.setattr(advisories, "ask", lambda packages: ask(packages, program))
+    monkeypatch.setattr(advisories, "query_database", lambda packages: query_database(packages, program))
     assert advisories.main() == 2
     assert "cannot be reached from here" in capsys.readouterr().out
 
 
-def test_no_advisory_is_unlisted() -> None:
+def test_all_advisories_are_reviewed() -> None:
     if not PIP_AUDIT.exists():
         pytest.skip("pip-audit is not installed: make advisories installs it")
     try:
-        found = ask(pins())
+        result = query_database(read_pins())
     except UnreachableError as error:
         pytest.skip(f"the database of advisories cannot be reached: {error}")
-    assert not unseen(found, LISTED)
+    assert not not_reviewed(result, LISTED)

@@ -1,4 +1,4 @@
-"""Small files that unpack to much: they are refused before they are unpacked, and large CTs are not."""
+"""Small files that decompress to a large size are refused before they are decompressed; large CTs are read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume
 from baps.utils.limits import MAX_VOLUME_MB_VARIABLE, check_size
-from demo.server import ROOT
 from stress.fuzz.bombs import read_bombs
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
-def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of 16 MB and more are too large for these tests."""
+def volume_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the maximum size of a volume to 16 MB."""
     monkeypatch.setenv(MAX_VOLUME_MB_VARIABLE, "16")
 
 
@@ -51,17 +51,17 @@ def _nrrd(folder: Path, sizes: str, zeros: int) -> Path:
         "space origin: (0,0,0)\n\n"
     )
     path = folder / "bomb.nrrd"
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     with path.open("wb") as file:
         file.write(header.encode())
         for _ in range(zeros >> 20):
-            file.write(packer.compress(bytes(1 << 20)))
-        file.write(packer.flush())
+            file.write(compressor.compress(bytes(1 << 20)))
+        file.write(compressor.flush())
     return path
 
 
 def _pair(folder: Path) -> Path:
-    """NIfTI in two files."""
+    """Write NIfTI as two files."""
     _nifti(folder)
     header = bytearray(gzip.decompress((folder / "bomb.nii.gz").read_bytes())[:348])
     header[344:348] = b"ni1\0"
@@ -71,11 +71,11 @@ def _pair(folder: Path) -> Path:
 
 
 def _metaimage(folder: Path, sizes: str = "4096 4096 512", zeros: int = 1 << 20) -> Path:
-    packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(zeros >> 20)) + packer.flush()
-    header = f"NDims = 3\nDimSize = {sizes}\nCompressedData = True\nCompressedDataSize = {len(packed)}\n"
+    compressor = zlib.compressobj(9)
+    compressed = b"".join(compressor.compress(bytes(1 << 20)) for _ in range(zeros >> 20)) + compressor.flush()
+    header = f"NDims = 3\nDimSize = {sizes}\nCompressedData = True\nCompressedDataSize = {len(compressed)}\n"
     path = folder / "bomb.mha"
-    path.write_bytes(header.encode() + b"ElementType = MET_UCHAR\nElementDataFile = LOCAL\n" + packed)
+    path.write_bytes(header.encode() + b"ElementType = MET_UCHAR\nElementDataFile = LOCAL\n" + compressed)
     return path
 
 
@@ -90,11 +90,11 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png(folder: Path) -> Path:
-    side = 9000  # Pillow itself refuses from 13,000 or so.
-    shape = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    size = 9000  # Pillow itself refuses from 13,000 or so.
+    shape = struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)
     path = folder / "bomb.png"
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", shape) + _chunk(b"IDAT", zlib.compress(bytes((side + 1) * side), 9))
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", shape) + _chunk(b"IDAT", zlib.compress(bytes((size + 1) * size), 9))
         + _chunk(b"IEND", b"")
     )  # fmt: skip
     return path
@@ -117,7 +117,7 @@ def _dicom(folder: Path) -> Path:
 
 
 def _dicom_series(folder: Path) -> Path:
-    """Slices that are small enough each, and together are not."""
+    """Write slices that are within the limit each, but not together."""
     (folder / "bomb").mkdir()
     for number in range(3):
         image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / f"00{number + 1}.dcm")
@@ -133,14 +133,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS.keys())
-def test_what_says_that_it_is_too_large_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_file_with_too_large_header_is_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="MB are allowed"):
         read_volume(make(tmp_path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # Kilobytes.
 
 
-def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -> None:
+def test_label_map_larger_than_its_header_is_not_decompressed(tmp_path: Path) -> None:
     path = _nrrd(tmp_path, "16 16 4", 2 << 30)
     assert path.stat().st_size < 4 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -149,7 +149,7 @@ def test_a_labelmap_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_metaimage_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) -> None:
+def test_metaimage_larger_than_its_header_is_not_decompressed(tmp_path: Path) -> None:
     path = _metaimage(tmp_path, "16 16 4", 2 << 30)
     assert path.stat().st_size < 4 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -158,7 +158,7 @@ def test_a_metaimage_that_hides_how_large_it_is_is_not_unpacked(tmp_path: Path) 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_deflated_dicom_is_not_inflated_beyond_what_is_allowed(tmp_path: Path) -> None:
+def test_deflated_dicom_is_not_inflated_beyond_the_limit(tmp_path: Path) -> None:
     image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     image.save_as(tmp_path / "a.dcm")
@@ -173,7 +173,7 @@ def test_a_deflated_dicom_is_not_inflated_beyond_what_is_allowed(tmp_path: Path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # Kilobytes.
 
 
-def test_an_object_of_many_frames_says_how_many_are_too_many(tmp_path: Path) -> None:
+def test_error_for_too_many_frames_gives_their_number(tmp_path: Path) -> None:
     image = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
     image.Rows = image.Columns = 1
     image.NumberOfFrames = 30_000_000
@@ -182,30 +182,30 @@ def test_an_object_of_many_frames_says_how_many_are_too_many(tmp_path: Path) -> 
         read_volume(tmp_path / "a.dcm")
 
 
-def test_no_bomb_takes_more_than_twice_the_volume_that_is_allowed() -> None:
-    """One of each kind, in a process of its own; ``make bench-trust`` reads all of them."""
-    found = read_bombs([
+def test_no_bomb_takes_more_than_twice_the_maximum_volume() -> None:
+    """Read some bombs of each kind in a separate process; ``make bench-trust`` reads all of them."""
+    figures = read_bombs([
         "npz name", "npz both names", "npz more data", "npz lying directory", "nifti extension", "nifti largest",
         "nrrd line skip", "metaimage largest", "png texts", "tiff tile", "tiff pages", "dicom jpeg", "dicom jpeg-ls",
         "dicom jpeg 2000", "dicom jpeg 2000 in boxes", "dicom jpeg 2000 components", "dicom jpeg 2000, second frame",
         "dicom htj2k", "dicom rle", "dicom late rows", "dicom more frames", "dicom largest, jpeg 2000", "label seg rle",
         "label seg jpeg 2000", "label structures of many edges", "label structures that overlap",
     ])  # fmt: skip
-    assert found["over_bound"] == []
-    said = {name: row["said"] for name, row in found["by_name"].items()}
+    assert figures["over_bound"] == []
+    messages = {name: row["said"] for name, row in figures["by_name"].items()}
     for name in ("dicom jpeg", "dicom jpeg-ls", "dicom jpeg 2000", "dicom htj2k", "label seg jpeg 2000"):
-        assert "64 rows, 64 columns and 1 samples" in said[name], name
-        assert "of its compressed pixels has 8000 rows, 8000 columns" in said[name], name
-    assert "but its compressed pixels hold 2000" in said["dicom more frames"]
-    assert "has 64 rows, 64 columns and 12000 samples" in said["dicom jpeg 2000 components"]
-    assert "unpacks to 61 MB (8000 x 8000 voxels)" in said["npz name"]
-    assert {name for name, row in found["by_name"].items() if row["verdict"] == "answered"} <= {
+        assert "64 rows, 64 columns and 1 samples" in messages[name], name
+        assert "of its compressed pixels has 8000 rows, 8000 columns" in messages[name], name
+    assert "but its compressed pixels hold 2000" in messages["dicom more frames"]
+    assert "has 64 rows, 64 columns and 12000 samples" in messages["dicom jpeg 2000 components"]
+    assert "unpacks to 61 MB (8000 x 8000 voxels)" in messages["npz name"]
+    assert {name for name, row in figures["by_name"].items() if row["verdict"] == "answered"} <= {
         "nifti largest", "metaimage largest", "dicom largest, jpeg 2000", "dicom rle", "label seg rle",
         "label structures of many edges",
     }  # fmt: skip
 
 
-def test_what_is_within_the_limit_is_read_as_before(tmp_path: Path) -> None:
+def test_files_within_the_limit_are_read(tmp_path: Path) -> None:
     for name in ("ct_01", "dicom"):
         source = ROOT / "sample-data" / ("dicom/ct_01" if name == "dicom" else "ct/images/ct_01.nii.gz")
         assert read_volume(source).shape == (128, 128, 24)
@@ -213,7 +213,7 @@ def test_what_is_within_the_limit_is_read_as_before(tmp_path: Path) -> None:
     assert read_volume(path).shape == (16, 16, 4096)
 
 
-def test_a_large_ct_passes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_ct_is_allowed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MAX_VOLUME_MB_VARIABLE)
     assert check_size("ct.nii.gz", (1024, 1024, 2000), 2) == 4000 << 20
     with pytest.raises(InputError, match="8,192 MB are allowed"):
@@ -222,7 +222,7 @@ def test_a_large_ct_passes_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
         check_size("ct.nii.gz", (-1, 1024, -1), 2)
 
 
-def test_a_file_of_the_wrong_kind_says_so_and_no_more(tmp_path: Path) -> None:
+def test_file_of_wrong_format_is_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "setup.cfg", tmp_path / "a.npz")
     with pytest.raises(InputError, match=r"a\.npz cannot be read"):
         read_volume(tmp_path / "a.npz")

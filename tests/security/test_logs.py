@@ -1,4 +1,4 @@
-"""What the server writes names no patient: a session with good and bad requests, and then its output, word by word."""
+"""Logs and files of the server name no patient, after a session with valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import numpy as np
 import pytest
 import requests
 
-from baps.server.log_redaction import _Discreet
+from baps.server.log_redaction import RedactingFilter
 from baps.utils.redaction import redact_identifiers, shorten_paths
-from demo.server import ROOT
-from tests.support.known import BROKEN, IMAGE, Known
+from tests.support.paths import ROOT
+from tests.support.patient_names import BROKEN, IMAGE, SiteWithPatientNames
 from tests.support.sites import spleen_click
 
 pytestmark = pytest.mark.slow
 
 
-def _session(known: Known, folder: Path) -> list[int]:
-    """What a user does, with mistakes; the statuses."""
+def _run_session(site_with_names: SiteWithPatientNames, folder: Path) -> list[int]:
+    """Send the requests of a user, with mistakes; return the statuses."""
     click = json.dumps({"foreground": [spleen_click("ct_01")]})
     image = nibabel.load(ROOT / "sample-data" / "ct" / "images" / "ct_01.nii.gz")
     labels, empty, junk = folder / f"{IMAGE}.nii.gz", folder / f"{IMAGE}-empty.nii.gz", folder / f"{IMAGE}.nrrd"
-    truth = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
-    nibabel.save(truth, labels)
+    reference = nibabel.load(ROOT / "sample-data" / "ct" / "labels" / "ct_01.nii.gz")
+    nibabel.save(reference, labels)
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
     junk.write_bytes(b"NRRD0004\ntype: what\n\n")
 
     def ask(method: str, path: str, **given: object) -> requests.Response:
-        return requests.request(method, known.site.address + path, timeout=120, **given)  # type: ignore[arg-type]
+        return requests.request(method, site_with_names.site.address + path, timeout=120, **given)  # type: ignore[arg-type]
 
     def sent(file: Path, field: str) -> dict[str, tuple[str, bytes]]:
         return {field: (file.name, file.read_bytes())}
@@ -65,14 +65,14 @@ def _session(known: Known, folder: Path) -> list[int]:
     return [reply.status_code for reply in replies]
 
 
-def test_nothing_that_is_written_names_a_patient(known: Known, tmp_path: Path) -> None:
-    statuses = _session(known, tmp_path)
+def test_logs_and_files_name_no_patient(site_with_names: SiteWithPatientNames, tmp_path: Path) -> None:
+    statuses = _run_session(site_with_names, tmp_path)
     assert {200, 400, 404} <= set(statuses)
-    audit = known.site.adapters / "audit.jsonl"
-    written = {file: file.read_text(errors="replace") for file in (known.site.log, audit)}
-    assert "Uvicorn running" in written[known.site.log]
+    audit = site_with_names.site.adapters / "audit.jsonl"
+    written = {file: file.read_text(errors="replace") for file in (site_with_names.site.log, audit)}
+    assert "Uvicorn running" in written[site_with_names.site.log]
     for file, text in written.items():
-        for word in (*known.words, IMAGE, BROKEN):
+        for word in (*site_with_names.words, IMAGE, BROKEN):
             lines = [line for line in text.splitlines() if word.lower() in line.lower()]
             assert not lines, (file.name, word, lines[:3])
     lines = [json.loads(line) for line in written[audit].splitlines()]
@@ -91,35 +91,35 @@ def _record(name: str, level: int, words: str, error: bool = False) -> logging.L
 
 
 @pytest.mark.parametrize("name", ["monailabel.endpoints.infer", "dicomweb_client.web", "py.warnings", "root"])
-def test_others_words_are_left_out(name: str) -> None:
-    quiet = _Discreet()
+def test_messages_of_other_libraries_are_omitted(name: str) -> None:
+    quiet = RedactingFilter()
     assert not quiet.filter(_record(name, logging.INFO, "Doe^Jane"))
     record = _record(name, logging.ERROR, "Doe^Jane", error=True)
     assert quiet.filter(record)
-    said = logging.Formatter().format(record)
-    assert "Doe" not in said
-    assert "ValueError (words left out)" in said
-    assert "test_logs.py" in said
+    message = logging.Formatter().format(record)
+    assert "Doe" not in message
+    assert "ValueError (text removed)" in message
+    assert "test_logs.py" in message
 
 
-def test_our_own_words_stay_but_for_paths_and_uids() -> None:
+def test_own_messages_are_kept_without_paths_and_uids() -> None:
     record = _record(
         "baps.registry.store", logging.WARNING, "The adapter /data/a/b.safetensors of 1.2.840.113619.2.55 is broken."
     )
-    assert _Discreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.getMessage() == "The adapter <path> of <uid> is broken."
 
 
-def test_an_access_log_says_no_more_than_the_kind() -> None:
+def test_access_log_has_only_the_kind_of_request() -> None:
     record = logging.LogRecord(
         "uvicorn.access", logging.INFO, "", 1, '%s - "%s %s HTTP/%s" %d',
         ("127.0.0.1:1", "GET", "/datastore/image?image=Doe", "1.1", 200), None,
     )  # fmt: skip
-    assert _Discreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.getMessage() == '127.0.0.1:1 - "GET /datastore HTTP/1.1" 200'
 
 
-def test_texts_for_users_have_names_of_files_but_no_paths() -> None:
+def test_messages_for_users_have_file_names_but_no_paths() -> None:
     assert shorten_paths("The file /data/labels/a.nii.gz is broken.") == "The file a.nii.gz is broken."
     address = "Give one such as http://host:8000/sam/model or grpc://host:8001/sam."
     assert shorten_paths(address) == address

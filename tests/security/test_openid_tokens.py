@@ -1,4 +1,4 @@
-"""Tokens that are no good, and those that are, of an OpenID provider."""
+"""Valid and invalid tokens of an OpenID provider."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def provider() -> Iterator[Provider]:
 
 
 def _openid(provider: Provider, **others: Any) -> OpenId:
-    said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator", "ml": "trainer"}}
-    return OpenId(OpenIdSettings.model_validate({**said, **others}))
+    reply = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator", "ml": "trainer"}}
+    return OpenId(OpenIdSettings.model_validate({**reply, **others}))
 
 
 def _refused(openid: OpenId, token: str, status: int = 401) -> str:
     with pytest.raises(HTTPException) as caught:
-        openid.principal(token)
+        openid.authenticate_token(token)
     assert caught.value.status_code == status
     return str(caught.value.detail)
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
-def test_a_good_token_says_who_it_is_and_what_they_may(provider: Provider, algorithm: str) -> None:
+def test_valid_token_gives_name_and_role(provider: Provider, algorithm: str) -> None:
     provider.rotate("a", algorithm)
-    principal = _openid(provider).principal(provider.token())
+    principal = _openid(provider).authenticate_token(provider.token())
     assert (principal.name, principal.role, principal.by) == ("rita", Role.ANNOTATOR, "openid")
 
 
-def test_a_user_of_the_provider_is_never_taken_for_one_of_this_server(provider: Provider, tmp_path: Path) -> None:
+def test_provider_user_is_distinct_from_user_of_the_same_name(provider: Provider, tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("rita", Role.TRAINER)
     authenticator = Authenticator(users, _openid(provider))
@@ -85,7 +85,7 @@ NOW = int(time.time())
 def test_a_token_with_a_wrong_claim_is_refused(provider: Provider, claims: dict[str, object]) -> None:
     openid = _openid(provider)
     assert "gain" in _refused(openid, provider.token(**claims))
-    assert openid.principal(provider.token()).name == "rita"
+    assert openid.authenticate_token(provider.token()).name == "rita"
 
 
 def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider) -> None:
@@ -97,7 +97,7 @@ def test_a_token_with_the_signature_of_another_key_is_refused(provider: Provider
     forged = _encoded({**claims, "roles": ["ml"]})
     _refused(openid, f"{head}.{forged}.{signature}")
     _refused(openid, f"{head}.{body}.")
-    assert openid.principal(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
+    assert openid.authenticate_token(f"{head}.{body}.{signature}").role is Role.ANNOTATOR
 
 
 def _encoded(content: object) -> str:
@@ -111,8 +111,8 @@ def test_a_token_without_a_signature_is_refused(provider: Provider, algorithm: s
         _refused(_openid(provider), f"{_encoded({'alg': algorithm, 'typ': 'JWT', **kid})}.{body}.")
 
 
-def test_the_public_key_is_no_secret_to_sign_with(provider: Provider) -> None:
-    """HS256 with the public key as its secret: the classic confusion of algorithms."""
+def test_public_key_as_hmac_secret_is_refused(provider: Provider) -> None:
+    """HS256 with the public key as its secret is the classic confusion of algorithms."""
     public = provider.keys["first"].public_key()  # type: ignore[union-attr]
     secrets = [public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)]
     secrets += [json.dumps(provider.jwks()[0]).encode(), b""]
@@ -129,38 +129,40 @@ def test_an_algorithm_that_is_not_allowed_is_refused(provider: Provider) -> None
     _refused(_openid(provider, algorithms=["ES256"]), provider.token())
 
 
-def test_a_key_that_the_token_brings_itself_does_not_count(provider: Provider) -> None:
+def test_key_in_the_token_is_ignored(provider: Provider) -> None:
     own = new_key()
     evil = Provider("http://127.0.0.1:9", {"first": own})
     for headers in ({"jwk": evil.jwks()[0]}, {"jku": "http://127.0.0.1:9/jwks"}, {"kid": "../../dev/null"}):
         _refused(_openid(provider), provider.token(key=own, headers=headers))
 
 
-def test_a_token_to_sign_out_lets_nobody_in(provider: Provider) -> None:
+def test_logout_token_is_refused(provider: Provider) -> None:
     _refused(_openid(provider), provider.token(headers={"typ": "logout+jwt"}))
 
 
 @pytest.mark.parametrize("token", ["", "a.b.c", "....", "eyJhbGciOiJSUzI1NiJ9.e30.", "\udc80.a.b", "a" * 10_000])
-def test_what_is_no_token_is_refused(provider: Provider, token: str) -> None:
+def test_malformed_token_is_refused(provider: Provider, token: str) -> None:
     _refused(_openid(provider), token)
 
 
 def test_new_keys_are_fetched_when_they_are_first_seen(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     openid = _openid(provider)
     old = provider.token()
-    openid.principal(old)
+    openid.authenticate_token(old)
     provider.rotate("second")
-    _refused(openid, provider.token())  # The keys were fetched just now; nobody can make us ask again and again.
-    monkeypatch.setattr(module, "_PAUSE", 0.0)
-    assert openid.principal(provider.token()).name == "rita"
-    _refused(openid, old)  # The provider took its key back.
+    _refused(
+        openid, provider.token()
+    )  # The keys were just fetched, so that unknown keys cannot cause repeated requests.
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    assert openid.authenticate_token(provider.token()).name == "rita"
+    _refused(openid, old)  # The provider revoked its key.
 
 
 def test_invented_tokens_do_not_flood_the_provider(provider: Provider) -> None:
     openid = _openid(provider)
     for number in range(20):
         _refused(openid, provider.token(key=provider.keys["first"], headers={"kid": f"invented-{number}"}))
-    assert provider.asked.count("/jwks") == 1
+    assert provider.requested_paths.count("/jwks") == 1
 
 
 @pytest.mark.parametrize(
@@ -172,79 +174,79 @@ def test_invented_tokens_do_not_flood_the_provider(provider: Provider) -> None:
         ({"https://h.example/roles": ["ml"]}, "https://h.example/roles", Role.TRAINER),
     ],
 )
-def test_roles_are_read_where_the_settings_say(
+def test_roles_are_read_from_the_configured_claim(
     provider: Provider, claims: dict[str, object], claim: str, role: Role
 ) -> None:
     token = provider.token(**{"roles": None, **claims})
-    assert _openid(provider, roles_claim=claim).principal(token).role is role
+    assert _openid(provider, roles_claim=claim).authenticate_token(token).role is role
 
 
 @pytest.mark.parametrize("roles", [None, [], ["admin"], "annotator", {"radiologist": True}, [["radiologist"]], 7])
-def test_who_has_none_of_our_roles_is_not_let_in(provider: Provider, roles: object) -> None:
+def test_user_without_a_known_role_is_refused(provider: Provider, roles: object) -> None:
     assert "no role" in _refused(_openid(provider), provider.token(roles=roles), 403)
 
 
-def test_the_audience_of_the_settings_counts(provider: Provider) -> None:
+def test_configured_audience_is_checked(provider: Provider) -> None:
     token = provider.token(aud=["api://baps", "other"])
     _refused(_openid(provider), token)
-    assert _openid(provider, audience="api://baps").principal(token).name == "rita"
+    assert _openid(provider, audience="api://baps").authenticate_token(token).name == "rita"
 
 
-def test_a_password_is_passed_on_where_the_provider_takes_it(provider: Provider) -> None:
+def test_password_is_passed_to_the_provider(provider: Provider) -> None:
     openid = _openid(provider)
     with pytest.raises(HTTPException, match="takes no passwords from programs"):
-        openid.with_password("rita", "open sesame")
-    provider.about, provider.password = {"grant_types_supported": ["password"]}, "open sesame"
+        openid.exchange_password("rita", "open sesame")
+    provider.discovery_changes, provider.password = {"grant_types_supported": ["password"]}, "open sesame"
     openid = _openid(provider)
-    token, principal = openid.with_password("rita", "open sesame")
-    assert openid.principal(token) == principal
+    token, principal = openid.exchange_password("rita", "open sesame")
+    assert openid.authenticate_token(token) == principal
     assert principal.name == "rita"
     with pytest.raises(HTTPException, match="password is wrong"):
-        openid.with_password("rita", "wrong")
+        openid.exchange_password("rita", "wrong")
 
 
 @pytest.mark.parametrize(
-    ("about", "said"),
+    ("about", "message"),
     [
         ({"issuer": "http://127.0.0.1:1"}, "another issuer"),
         ({"jwks_uri": "http://keys.example/jwks"}, "begins with https"),
         ({"jwks_uri": None}, "begins with https"),
     ],
 )
-def test_a_provider_that_says_odd_things_is_not_believed(
-    provider: Provider, about: dict[str, object], said: str
+def test_invalid_answers_of_the_provider_are_refused(
+    provider: Provider, about: dict[str, object], message: str
 ) -> None:
     token = provider.token()
-    provider.about = about
-    with pytest.raises(BapsError, match=said):
-        _openid(provider).principal(token)
+    provider.discovery_changes = about
+    with pytest.raises(BapsError, match=message):
+        _openid(provider).authenticate_token(token)
 
 
-def test_a_provider_that_is_gone_is_said(provider: Provider) -> None:
+def test_unreachable_provider_is_reported(provider: Provider) -> None:
     with pytest.raises(BapsError, match="does not answer"):
-        _openid(Provider("http://127.0.0.1:9")).principal(provider.token())
+        _openid(Provider("http://127.0.0.1:9")).authenticate_token(provider.token())
 
 
-def test_the_helper_signs_as_pyjwt_reads(provider: Provider) -> None:
+def test_helper_signs_tokens_that_pyjwt_reads(provider: Provider) -> None:
     public = provider.keys["first"].public_key()  # type: ignore[union-attr]
     claims = jwt.decode(provider.token(), public, algorithms=["RS256"], audience="baps")  # type: ignore[arg-type]
     assert claims["iss"] == provider.issuer
 
 
-def test_a_provider_that_does_not_answer_is_not_asked_for_each_token(provider: Provider) -> None:
+def test_unresponsive_provider_is_not_queried_for_each_token(provider: Provider) -> None:
     openid = _openid(provider)
     good, key = provider.token(), provider.keys.popitem()
-    provider.about = {"issuer": "https://elsewhere.example"}  # A failure as good as any other.
+    provider.discovery_changes = {"issuer": "https://elsewhere.example"}  # Any other failure counts too.
     for _ in range(5):
         with pytest.raises(BapsError):
-            openid.principal(good)
-    assert len(provider.asked) == 1
-    provider.about, provider.keys = {}, dict([key])
-    openid._failed = (time.monotonic() - module._PAUSE, BapsError(""))
-    assert openid.principal(good).name == "rita"
+            openid.authenticate_token(good)
+    assert len(provider.requested_paths) == 1
+    provider.discovery_changes, provider.keys = {}, dict([key])
+    openid._failure = (time.monotonic() - module._RETRY_SECONDS, BapsError(""))
+    assert openid.authenticate_token(good).name == "rita"
 
 
-def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_answer_is_aborted(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dribbling:
         parts = 0
 
@@ -252,11 +254,11 @@ def test_an_answer_without_end_is_given_up(provider: Provider, monkeypatch: pyte
             self.parts += 1
             return b" "
 
-    monkeypatch.setattr(module, "_READING", 0.05)
+    monkeypatch.setattr(module, "_READ_SECONDS", 0.05)
     reply, raw = requests.Response(), Dribbling()
     reply.status_code, reply.raw = 200, raw
-    monkeypatch.setattr(OpenId, "_ask", lambda *_, **__: reply)
+    monkeypatch.setattr(OpenId, "_request", lambda *_, **__: reply)
     monkeypatch.setattr(requests.Response, "close", lambda _: None)
     with pytest.raises(BapsError, match="no usable answer"):
-        _openid(provider).principal(provider.token())
+        _openid(provider).authenticate_token(provider.token())
     assert raw.parts > 1

@@ -28,7 +28,7 @@ def _images(client: TestClient, **headers: str) -> list[str]:
     return sorted(reply.json()["objects"])
 
 
-def test_two_applications_live_side_by_side(tmp_path: Path) -> None:
+def test_two_applications_in_one_process(tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     token = users.add("anna", Role.ANNOTATOR)
     with (
@@ -47,7 +47,7 @@ def test_two_applications_live_side_by_side(tmp_path: Path) -> None:
     assert {json.loads(line)["user"] for line in second.splitlines()} == {"anna"}
 
 
-def test_an_application_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_application_cleans_up(tmp_path: Path) -> None:
     before = dict(os.environ)
     for number in range(2):
         with site_client(tmp_path, cases=1, settings={"most_volume_mb": 100 + number}) as client:
@@ -71,7 +71,7 @@ def test_errors_of_the_framework_have_the_headers_of_all_responses(
         assert {name: reply.headers.get(name) for name in ALWAYS} == dict(ALWAYS)
 
 
-def test_what_cannot_be_served_is_refused_when_the_application_is_created(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_when_the_application_is_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no black box named 'none'"):
         create_app(Settings(black_box="none"), tmp_path)
 

@@ -19,18 +19,18 @@ from PIL import Image
 
 from baps.annotations.history import LabelHistory
 from baps.imaging.metrics import dice
-from demo.server import ROOT
 from tests.support.client import threaded_site
-from tests.support.sites import Site, site, spleen_click, truth
+from tests.support.paths import ROOT
+from tests.support.sites import Site, sample_labels, site, spleen_click
 
 
 def infer(server: Site, case: str, **request: object) -> tuple[np.ndarray, dict[str, object]]:
     """Click as Slicer does; the mask and the reply's words."""
     point = spleen_click(case)
-    asked = {"label": "spleen", "foreground": [point], "background": [], "slice": point[2], **request}
-    file, said = server.client.infer("baps", case, asked)
+    requested = {"label": "spleen", "foreground": [point], "background": [], "slice": point[2], **request}
+    file, content = server.client.infer("baps", case, requested)
     voxels, _ = nrrd.read(file)
-    return voxels, said
+    return voxels, content
 
 
 def post(server: Site, path: str, **kwargs: object) -> requests.Response:
@@ -55,9 +55,9 @@ def test_next_sample_offers_an_image_of_the_datastore(server: Site, strategy: st
     assert (server.studies / f"{sample['id']}.nii.gz").is_file()
 
 
-def test_a_click_comes_back_as_a_mask_around_it_in_the_images_frame(server: Site) -> None:
+def test_a_click_gives_a_mask_in_the_frame_of_the_image(server: Site) -> None:
     point = spleen_click("ct_01")
-    file, said = server.client.infer("zero_shot", "ct_01", {"label": "spleen", "foreground": [point]})
+    file, reply = server.client.infer("zero_shot", "ct_01", {"label": "spleen", "foreground": [point]})
     voxels, header = nrrd.read(file)
     image = nibabel.load(server.studies / "ct_01.nii.gz")
     assert voxels.shape == image.shape
@@ -65,21 +65,21 @@ def test_a_click_comes_back_as_a_mask_around_it_in_the_images_frame(server: Site
     assert set(np.unique(voxels)) == {0, 1}
     assert voxels[tuple(point)] == 1
     assert voxels.any((0, 1)).nonzero()[0].tolist() == [point[2]]
-    assert dice(voxels[..., point[2]] > 0, truth("ct_01")[..., point[2]] == 2) > 0.3
+    assert dice(voxels[..., point[2]] > 0, sample_labels("ct_01")[..., point[2]] == 2) > 0.3
     lps = np.diag([-1, -1, 1.0]) @ image.affine[:3]
     assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
-    assert said["window"]["source"] == "ct"  # type: ignore[index]
+    assert reply["window"]["source"] == "ct"  # type: ignore[index]
 
 
 def test_the_same_click_again_gives_the_same_mask_without_encoding_again(server: Site) -> None:
     first, _ = infer(server, "ct_02")
-    again, said = infer(server, "ct_02")
+    again, reply = infer(server, "ct_02")
     assert np.array_equal(first, again)
-    assert said["encoding_cached"] is True
+    assert reply["encoding_cached"] is True
 
 
-def test_a_client_that_keeps_its_files_in_the_servers_temporary_folder_finds_them(server: Site) -> None:
+def test_a_client_may_share_the_temporary_folder_of_the_server(server: Site) -> None:
     client = MONAILabelClient(server.address)  # saves to /tmp, under the name that the server sends
     for _ in range(5):
         file, _ = client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
@@ -95,23 +95,23 @@ def test_ohif_gets_a_raw_nrrd_in_the_images_voxel_order(server: Site) -> None:
     assert answer.status_code == 200
     header, _, data = answer.content.partition(b"\n\n")
     assert b"encoding: raw" in header
-    voxels = np.frombuffer(data, np.uint8).reshape(truth("ct_03").shape, order="F")
+    voxels = np.frombuffer(data, np.uint8).reshape(sample_labels("ct_03").shape, order="F")
     assert voxels[tuple(point)] == 1
 
 
-def test_a_reply_says_what_the_model_took(server: Site) -> None:
+def test_server_timing(server: Site) -> None:
     point = spleen_click("ct_04")
     params = json.dumps({"foreground": [point], "result_compress": False})
     begun = time.perf_counter()
     reply = post(server, "/infer/zero_shot?image=ct_04&output=image", data={"params": params})
     waited = 1000 * (time.perf_counter() - begun)
-    said = dict(part.strip().split(";dur=") for part in reply.headers["Server-Timing"].split(","))
-    assert 0 < float(said["model"]) <= float(said["total"]) <= waited
+    content = dict(part.strip().split(";dur=") for part in reply.headers["Server-Timing"].split(","))
+    assert 0 < float(content["model"]) <= float(content["total"]) <= waited
 
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("accepted", ["gzip, deflate", "identity"])
-def test_raw_voxels_travel_packed_where_the_client_unpacks(server: Site, raw: bool, accepted: str) -> None:
+def test_raw_voxels_are_compressed_if_the_client_accepts_gzip(server: Site, raw: bool, accepted: str) -> None:
     """And are the same voxels for whoever does not."""
     params = {"foreground": [spleen_click("ct_04")], "result_compress": not raw, "reply_packed": not raw}
     address, headers = "/infer/zero_shot?image=ct_04&output=image", {"Accept-Encoding": accepted}
@@ -152,7 +152,7 @@ def test_info_is_answered_while_inferences_run(server: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "params", "status", "said"),
+    ("path", "params", "status", "message"),
     [
         ("/infer/nothing?image=ct_01", {"foreground": [[1, 2, 3]]}, 404, "Known ones: baps, zero_shot"),
         ("/infer/baps?image=nobody", {"foreground": [[1, 2, 3]]}, 404, "no image 'nobody'"),
@@ -165,14 +165,14 @@ def test_info_is_answered_while_inferences_run(server: Site) -> None:
         ("/infer/baps?session_id=abc", {"foreground": [[1, 2, 3]]}, 404, "no session"),
     ],
 )
-def test_a_bad_click_is_the_callers_fault(
-    server: Site, path: str, params: dict[str, object], status: int, said: str
+def test_an_invalid_click_is_a_client_error(
+    server: Site, path: str, params: dict[str, object], status: int, message: str
 ) -> None:
     answer = post(server, path, data={"params": json.dumps(params)})
-    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+    assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
 
 
-def test_params_that_are_no_json_are_refused(server: Site) -> None:
+def test_params_must_be_json(server: Site) -> None:
     answer = post(server, "/infer/baps?image=ct_01", data={"params": "{broken"})
     assert answer.status_code == 400
     assert "JSON" in answer.json()["detail"]
@@ -212,7 +212,7 @@ def test_odd_requests_are_answered_or_refused(
         assert isinstance(answer.json()["detail"], str)
 
 
-def test_several_files_of_a_session_are_no_image(server: Site) -> None:
+def test_several_files_of_a_session_are_not_an_image(server: Site) -> None:
     files = [("files", (name, b"x")) for name in ("a.dcm", "b.dcm")]
     opened = requests.put(f"{server.address}/session/", files=files, timeout=30).json()["session_id"]
     try:
@@ -223,10 +223,10 @@ def test_several_files_of_a_session_are_no_image(server: Site) -> None:
         requests.delete(f"{server.address}/session/{opened}", timeout=30)
 
 
-def test_what_is_said_of_an_image_does_not_stop_next_sample(own_server: Site) -> None:
+def test_params_of_an_image_do_not_break_next_sample(own_server: Site) -> None:
     source = own_server.studies / "ct_01.nii.gz"
-    for said, status in (({"strategy": 5}, 200), ({"author": float("nan")}, 400)):
-        sent = {"files": {"file": (source.name, source.read_bytes())}, "data": {"params": json.dumps(said)}}
+    for reply, status in (({"strategy": 5}, 200), ({"author": float("nan")}, 400)):
+        sent = {"files": {"file": (source.name, source.read_bytes())}, "data": {"params": json.dumps(reply)}}
         answer = requests.put(f"{own_server.address}/datastore/image?image=new{status}", timeout=60, **sent)  # type: ignore[arg-type]
         assert answer.status_code == status, answer.text
     for who in (5, float("nan"), "\ud800", {"a": []}):
@@ -277,7 +277,7 @@ def _lasting_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
 
 
-def test_params_cannot_say_where_the_answer_is_written(server: Site) -> None:
+def test_params_cannot_set_the_output_path(server: Site) -> None:
     sent = {"foreground": [spleen_click("ct_01")], "image_id": "../../evil", "label_tag": "../../evil"}
     assert post(server, "/infer/baps?image=ct_01", data={"params": json.dumps(sent)}).status_code == 200
     assert not list(server.studies.parent.parent.rglob("evil*"))
@@ -319,18 +319,16 @@ def test_training_needs_labels_and_a_known_trainer(server: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda v: np.zeros_like(v), "empty"),
         (lambda v: v[:64], "does not have the geometry of its image"),
         (lambda v: None, "cannot be read"),
     ],
 )
-def test_a_label_that_cannot_be_used_is_refused_and_nothing_is_saved(
-    server: Site, tmp_path: Path, make: object, said: str
-) -> None:
+def test_unusable_labels_are_not_saved(server: Site, tmp_path: Path, make: object, message: str) -> None:
     image = nibabel.load(server.studies / "ct_04.nii.gz")
-    voxels = make(truth("ct_04"))  # type: ignore[operator]
+    voxels = make(sample_labels("ct_04"))  # type: ignore[operator]
     path = tmp_path / "label.nii.gz"
     if voxels is None:
         path.write_bytes(b"this is no NIfTI file")
@@ -339,20 +337,20 @@ def test_a_label_that_cannot_be_used_is_refused_and_nothing_is_saved(
     with pytest.raises(MONAILabelClientException) as caught:
         server.client.save_label("ct_04", str(path), "final", {"label_info": [{"name": "spleen", "idx": 2}]})
     assert "Status: 400" in caught.value.msg
-    assert said in caught.value.msg
+    assert message in caught.value.msg
     assert server.client.info()["datastore"]["completed"] == 0
 
 
 @pytest.mark.slow
 def test_save_train_and_click_again(own_server: Site) -> None:
     server, client = own_server, own_server.client
-    before, said = infer(server, "ct_06")
-    assert said["adapter"] is None
+    before, text = infer(server, "ct_06")
+    assert text["adapter"] is None
     for number in range(1, 6):
         case = f"ct_{number:02d}"
         labels = server.studies.parent / f"{case}.nii.gz"
         image = nibabel.load(server.studies / f"{case}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), image.affine), labels)
+        nibabel.save(nibabel.Nifti1Image((sample_labels(case) == 2).astype(np.uint8), image.affine), labels)
         client.save_label(case, str(labels), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
     assert client.info()["datastore"]["completed"] == 5
 
@@ -377,8 +375,8 @@ def test_save_train_and_click_again(own_server: Site) -> None:
     record = json.loads((server.adapters / "label-spleen" / "v0001" / "record.json").read_text())
     assert "ct_0" not in json.dumps(record)  # patients appear as hashes
 
-    after, said = infer(server, "ct_06")
-    assert said["adapter"] == "spleen/v0001"
+    after, text = infer(server, "ct_06")
+    assert text["adapter"] == "spleen/v0001"
     assert not np.array_equal(before, after)
 
     # A second version of a label replaces the first, which is kept.
@@ -391,13 +389,13 @@ def test_dicom_series_and_pictures_are_served_and_broken_ones_refused(tmp_path: 
     studies = tmp_path / "studies"
     with threaded_site(tmp_path, cases=1, extra=lambda: _series_and_pictures(studies)) as server:
         assert server.client.info()["datastore"]["total"] == 4
-        asked = {"foreground": [spleen_click("ct_01")]}
+        request = {"foreground": [spleen_click("ct_01")]}
         for case, point in (("series", spleen_click("ct_01")), ("photo", [20, 12, 0])):
-            file, said = server.client.infer("baps", case, {"foreground": [point]})
+            file, reply = server.client.infer("baps", case, {"foreground": [point]})
             voxels, _ = nrrd.read(file)
             assert voxels[tuple(point)] == 1
-        assert said["window"]["source"] == "colour"  # type: ignore[index]
-        answer = post(server, "/infer/baps?image=cut_off", data={"params": json.dumps(asked)})
+        assert reply["window"]["source"] == "colour"  # type: ignore[index]
+        answer = post(server, "/infer/baps?image=cut_off", data={"params": json.dumps(request)})
         assert (answer.status_code, "004.dcm cannot be read" in answer.json()["detail"]) == (400, True)
         downloaded = requests.get(f"{server.address}/datastore/image?image=series", timeout=60)
         assert downloaded.content[:2] == b"\x1f\x8b"  # NIfTI, gzipped, as for the series of a PACS
@@ -422,13 +420,13 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
     try:
         voxels, _ = infer(server, "ct_01")
         assert voxels.any()
-        assert "takes paths from requests unchecked" in server.log.read_text()
+        assert "does not check the paths" in server.log.read_text()
     finally:
         running.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("path", "sent", "said"),
+    ("path", "sent", "message"),
     [
         ("/infer/baps?image=ct_01", {"data": {"params": "[" * 100_000}}, "not valid JSON"),
         ("/infer/scribbles?image=ct_01", {"files": {"label": ("a.bin", b"x")}}, "one of the suffixes"),
@@ -439,23 +437,23 @@ def test_the_stock_server_runs_the_app_and_warns(tmp_path: Path) -> None:
         ("/proxy/dicom/qido/studies", {}, "no PACS"),
     ],
 )
-def test_odd_requests_are_answered_with_a_sentence(server: Site, path: str, sent: dict[str, object], said: str) -> None:
+def test_odd_requests_get_a_message(server: Site, path: str, sent: dict[str, object], message: str) -> None:
     reply = post(server, path, **sent)
     assert reply.status_code in (400, 404)
-    assert said in reply.json()["detail"]
+    assert message in reply.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/..", "..\\x", "x" * 300 + ".nii.gz", "meta.info"])
-def test_a_session_s_files_have_names_of_their_own(server: Site, name: str) -> None:
+def test_names_of_session_files_are_checked(server: Site, name: str) -> None:
     files = [("files", ("a.nii.gz", b"x")), ("files", (name, b"x"))]
     reply = requests.put(f"{server.address}/session/", files=files, timeout=60)
     assert reply.status_code == 400
     assert reply.json()["detail"].startswith("The ")
 
 
-def test_a_session_is_opened_asked_and_closed(server: Site) -> None:
-    said = server.client.create_session(str(server.studies / "ct_01.nii.gz"))
-    session = said["session_id"]
+def test_open_read_and_close_a_session(server: Site) -> None:
+    reply = server.client.create_session(str(server.studies / "ct_01.nii.gz"))
+    session = reply["session_id"]
     params = json.dumps({"foreground": [spleen_click("ct_01")]})
     assert post(server, f"/infer/baps?session_id={session}", data={"params": params}).ok
     assert requests.delete(f"{server.address}/session/{session}", timeout=60).ok

@@ -130,8 +130,8 @@ def test_a_click_becomes_a_label_at_the_same_place(
     voxel = shown.TransformPhysicalPointToIndex(middle)
     assert shown[voxel] == 200
 
-    file, said = infer({"image": datastore.get_image_uri("scan"), "label": "ball", "foreground": [list(voxel)]})
-    assert said["slice"] == voxel[2]
+    file, reply = infer({"image": datastore.get_image_uri("scan"), "label": "ball", "foreground": [list(voxel)]})
+    assert reply["slice"] == voxel[2]
     mask = SimpleITK.ReadImage(file)
     assert mask.GetSize() == shown.GetSize()
     corner = [size - 1 for size in mask.GetSize()]

@@ -28,13 +28,13 @@ def _reply(answer: Coroutine[Any, Any, Response]) -> Response:
     ("error", "code"),
     [(NotFoundError, 404), (InputError, 400), (StorageError, 507), (BapsError, 503)],
 )
-def test_each_kind_has_its_code(error: type[Exception], code: int) -> None:
+def test_status_codes(error: type[Exception], code: int) -> None:
     reply = _reply(handle_domain_error(REQUEST, error("The slice \ud800 is none.")))
     assert (reply.status_code, json.loads(reply.body)["detail"]) == (code, "The slice \\ud800 is none.")
 
 
 @pytest.mark.parametrize("given", [float("nan"), "\ud800", object()])
-def test_what_was_sent_is_not_repeated(given: object) -> None:
+def test_validation_errors_do_not_repeat_the_request(given: object) -> None:
     """It need be no JSON, and would make the refusal an error."""
     wrong = {"type": "dict_type", "loc": ("body", "\ud800"), "msg": "Input should be an object", "input": given}
     reply = _reply(handle_validation_error(REQUEST, RequestValidationError([wrong])))
@@ -43,7 +43,7 @@ def test_what_was_sent_is_not_repeated(given: object) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_disk_without_room_is_said(code: int) -> None:
+def test_full_disk(code: int) -> None:
     full = OSError(code, "No space left on device", "/srv/baps/SMITH^JOHN.nii.gz")
     unread = HTTPException(400, "There was an error parsing the body")
     unread.__cause__ = full
@@ -52,7 +52,7 @@ def test_a_disk_without_room_is_said(code: int) -> None:
         assert b"SMITH" not in reply.body
 
 
-def test_other_errors_of_the_system_stay_what_they_are() -> None:
+def test_other_os_errors_are_raised() -> None:
     with pytest.raises(PermissionError):
         _reply(handle_os_error(REQUEST, PermissionError(errno.EACCES, "no")))
     assert _reply(handle_http_error(REQUEST, HTTPException(404, "none"))).status_code == 404

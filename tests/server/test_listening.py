@@ -20,25 +20,25 @@ MONAI = ["monailabel/main.py", "start_server", "--app", "a", "--studies", "s"]
         (["uvicorn", "baps.server.asgi:app", "--host", "0.0.0.0"], "0.0.0.0"),  # noqa: S104
     ],
 )
-def test_what_the_command_line_says(words: list[str], host: str) -> None:
+def test_command_line(words: list[str], host: str) -> None:
     assert parse_bind_host(words) == host
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.1.2.3", "no.such.host.invalid"])  # noqa: S104
-def test_wide_is_for_those_who_are_known(host: str) -> None:
-    check_listening(host, closed=True)
+def test_other_machines_need_users(host: str) -> None:
+    check_listening(host, requires_login=True)
     with pytest.raises(InputError, match="baps users add NAME"):
-        check_listening(host, closed=False)
+        check_listening(host, requires_login=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
-def test_the_machine_itself_is_for_all(host: str) -> None:
-    check_listening(host, closed=False)
+def test_this_machine_needs_no_users(host: str) -> None:
+    check_listening(host, requires_login=False)
 
 
-def test_what_a_proxy_is_for_is_said_where_others_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_without_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
     warn_without_proxy("127.0.0.1")
     assert not caplog.messages
     warn_without_proxy("0.0.0.0")  # noqa: S104
-    (said,) = caplog.messages
-    assert "deploy/nginx.conf" in said
+    (reply,) = caplog.messages
+    assert "deploy/nginx.conf" in reply

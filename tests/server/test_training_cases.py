@@ -1,5 +1,3 @@
-"""Labelled volumes of the datastore, as cases."""
-
 from __future__ import annotations
 
 import shutil
@@ -10,7 +8,7 @@ import pytest
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
-from tests.support.sites import SAMPLES, truth
+from tests.support.sites import SAMPLES, sample_labels
 
 SITE = {"liver": 1, "spleen": 2}
 
@@ -22,11 +20,11 @@ def studies(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _save(datastore: StudiesDatastore, case: str, **said: object) -> None:
-    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", said)
+def _save(datastore: StudiesDatastore, case: str, **info: object) -> None:
+    save_label(datastore, SITE, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", info)
 
 
-def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studies: Path) -> None:
+def test_annotated_slices_come_from_the_mask_not_from_the_client(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     _save(datastore, "ct_01", slices=[8, 9])
     _save(datastore, "ct_02", annotated_slices="everything")
@@ -34,11 +32,11 @@ def test_a_label_covers_what_was_kept_and_not_what_a_client_says_it_covers(studi
     assert skipped == {}
     assert [case.annotated_slices for case in cases["liver"]] == [
         {8, 9},
-        set((truth("ct_02") == 1).any((0, 1)).nonzero()[0]),
+        set((sample_labels("ct_02") == 1).any((0, 1)).nonzero()[0]),
     ]
 
 
-def test_what_a_label_covers_may_be_unsaid_or_unreadable(studies: Path) -> None:
+def test_annotated_slices_may_be_missing_or_damaged(studies: Path) -> None:
     datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     for case in ("ct_01", "ct_02"):
         _save(datastore, case)

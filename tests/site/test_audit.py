@@ -66,7 +66,7 @@ def _forge(lines: list[bytes]) -> list[bytes]:
         (lambda lines: [*lines[:5], b'{"user": "anna", "what": "look"}\n', *lines[5:]], "has no chain"),
     ],
 )  # fmt: skip
-def test_it_is_found_where_the_chain_breaks(
+def test_breaks_of_the_chain_are_reported(
     tmp_path: Path, attack: Callable[[list[bytes]], list[bytes]], sentence: str
 ) -> None:
     audit = _filled(tmp_path)
@@ -77,7 +77,7 @@ def test_it_is_found_where_the_chain_breaks(
     assert check_audit(audit.file).breaks
 
 
-def test_cutting_off_the_end_is_found_later_although_the_head_went_on(tmp_path: Path) -> None:
+def test_lines_cut_off_are_reported_after_further_lines(tmp_path: Path) -> None:
     audit = _filled(tmp_path)
     audit.file.write_bytes(b"".join(audit.file.read_bytes().splitlines(keepends=True)[:-2]))
     audit.add({"what": "go on"})
@@ -87,7 +87,7 @@ def test_cutting_off_the_end_is_found_later_although_the_head_went_on(tmp_path: 
 
 
 @pytest.mark.parametrize("how", ["gone", "older", "invented"])
-def test_the_head_cannot_be_made_to_fit_without_the_key(tmp_path: Path, how: str) -> None:
+def test_the_head_cannot_be_forged_without_the_key(tmp_path: Path, how: str) -> None:
     audit = _filled(tmp_path)
     head = tmp_path / "audit.jsonl.head"
     lines = audit.file.read_bytes().splitlines(keepends=True)
@@ -96,15 +96,15 @@ def test_the_head_cannot_be_made_to_fit_without_the_key(tmp_path: Path, how: str
         head.unlink()
     else:
         last = json.loads(lines[-5])
-        said = json.loads(head.read_text())
-        said["last"] = {"n": last["n"], "chain": last["chain"]}
-        head.write_text(json.dumps(said))
-    assert "head file is missing, or was changed" in check_audit(audit.file).breaks[0]
+        text = json.loads(head.read_text())
+        text["last"] = {"n": last["n"], "chain": last["chain"]}
+        head.write_text(json.dumps(text))
+    assert "head file is missing or was changed" in check_audit(audit.file).breaks[0]
     audit.add({"what": "go on"})
-    assert "the head file was gone" in check_audit(audit.file).breaks[0]
+    assert "the head file was missing" in check_audit(audit.file).breaks[0]
 
 
-def test_a_line_that_was_kept_elsewhere_must_be_there(tmp_path: Path) -> None:
+def test_a_given_chain_must_exist(tmp_path: Path) -> None:
     audit = _filled(tmp_path)
     kept = check_audit(audit.file).last.chain
     audit.add({"what": "go on"})
@@ -115,7 +115,7 @@ def test_a_line_that_was_kept_elsewhere_must_be_there(tmp_path: Path) -> None:
     assert "No line has the chain" in check_audit(audit.file, kept).breaks[0]
 
 
-def test_a_full_file_is_turned_over_and_the_chain_goes_on(tmp_path: Path) -> None:
+def test_the_chain_continues_after_a_full_file(tmp_path: Path) -> None:
     audit = AuditFile(tmp_path / "audit.jsonl", max_mb=1)
     audit.check()
     for _ in range(5):
@@ -136,7 +136,7 @@ def test_a_full_file_is_turned_over_and_the_chain_goes_on(tmp_path: Path) -> Non
     assert "Before line 3" in check_audit(audit.file).breaks[0]
 
 
-def test_only_some_full_files_are_kept_where_that_is_wanted_and_a_line_says_so(tmp_path: Path) -> None:
+def test_removal_of_full_files_is_recorded(tmp_path: Path) -> None:
     audit = AuditFile(tmp_path / "audit.jsonl", max_mb=1, keep=1)
     audit.check()
     for _ in range(9):
@@ -150,7 +150,7 @@ def test_only_some_full_files_are_kept_where_that_is_wanted_and_a_line_says_so(t
 
 
 @pytest.mark.parametrize("end", [b"", b'{"user": "bert", "wh'])
-def test_a_file_of_an_older_release_goes_on_and_is_bound_to_the_chain(tmp_path: Path, end: bytes) -> None:
+def test_a_file_of_an_older_release_is_continued(tmp_path: Path, end: bytes) -> None:
     file = tmp_path / "audit.jsonl"
     file.write_bytes(b'{"user": "anna", "what": "segment"}\n' * 3 + end)
     audit = _filled(tmp_path, 2)
@@ -161,7 +161,7 @@ def test_a_file_of_an_older_release_goes_on_and_is_bound_to_the_chain(tmp_path: 
     audit.add({"what": "go on"})
 
 
-def test_half_a_line_is_recognised_and_the_chain_goes_on(tmp_path: Path) -> None:
+def test_the_chain_continues_after_an_incomplete_line(tmp_path: Path) -> None:
     audit = _filled(tmp_path, 3)
     with audit.file.open("ab") as file:
         file.write(b'{"time": "2026-11-29T17:00:00.000+00:00", "user": "an')
@@ -196,8 +196,8 @@ while True:
 
 
 @pytest.mark.slow
-def test_the_chain_is_whole_after_kills_of_several_writers(tmp_path: Path) -> None:
-    file, told = tmp_path / "audit.jsonl", 0
+def test_the_chain_is_intact_after_kills_of_several_writers(tmp_path: Path) -> None:
+    file, text = tmp_path / "audit.jsonl", 0
     AuditFile(file).check()
     when = random.Random(20)  # noqa: S311 (no secret)
     for _ in range(12):
@@ -211,24 +211,24 @@ def test_the_chain_is_whole_after_kills_of_several_writers(tmp_path: Path) -> No
         time.sleep(when.uniform(0, 0.2))
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
-            told += 1 + len(writer.communicate()[0].splitlines())
+            text += 1 + len(writer.communicate()[0].splitlines())
     check = check_audit(file)
     assert check.breaks == []
-    assert check.chained >= told > 24
+    assert check.chained >= text > 24
     assert list(tmp_path.glob("audit.jsonl.0*"))
 
 
-def test_a_command_is_noted_with_the_name_of_the_system_and_not_of_the_environment(
+def test_commands_are_recorded_with_the_user_of_the_system(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LOGNAME", "somebody")
     monkeypatch.setenv("USER", "somebody")
-    said = command("restore a label")
-    assert said["by"] == "command"
-    assert said["user"] != "somebody"
+    reply = command("restore a label")
+    assert reply["by"] == "command"
+    assert reply["user"] != "somebody"
 
 
-def test_a_place_that_cannot_be_written_to_and_a_damaged_key_are_sentences(tmp_path: Path) -> None:
+def test_errors_of_the_file_and_the_key(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BapsError, match="audit file"):
         AuditFile(tmp_path / "file" / "audit.jsonl").check()
@@ -237,7 +237,7 @@ def test_a_place_that_cannot_be_written_to_and_a_damaged_key_are_sentences(tmp_p
         AuditFile(tmp_path / "audit.jsonl").check()
 
 
-def test_no_other_key_is_made_for_lines_that_are_there(tmp_path: Path) -> None:
+def test_no_new_key_is_made_for_existing_lines(tmp_path: Path) -> None:
     audit = _filled(tmp_path)
     (tmp_path / "audit.jsonl.key").unlink()
     for act in (AuditFile(audit.file).check, lambda: check_audit(audit.file)):
@@ -246,7 +246,7 @@ def test_no_other_key_is_made_for_lines_that_are_there(tmp_path: Path) -> None:
     assert not (tmp_path / "audit.jsonl.key").exists()
 
 
-def test_it_is_found_that_all_lines_and_the_head_are_gone(tmp_path: Path) -> None:
+def test_removal_of_all_lines_and_the_head_is_reported(tmp_path: Path) -> None:
     audit = _filled(tmp_path)
     audit.file.unlink()
     audit.file.with_name("audit.jsonl.head").unlink()

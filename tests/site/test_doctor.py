@@ -78,44 +78,44 @@ def _series(*modalities: str) -> bytes:
     return json.dumps([{"00080060": {"vr": "CS", "Value": [name]}} for name in modalities]).encode()
 
 
-def test_a_pacs_says_what_it_holds(fake_pacs: FakePacs) -> None:
+def test_modalities_of_a_pacs(fake_pacs: FakePacs) -> None:
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
-    found = doctor.pacs(fake_pacs.url + "/")
-    assert found.status is OK
-    assert found.message == "2 modalities in the first 3 series: 2 CT, 1 MR"
+    finding = doctor.pacs(fake_pacs.url + "/")
+    assert finding.status is OK
+    assert finding.message == "2 modalities in the first 3 series: 2 CT, 1 MR"
     [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/series?limit=")
     assert account == ""
 
 
-def test_a_query_is_sent_and_a_pacs_that_ignores_it_is_told_of(fake_pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_pacs_that_ignores_the_query_is_a_warning(fake_pacs: FakePacs, tmp_path: Path) -> None:
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "MR", "CT"))
     (tmp_path / "worklist").write_text("1.2.3\n1.2.4\n")
-    found = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
+    findings = doctor.pacs(f"{fake_pacs.url}/?Modality=CT", None, tmp_path / "worklist")
     assert fake_pacs.queries[0][0] == "/dicom-web/series?limit=100&Modality=CT"
-    assert found.status is WARNING
-    assert "1 do not match STUDIES" in found.message
-    assert "worklist has 2 studies" in found.message
+    assert findings.status is WARNING
+    assert "1 do not match STUDIES" in findings.message
+    assert "worklist has 2 studies" in findings.message
     fake_pacs.answer = (200, "application/dicom+json", _series("CT", "CT"))
     assert doctor.pacs(f"{fake_pacs.url}?Modality=CT").status is OK
     with pytest.raises(InputError, match="'Modalty'"):
         doctor.pacs(f"{fake_pacs.url}?Modalty=CT")
 
 
-def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_from_the_environment(fake_pacs: FakePacs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "reader")
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "geheim")
     monkeypatch.setenv("MONAI_LABEL_QIDO_PREFIX", "qido")
     fake_pacs.answer = (401, "text/plain", b"")
-    found = doctor.pacs(fake_pacs.url)
-    assert "geheim" not in repr(found)
+    finding = doctor.pacs(fake_pacs.url)
+    assert "geheim" not in repr(finding)
     [(path, account)] = fake_pacs.queries
     assert path.startswith("/dicom-web/qido/series?")
     assert base64.b64decode(account.removeprefix("Basic ")) == b"reader:geheim"
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said", "remedy"),
+    ("answer", "status", "message", "remedy"),
     [
         ((401, "text/plain", b""), FAILED, "401", "MONAI_LABEL_DICOMWEB_USERNAME"),
         ((403, "text/plain", b""), FAILED, "403", "MONAI_LABEL_DICOMWEB_PASSWORD"),
@@ -130,45 +130,47 @@ def test_the_account_is_taken_from_the_environment(fake_pacs: FakePacs, monkeypa
         ((200, "application/dicom+json", b"[{}]"), OK, "1 none", ""),
     ],
 )
-def test_other_answers_of_a_pacs(fake_pacs: FakePacs, answer: Answer, status: Status, said: str, remedy: str) -> None:
+def test_other_responses_of_a_pacs(
+    fake_pacs: FakePacs, answer: Answer, status: Status, message: str, remedy: str
+) -> None:
     fake_pacs.answer = answer
-    found = doctor.pacs(fake_pacs.url)
-    assert (found.status, said in found.message, remedy in found.remedy) == (status, True, True), found
+    findings = doctor.pacs(fake_pacs.url)
+    assert (findings.status, message in findings.message, remedy in findings.remedy) == (status, True, True), findings
 
 
 def test_a_pacs_at_another_root(fake_pacs: FakePacs) -> None:
-    found = doctor.pacs(f"http://127.0.0.1:{fake_pacs.port}")
-    assert found.status is FAILED
-    assert "/dicom-web" in found.remedy
+    findings = doctor.pacs(f"http://127.0.0.1:{fake_pacs.port}")
+    assert findings.status is FAILED
+    assert "/dicom-web" in findings.remedy
 
 
-def test_a_pacs_that_is_not_there(fake_pacs: FakePacs) -> None:
+def test_an_unreachable_pacs(fake_pacs: FakePacs) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        found = doctor.pacs(f"http://127.0.0.1:{nobody.getsockname()[1]}/dicom-web")
-    assert found.status is FAILED
-    assert found.message.startswith("not reachable")
-    assert "refused" in found.message
+        findings = doctor.pacs(f"http://127.0.0.1:{nobody.getsockname()[1]}/dicom-web")
+    assert findings.status is FAILED
+    assert findings.message.startswith("not reachable")
+    assert "refused" in findings.message
 
 
-def test_a_pacs_that_does_not_speak_tls(fake_pacs: FakePacs) -> None:
-    found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
-    assert found.status is FAILED
-    assert found.message.startswith("TLS error")
-    assert "BAPS_PACS_CREDENTIALS" in found.remedy
+def test_a_pacs_without_tls(fake_pacs: FakePacs) -> None:
+    findings = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
+    assert findings.status is FAILED
+    assert findings.message.startswith("TLS error")
+    assert "BAPS_PACS_CREDENTIALS" in findings.remedy
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
-def test_a_pacs_whose_certificate_nobody_vouches_for(fake_pacs: FakePacs, tmp_path: Path) -> None:
+def test_a_pacs_with_an_unknown_certificate(fake_pacs: FakePacs, tmp_path: Path) -> None:
     words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -keyout key.pem -out certificate.pem"
     subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)  # noqa: S607
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
     fake_pacs.server.socket = context.wrap_socket(fake_pacs.server.socket, server_side=True)
-    found = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
-    assert found.status is FAILED
-    assert "TLS error" in found.message
-    assert "certificate" in found.message
+    findings = doctor.pacs(fake_pacs.url.replace("http:", "https:"))
+    assert findings.status is FAILED
+    assert "TLS error" in findings.message
+    assert "certificate" in findings.message
 
 
 def test_a_password_in_the_address_is_refused() -> None:
@@ -184,49 +186,49 @@ def test_the_images_of_a_folder_are_counted(tmp_path: Path) -> None:
     series = tmp_path / "series"
     series.mkdir()
     (series / "IM0001").write_bytes(bytes(128) + b"DICM")
-    found = doctor.folder(str(tmp_path))
-    assert found.status is OK
-    assert sorted(found.message.split(", ")) == ["1 .nrrd", "1 .png", "1 DICOM series", "2 .nii.gz"]
+    finding = doctor.folder(str(tmp_path))
+    assert finding.status is OK
+    assert sorted(finding.message.split(", ")) == ["1 .nrrd", "1 .png", "1 DICOM series", "2 .nii.gz"]
 
 
-def test_a_folder_that_keeps_its_images_in_images(tmp_path: Path) -> None:
+def test_a_folder_with_images_in_a_subfolder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert doctor.folder(str(tmp_path)).status is WARNING
     (tmp_path / "images" / "a.nii").touch()
     assert doctor.folder(str(tmp_path)).message == "1 .nii"
 
 
-def test_labels_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
+def test_unused_labels_are_a_warning(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "labels"):
         place.mkdir(exist_ok=True)
         (place / "a.nii.gz").touch()
-    found = doctor.folder(str(tmp_path))
-    assert found.status is Status.WARNING
-    assert found.message == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
-    assert found.remedy == f"Import them: baps labels import {tmp_path}/labels {tmp_path} --dry-run"
+    finding = doctor.folder(str(tmp_path))
+    assert finding.status is Status.WARNING
+    assert finding.message == f"1 .nii.gz; 1 files in {tmp_path}/labels look like labels, and are not used"
+    assert finding.remedy == f"Import them: baps labels import {tmp_path}/labels {tmp_path} --dry-run"
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="no folder"):
         doctor.folder(str(tmp_path / "file"))
     monkeypatch.setattr(
         "os.access", lambda _, mode: not mode & os.R_OK
     )  # Root may do all: the system's answer is played.
-    found = doctor.folder(str(tmp_path))
-    assert found.status is FAILED
-    assert "chown" in found.remedy
+    findings = doctor.folder(str(tmp_path))
+    assert findings.status is FAILED
+    assert "chown" in findings.remedy
 
 
 def test_a_folder_that_cannot_be_written_to_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.nii").touch()
     monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
-    found = doctor.folder(str(tmp_path))
-    assert found.status is WARNING
-    assert found.message == (
+    findings = doctor.folder(str(tmp_path))
+    assert findings.status is WARNING
+    assert findings.message == (
         "1 .nii; the folder cannot be written to: clicks work, but labels and images are not saved"
     )
-    assert "Mount it with write permission" in found.remedy
+    assert "Mount it with write permission" in findings.remedy
 
 
 @pytest.mark.parametrize("images", [".", "images"])
@@ -234,11 +236,11 @@ def test_series_in_nested_folders_are_not_served(tmp_path: Path, images: str) ->
     for place in ("served", "patient/study/one", "patient/study/two", ".converted/no", "served/below"):
         (tmp_path / images / place).mkdir(parents=True)
         (tmp_path / images / place / "IM0001").write_bytes(bytes(128) + b"DICM")
-    found = doctor.folder(str(tmp_path))
-    assert found.status is WARNING
-    assert found.message == "1 DICOM series; 2 DICOM series in nested folders, which are not served"
-    assert f"one series from each folder directly in {tmp_path / images}. Move the folder of each" in found.remedy
-    assert f"baps convert SERIES_FOLDER {tmp_path / images}" in found.remedy
+    findings = doctor.folder(str(tmp_path))
+    assert findings.status is WARNING
+    assert findings.message == "1 DICOM series; 2 DICOM series in nested folders, which are not served"
+    assert f"one series from each folder directly in {tmp_path / images}. Move the folder of each" in findings.remedy
+    assert f"baps convert SERIES_FOLDER {tmp_path / images}" in findings.remedy
 
 
 def test_image_files_in_nested_folders_are_not_served(tmp_path: Path) -> None:
@@ -252,24 +254,24 @@ def test_image_files_in_nested_folders_are_not_served(tmp_path: Path) -> None:
     ):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    found = doctor.folder(str(tmp_path))
-    assert found.status is WARNING
-    assert found.message.startswith("no images; 2 image files in nested folders, which are not served")
-    assert f"Move the image files directly into {tmp_path}." in found.remedy
+    findings = doctor.folder(str(tmp_path))
+    assert findings.status is WARNING
+    assert findings.message.startswith("no images; 2 image files in nested folders, which are not served")
+    assert f"Move the image files directly into {tmp_path}." in findings.remedy
 
 
 def test_dicom_files_outside_the_folder_of_a_series(tmp_path: Path) -> None:
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
-    found = doctor.folder(str(tmp_path))
-    assert found.status is WARNING
-    assert "DICOM files that are not in the folder of a series" in found.message
-    assert "Move the files of each series into a folder of its own" in found.remedy
+    findings = doctor.folder(str(tmp_path))
+    assert findings.status is WARNING
+    assert "DICOM files that are not in the folder of a series" in findings.message
+    assert "Move the files of each series into a folder of its own" in findings.remedy
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    found = doctor.folder(str(tmp_path))
-    assert (found.status, found.message) == (WARNING, "no images")
-    assert found.remedy == (
+    finding = doctor.folder(str(tmp_path))
+    assert (finding.status, finding.message) == (WARNING, "no images")
+    assert finding.remedy == (
         f"Put images directly into {tmp_path}: NIfTI or NRRD files, or one folder per DICOM series."
     )
 
@@ -279,9 +281,9 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     [((3, 9), FAILED), ((3, 10), OK), ((3, 12), OK), ((3, 13), FAILED), ((4, 11), FAILED)],
 )
 def test_python(version: tuple[int, int], status: Status) -> None:
-    found = doctor.python_version(version)
-    assert found.status is status
-    assert bool(found.remedy) == (status is FAILED)
+    finding = doctor.python_version(version)
+    assert finding.status is status
+    assert bool(finding.remedy) == (status is FAILED)
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,25 +299,25 @@ def test_torch_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setattr("torchvision.ops.nms", nms)
-    found = doctor.torch_pair()
-    assert found.status is FAILED
-    assert "nms" in found.message
-    assert "torchvision" in found.remedy
+    findings = doctor.torch_pair()
+    assert findings.status is FAILED
+    assert "nms" in findings.message
+    assert "torchvision" in findings.remedy
 
 
 @pytest.mark.slow
 def test_monai_label_imports() -> None:
-    assert doctor.host_framework().status is OK
+    assert doctor.monai_label().status is OK
 
 
 def test_a_monai_label_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "monailabel").mkdir()
     (tmp_path / "monailabel" / "__init__.py").write_text("import pydicom._storage_sopclass_uids_gone")
     monkeypatch.setattr(doctor, "server_environment", lambda: {**os.environ, "PYTHONPATH": str(tmp_path)})
-    found = doctor.host_framework()
-    assert found.status is FAILED
-    assert "_storage_sopclass_uids_gone" in found.message
-    assert "constraints.txt" in found.remedy
+    findings = doctor.monai_label()
+    assert findings.status is FAILED
+    assert "_storage_sopclass_uids_gone" in findings.message
+    assert "constraints.txt" in findings.remedy
 
 
 def test_dcmqi_is_needed_for_a_pacs_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,9 +347,9 @@ def _openid(folder: Path, issuer: str = "https://login.hospital") -> Path:
     return file
 
 
-def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
-    found = doctor.access(Settings(), "127.0.0.1")
-    assert (found.status, "this machine only" in found.message) == (OK, True)
+def test_without_users_only_this_machine_may_connect(tmp_path: Path) -> None:
+    findings = doctor.access(Settings(), "127.0.0.1")
+    assert (findings.status, "this machine only" in findings.message) == (OK, True)
     with pytest.raises(InputError, match="let anyone in.*baps users add"):
         doctor.access(Settings(), EVERY_ADDRESS)
     with pytest.raises(InputError, match=r"cors_origins=\*"):
@@ -357,8 +359,8 @@ def test_a_server_without_users_is_for_this_machine(tmp_path: Path) -> None:
 def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     users = Users(tmp_path / "users.json")
     users.add("anna", Role.ANNOTATOR)
-    found = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
-    assert (found.status, found.message) == (OK, f"open only to 1 users of {users.file}")
+    finding = doctor.access(Settings(users=users.file), EVERY_ADDRESS)
+    assert (finding.status, finding.message) == (OK, f"open only to 1 users of {users.file}")
     both = doctor.access(Settings(users=users.file, openid=_openid(tmp_path)), EVERY_ADDRESS)
     assert "and users to whom https://login.hospital gives a role" in both.message
     users.remove("anna")
@@ -367,7 +369,7 @@ def test_a_server_with_users_is_closed(tmp_path: Path) -> None:
     assert "baps users add" in nobody.remedy
 
 
-def test_users_that_the_server_would_not_start_with(tmp_path: Path) -> None:
+def test_unusable_users(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         doctor.access(Settings(users=tmp_path / "absent.json"), "127.0.0.1")
     users = Users(tmp_path / "users.json")
@@ -382,10 +384,10 @@ def test_users_that_the_server_would_not_start_with(tmp_path: Path) -> None:
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 << 30, total=8 << 30))
     assert doctor.memory(1024).status is OK
-    found = doctor.memory(1025)
-    assert found.status is WARNING
-    assert "4.0 GB of 8.0 GB" in found.message
-    assert "--cache-mb (1025)" in found.remedy
+    findings = doctor.memory(1025)
+    assert findings.status is WARNING
+    assert "4.0 GB of 8.0 GB" in findings.message
+    assert "--cache-mb (1025)" in findings.remedy
 
 
 @pytest.mark.parametrize(
@@ -406,15 +408,15 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, status: 
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: f"GPU {number}")
-    found = doctor.device(name)
-    assert found.status is status
-    assert ("GPU 1" in found.message) == (gpus > 1)
+    findings = doctor.device(name)
+    assert findings.status is status
+    assert ("GPU 1" in findings.message) == (gpus > 1)
 
 
-def test_the_model_answers() -> None:
-    found = doctor.model(Settings(device="cpu"))
-    assert found.status is OK
-    assert "bundled" in found.message
+def test_the_model() -> None:
+    findings = doctor.model(Settings(device="cpu"))
+    assert findings.status is OK
+    assert "bundled" in findings.message
 
 
 def test_weights_of_another_hash(tmp_path: Path) -> None:
@@ -430,8 +432,8 @@ def test_a_model_that_understands_boxes_only(
     monkeypatch: pytest.MonkeyPatch, new_black_box: Callable[..., object]
 ) -> None:
     black_box = new_black_box()
-    able = black_box.capabilities  # type: ignore[attr-defined]
-    black_box._capabilities = type(able)(**{**vars(able), "clicks": False})  # type: ignore[attr-defined]
+    capabilities = black_box.capabilities  # type: ignore[attr-defined]
+    black_box._capabilities = type(capabilities)(**{**vars(capabilities), "clicks": False})  # type: ignore[attr-defined]
     monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
     assert doctor.model(Settings(black_box="sam", weights=Path("medsam.pth"), device="cpu")).status is OK
     [(images, [prompt])] = black_box.queries  # type: ignore[attr-defined]
@@ -440,7 +442,7 @@ def test_a_model_that_understands_boxes_only(
     assert not np.any(images)
 
 
-def test_a_remote_model_that_answers_and_one_that_does_not(faulty: FaultyServer) -> None:
+def test_remote_models(faulty: FaultyServer) -> None:
     site = Settings(black_box="remote", remote=faulty.address)
     assert "faulty" in doctor.model(site).message
     assert faulty.image_counts == [1]
@@ -454,9 +456,9 @@ def test_the_folder_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "adapters"):
-        found = doctor.adapters(place)
-        assert found.status is FAILED
-        assert "--adapters" in found.remedy
+        findings = doctor.adapters(place)
+        assert findings.status is FAILED
+        assert "--adapters" in findings.remedy
     monkeypatch.setattr("os.access", lambda *_: False)
     assert doctor.adapters(tmp_path).status is FAILED
 
@@ -467,15 +469,15 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small.mkdir()
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0, 0, (1 << 30) - (Path(path) == small)))
     assert doctor.disk([tmp_path, tmp_path / "absent"]).status is OK
-    found = doctor.disk([tmp_path, small])
-    assert found.status is WARNING
-    assert str(small) in found.message
+    findings = doctor.disk([tmp_path, small])
+    assert findings.status is WARNING
+    assert str(small) in findings.message
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """Leaves out the check that takes seconds; settings that can be used."""
-    monkeypatch.setattr(doctor, "host_framework", lambda: doctor.Finding(OK, "left out"))
+    monkeypatch.setattr(doctor, "monai_label", lambda: doctor.Finding(OK, "left out"))
     return {"adapters": str(tmp_path / "adapters"), "device": "cpu"}
 
 
@@ -488,9 +490,7 @@ def test_all_checks(quick: dict[str, str], tmp_path: Path) -> None:
     assert not (tmp_path / "adapters").exists()
 
 
-def test_every_fault_is_found_and_none_hides_another(
-    quick: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_failures_are_reported(quick: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unforeseen(*_: object) -> doctor.Finding:
         raise ZeroDivisionError("by nought")
 
@@ -513,13 +513,13 @@ def test_settings_that_cannot_be_read(quick: dict[str, str]) -> None:
     assert "model" not in findings
 
 
-def test_weights_that_are_not_there(quick: dict[str, str]) -> None:
+def test_missing_weights(quick: dict[str, str]) -> None:
     findings = examine({**quick, "black_box": "sam"}, port=_free())
     assert findings["settings"].status is OK
     assert "needs weights" in findings["model"].message
 
 
-def test_users_who_are_not_there(quick: dict[str, str]) -> None:
+def test_missing_users(quick: dict[str, str]) -> None:
     findings = examine({**quick, "users": "/nowhere/users.json"}, port=_free())
     assert (findings["settings"].status, findings["users"].status) == (OK, FAILED)
 

@@ -19,17 +19,17 @@ def _file(folder: Path, content: object, mode: int = 0o600) -> Path:
     return path
 
 
-def test_it_is_read_from_a_private_file_and_the_secret_from_the_environment_too(tmp_path: Path) -> None:
-    found = read_openid(_file(tmp_path, {**GOOD, "client_secret": "hush"}), {})
-    assert (found.client_secret, found.roles, found.algorithms) == (
+def test_it_is_read_from_a_private_file_and_the_environment(tmp_path: Path) -> None:
+    result = read_openid(_file(tmp_path, {**GOOD, "client_secret": "hush"}), {})
+    assert (result.client_secret, result.roles, result.algorithms) == (
         "hush", {"radiologist": Role.ANNOTATOR}, ("RS256", "ES256")
     )  # fmt: skip
-    assert "hush" not in repr(found)
+    assert "hush" not in repr(result)
     assert read_openid(_file(tmp_path, GOOD), {SECRET: "other"}).client_secret == "other"  # noqa: S105
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"issuer": "http://login.hospital"}, "issuer"),
         ({"issuer": "login.hospital"}, "issuer"),
@@ -43,12 +43,12 @@ def test_it_is_read_from_a_private_file_and_the_secret_from_the_environment_too(
         ({"ca": "/nowhere.pem"}, "ca"),
     ],
 )
-def test_what_is_wrong_is_named_and_no_secret_quoted(tmp_path: Path, wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+def test_errors_name_the_field_and_no_secret(tmp_path: Path, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         read_openid(_file(tmp_path, {**GOOD, "client_secret": "hush", **wrong}))
     assert "hush" not in str(caught.value)
 
 
-def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chmod 600"):
         read_openid(_file(tmp_path, GOOD, 0o644))

@@ -12,19 +12,19 @@ from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
 from baps.site.server_command import check_studies
 
 
-def test_an_address_alone_serves_all() -> None:
+def test_an_address_without_a_query_serves_all() -> None:
     assert read_pacs_studies(" https://pacs:8042/dicom-web/ ") == PacsStudies("https://pacs:8042/dicom-web", {})
 
 
-def test_a_query_is_told_from_the_address() -> None:
-    found = read_pacs_studies("https://pacs/dicom-web/?Modality=CT&StudyDate=20260101-&StudyDescription=Chest*")
-    assert found.address == "https://pacs/dicom-web"
-    assert found.filters == {"Modality": "CT", "StudyDate": "20260101-", "StudyDescription": "Chest*"}
-    assert found.study_filters == {"StudyDate": "20260101-", "StudyDescription": "Chest*"}
+def test_a_query_is_separated_from_the_address() -> None:
+    result = read_pacs_studies("https://pacs/dicom-web/?Modality=CT&StudyDate=20260101-&StudyDescription=Chest*")
+    assert result.address == "https://pacs/dicom-web"
+    assert result.filters == {"Modality": "CT", "StudyDate": "20260101-", "StudyDescription": "Chest*"}
+    assert result.study_filters == {"StudyDate": "20260101-", "StudyDescription": "Chest*"}
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("Modalty=CT", "'Modalty'.*Known attributes: StudyDate, .*Modality"),
         ("PatientID=7", "'PatientID'.*worklist"),
@@ -39,8 +39,8 @@ def test_a_query_is_told_from_the_address() -> None:
         ("Modality=CT#x", "%23"),
     ],
 )
-def test_a_query_that_cannot_be_used_is_refused(query: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_queries(query: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         check_studies(f"https://pacs/dicom-web?{query}")
 
 
@@ -63,7 +63,7 @@ def _answer(**values: str) -> dict[str, object]:
         ("StudyDescription=*chest?", {"StudyDescription": "CT Chest"}, False),
     ],
 )
-def test_what_a_pacs_answers_beyond_the_query_is_not_served(query: str, values: dict[str, str], fits: bool) -> None:
+def test_series_that_do_not_match_are_not_served(query: str, values: dict[str, str], fits: bool) -> None:
     assert read_pacs_studies(f"https://pacs/dicom-web?{query}").matches(_answer(**values)) == fits
 
 
@@ -77,18 +77,18 @@ def test_a_worklist_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert list(worklist.studies()) == ["1.2.5"]
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"1.2.3\nMiller, Anna\n", "Line 2"), (b"\xff\xfe\x00", "no text")])
-def test_a_worklist_that_cannot_be_read_names_the_line_and_no_patient(
-    tmp_path: Path, content: bytes, said: str
-) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"1.2.3\nMiller, Anna\n", "Line 2"), (b"\xff\xfe\x00", "not a text file")]
+)
+def test_errors_of_a_worklist_name_the_line_and_no_patient(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "worklist.txt"
     file.write_bytes(content)
-    with pytest.raises(BapsError, match=said) as caught:
+    with pytest.raises(BapsError, match=message) as caught:
         check_studies("https://pacs/dicom-web", file)
     assert "Miller" not in str(caught.value)
 
 
-def test_a_worklist_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_worklist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BapsError, match="cannot be read"):
         Worklist(tmp_path / "none.txt").studies()
     with pytest.raises(InputError, match="worklist selects studies of a PACS"):

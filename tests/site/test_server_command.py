@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from baps.errors import BapsError, InputError, MissingExtraError
 from baps.site import app_folder, server_command
 from baps.site.app_folder import PACKAGES
 from baps.site.server_command import check_listening, check_port, check_studies, serving_command
+from baps.utils.deprecation import OldNameWarning
 
 
 def test_the_protected_server_and_the_stock_one() -> None:
@@ -23,9 +25,7 @@ def test_the_protected_server_and_the_stock_one() -> None:
     assert stock[:4] == [sys.executable, "-m", "monailabel.main", "start_server"]
 
 
-def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BAPS_WEIGHTS", "w.pt")
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", "sessions")
@@ -35,8 +35,10 @@ def test_paths_begin_at_the_root_for_the_server_leaves_its_folder(
     given = {"adapters": "a", "labels": "spleen", "encoder_source": "encoder"}
     command, environment = serving_command(".", "127.0.0.1", 8123, given)
     assert command[command.index("--studies") + 1] == str(tmp_path)
-    said = dict(zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False))
-    assert said == {
+    reply = dict(
+        zip(command[command.index("--conf") + 1 :: 3], command[command.index("--conf") + 2 :: 3], strict=False)
+    )
+    assert reply == {
         "adapters": str(tmp_path / "a"),
         "labels": "spleen",
         "weights": str(tmp_path / "w.pt"),
@@ -59,6 +61,24 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
 
 
+def test_the_server_does_not_repeat_warnings_of_old_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_AHEAD", "3")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    program = "from baps.site.settings import read_settings; print(read_settings({}).prefetch_slices)"
+
+    def read_in(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    with pytest.warns(OldNameWarning, match="BAPS_AHEAD"):
+        _, environment = serving_command("/data", "127.0.0.1", 8123, {})
+    assert "BAPS_AHEAD" in read_in({**environment, "PYTHONWARNINGS": "default"}).stderr
+    reply = read_in(environment)
+    assert (reply.stdout, reply.stderr) == ("3\n", "")
+    monkeypatch.delenv("PYTHONWARNINGS")
+    stock = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)[1]  # Nothing has read the settings yet.
+    assert "BAPS_AHEAD" in read_in(stock).stderr
+
+
 def test_a_package_without_monai_label(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_command, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'baps-monailabel\[server\]'"):
@@ -78,7 +98,7 @@ def test_an_installed_package_serves_from_the_state_folder(installed: Path) -> N
     command, environment = serving_command("/data", "127.0.0.1", 8123, {})
     assert command[command.index("--app") + 1] == str(installed)
     assert command[1] == str(PACKAGES / "baps" / "server" / "launch.py")
-    assert environment["PYTHONPATH"] == str(installed)  # Not all that pip installed.
+    assert environment["PYTHONPATH"] == str(installed)  # Must not contain site-packages.
     assert installed.stat().st_mode & 0o777 == 0o700
     main = installed / "main.py"
     assert main.read_text().endswith('from baps.server.app import BapsApp\n\n__all__ = ["BapsApp"]\n')
@@ -135,7 +155,7 @@ def test_a_busy_port_and_a_free_one() -> None:
 
 def test_an_ipv6_address_is_printed_in_brackets() -> None:
     with pytest.raises(InputError, match=r"The server would listen on \[::\],"):
-        check_listening("::", closed=False)
+        check_listening("::", requires_login=False)
     with (
         socket.create_server(("::1", 0), family=socket.AF_INET6) as busy,
         pytest.raises(InputError, match=r"of \[::1\] cannot be used"),

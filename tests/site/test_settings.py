@@ -23,8 +23,8 @@ def test_order_of_precedence(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text(json.dumps({"device": "cuda:3", "cache_mb": 1, "black_box": "sam"}))
     environment = {"BAPS_CONFIG": str(file), "BAPS_CACHE_MB": "2", "BAPS_DEVICE": "cuda:2", "PATH": "/bin"}
-    found = read_settings({"device": "cpu"}, environment)
-    assert (found.device, found.cache_mb, found.black_box) == ("cpu", 2, "sam")
+    settings = read_settings({"device": "cpu"}, environment)
+    assert (settings.device, settings.cache_mb, settings.black_box) == ("cpu", 2, "sam")
 
 
 def test_config_on_the_command_line_wins_over_the_environment(tmp_path: Path) -> None:
@@ -55,19 +55,19 @@ def test_an_unknown_key_lists_the_known_ones(tmp_path: Path, where: str) -> None
 def test_a_value_that_cannot_be_used_names_the_place_that_it_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"cache_mb": "plenty", "audit_keep": 1}')
-    with pytest.raises(InputError, match=r"not 'plenty'\. It was given in the settings file .*baps\.json\.$"):
+    with pytest.raises(InputError, match=r"not 'plenty'\. It was set in the settings file .*baps\.json\.$"):
         read_settings({"config": str(file)}, {})
-    with pytest.raises(InputError, match=r"not 'lots'\. It was given in the environment, as BAPS_CACHE_MB\.$"):
+    with pytest.raises(InputError, match=r"not 'lots'\. It was set in the environment, as BAPS_CACHE_MB\.$"):
         read_settings({"config": str(file)}, {"BAPS_CACHE_MB": "lots"})
-    with pytest.raises(InputError, match=r"not 'much'\. It was given on the command line\.$"):
+    with pytest.raises(InputError, match=r"not 'much'\. It was set on the command line\.$"):
         read_settings({"config": str(file), "cache_mb": "much"}, {"BAPS_CACHE_MB": "lots"})
 
 
 def test_an_empty_option_means_the_default_also_over_a_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"labels": {"spleen": 3}, "cache_mb": 7}')
-    found = read_settings({"config": str(file), "labels": "", "cache_mb": ""}, {"BAPS_CACHE_MB": "8"})
-    assert found == Settings()
+    settings = read_settings({"config": str(file), "labels": "", "cache_mb": ""}, {"BAPS_CACHE_MB": "8"})
+    assert settings == Settings()
 
 
 def test_settings_are_frozen_and_read_only_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_settings_are_frozen_and_read_only_their_arguments(monkeypatch: pytest.M
         Settings(most_volume_mb=8)  # type: ignore[call-arg]
 
 
-def test_reading_settings_needs_nothing_heavy() -> None:
+def test_reading_settings_imports_no_heavy_modules() -> None:
     program = "import sys, baps.site.settings; print({'torch', 'monailabel', 'nibabel'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -132,7 +132,7 @@ def test_new_names_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
-def test_keys_of_the_host_are_left_alone() -> None:
+def test_keys_of_monai_label_are_ignored() -> None:
     assert read_settings({"server_mode": "true", "models": "all", "preload": "true"}, {}) == Settings()
 
 
@@ -143,8 +143,8 @@ def test_an_empty_value_means_the_default() -> None:
 def test_an_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"cache_mb": 7, "device": "cpu"}')
-    found = read_settings({"config": str(file)}, {"BAPS_CACHE_MB": "", "BAPS_DEVICE": "cuda"})
-    assert (found.cache_mb, found.device) == (7, "cuda")
+    settings = read_settings({"config": str(file)}, {"BAPS_CACHE_MB": "", "BAPS_DEVICE": "cuda"})
+    assert (settings.cache_mb, settings.device) == (7, "cuda")
 
 
 @pytest.mark.parametrize("name", ["sam", "medsam", "sam_hq", "sam2", "sam3"])
@@ -164,14 +164,14 @@ def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> Non
 def test_the_organ_model(tmp_path: Path) -> None:
     weights = tmp_path / "organs.pth"
     given = {"organ_model": "fseft", "organ_weights": str(weights), "feature_cache_gb": "0"}
-    found = read_settings(given, {})
-    assert (found.organ_model, found.organ_weights, found.feature_cache_gb) == ("fseft", weights, 0)
+    settings = read_settings(given, {})
+    assert (settings.organ_model, settings.organ_weights, settings.feature_cache_gb) == ("fseft", weights, 0)
     with pytest.raises(InputError, match="organ model fseft needs weights"):
         check_settings(Settings(organ_model="fseft"))
     with pytest.raises(InputError, match=r"organs\.pth does not exist"):
-        check_settings(found)
+        check_settings(settings)
     weights.touch()
-    check_settings(found)
+    check_settings(settings)
     with pytest.raises(InputError, match="feature_cache_gb must be a whole number of gigabytes"):
         read_settings({"feature_cache_gb": "2.5"}, {})
 
@@ -187,9 +187,9 @@ def test_a_remote_model() -> None:
     assert Settings(remote=address).remote_model == RemoteSettings(address)
     given = {"image_size": "512", "batch_size": "4", "prompts": "boxes", "timeout": "2.5", "retry_seconds": "0"}
     environment = {f"BAPS_REMOTE_{name.upper()}": value for name, value in given.items()}
-    found = read_settings({"remote": address}, {**environment, "BAPS_REMOTE_TOKEN": "hush"})
-    assert found.remote_model == RemoteSettings(address, 512, 4, "boxes", 2.5, 0.0)
-    assert "hush" not in str(found)
+    settings = read_settings({"remote": address}, {**environment, "BAPS_REMOTE_TOKEN": "hush"})
+    assert settings.remote_model == RemoteSettings(address, 512, 4, "boxes", 2.5, 0.0)
+    assert "hush" not in str(settings)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_numbers_of_a_remote_model(name: str, unit: str, value: str) -> None:
 
 def test_paths_and_numbers_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    found = read_settings({"weights": "~/sam.pth", "adapters": "/data/adapters", "cache_mb": "64"}, {})
-    assert found.weights == Path("/home/someone/sam.pth")
-    assert found.adapters == Path("/data/adapters")
-    assert found.cache_mb == 64
+    settings = read_settings({"weights": "~/sam.pth", "adapters": "/data/adapters", "cache_mb": "64"}, {})
+    assert settings.weights == Path("/home/someone/sam.pth")
+    assert settings.adapters == Path("/data/adapters")
+    assert settings.cache_mb == 64
 
 
 def test_the_form_of_labels_in_a_pacs_is_one_of_three() -> None:
@@ -217,13 +217,13 @@ def test_the_form_of_labels_in_a_pacs_is_one_of_three() -> None:
         read_settings({"pacs_label_format": "RT"}, {})
 
 
-def test_a_cache_that_is_no_number_is_refused() -> None:
+def test_a_cache_size_must_be_a_number() -> None:
     with pytest.raises(InputError, match="cache_mb"):
         read_settings({"cache_mb": "plenty"}, {})
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1, 2]", '"labels"'])
-def test_a_settings_file_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+def test_invalid_settings_files(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "baps.json"
     if content is not None:
         file.write_text(content)
@@ -246,9 +246,9 @@ def test_a_settings_file_that_cannot_be_used(tmp_path: Path, content: str | None
     ],
 )
 def test_forms_of_labels(value: object, expected: dict[str, int]) -> None:
-    found = parse_labels(value)
-    assert found == expected
-    assert list(found) == list(expected)
+    settings = parse_labels(value)
+    assert settings == expected
+    assert list(settings) == list(expected)
 
 
 @pytest.mark.parametrize(
@@ -270,40 +270,40 @@ def test_forms_of_labels(value: object, expected: dict[str, int]) -> None:
         "spleen=2,liver",
     ],
 )
-def test_labels_that_are_refused(value: object) -> None:
+def test_invalid_labels(value: object) -> None:
     with pytest.raises(InputError):
         parse_labels(value)
 
 
 def test_who_may_use_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    found = read_settings({"users": "~/users.json", "audit": "/log/audit.jsonl"}, {"BAPS_OPENID": "/etc/openid.json"})
-    assert (found.users, found.openid) == (Path("/home/someone/users.json"), Path("/etc/openid.json"))
-    assert found.audit_file == Path("/log/audit.jsonl")
+    settings = read_settings(
+        {"users": "~/users.json", "audit": "/log/audit.jsonl"}, {"BAPS_OPENID": "/etc/openid.json"}
+    )
+    assert (settings.users, settings.openid) == (Path("/home/someone/users.json"), Path("/etc/openid.json"))
+    assert settings.audit_file == Path("/log/audit.jsonl")
     assert Settings(adapters=Path("/data")).audit_file == Path("/data/audit.jsonl")
-    assert not Settings().closed
-    assert Settings(users=Path("u")).closed
-    assert Settings(openid=Path("o")).closed
+    assert not Settings().requires_login
+    assert Settings(users=Path("u")).requires_login
+    assert Settings(openid=Path("o")).requires_login
 
 
 @pytest.mark.parametrize("name", ["users", "openid"])
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         (None, 0, "No such file"),
         ("{}", 0o644, "chmod 600"),
-        ("{}", 0o600, "cannot be used|no file of users"),
-        ("{", 0o600, "cannot be used|no file of users"),
+        ("{}", 0o600, "cannot be used|not a file of users"),
+        ("{", 0o600, "cannot be used|not a file of users"),
     ],
 )
-def test_files_of_users_that_are_refused_at_start(
-    tmp_path: Path, name: str, content: str | None, mode: int, said: str
-) -> None:
+def test_invalid_files_of_users(tmp_path: Path, name: str, content: str | None, mode: int, message: str) -> None:
     file = tmp_path / "it.json"
     if content is not None:
         file.write_text(content)
         file.chmod(mode)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         check_settings(read_settings({name: str(file)}, {}))
     assert str(file) in str(caught.value)
     assert str(caught.value).endswith((".", str(file)))
@@ -328,18 +328,18 @@ def test_other_origins(value: str, expected: tuple[str, ...]) -> None:
     ["viewer.hospital", "https://viewer.hospital/", "https://*.hospital", "null", "ftp://a", "https://", "https://a,",
      "https://a b", "https://a\nb", "javascript:alert(1)", "https://user@a"],
 )  # fmt: skip
-def test_origins_that_are_refused(value: str) -> None:
+def test_invalid_origins(value: str) -> None:
     with pytest.raises(InputError, match=r"origins such as https://viewer\.hospital"):
         read_settings({"cors_origins": value}, {})
 
 
 def test_every_origin_needs_users(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="name users"):
+    with pytest.raises(InputError, match="Set users or openid"):
         check_settings(Settings(cors_origins=("https://a", "*")))
 
 
 @pytest.mark.parametrize("name", ["max_upload_mb", "max_volume_mb"])
-def test_how_large_images_may_be(tmp_path: Path, name: str) -> None:
+def test_maximum_sizes(tmp_path: Path, name: str) -> None:
     assert getattr(read_settings({name: "8"}, {}), name) == 8
     assert getattr(read_settings({name: ""}, {}), name) == getattr(Settings(), name) > 0
     file = tmp_path / "baps.json"
@@ -354,21 +354,25 @@ def test_how_large_images_may_be(tmp_path: Path, name: str) -> None:
     ("value", "expected"),
     [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("False", False), ("0", False), ("", False)],
 )
-def test_a_yes_and_a_no(value: str, expected: bool) -> None:
+def test_yes_and_no(value: str, expected: bool) -> None:
     assert read_settings({"allow_unprotected": value}, {}).allow_unprotected is expected
 
 
 @pytest.mark.parametrize("value", ["maybe", "y", "2", " yes"])
-def test_what_is_neither_is_refused(tmp_path: Path, value: str) -> None:
+def test_other_values_than_yes_and_no(tmp_path: Path, value: str) -> None:
     with pytest.raises(InputError, match="allow_unprotected must be yes or no, not"):
         read_settings({"allow_unprotected": value}, {})
 
 
-def test_a_yes_in_a_file(tmp_path: Path) -> None:
+def test_yes_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"allow_unprotected": true, "complete_labels": "yes", "cors_origins": ["https://a.hospital"]}')
-    found = read_settings({"config": str(file)}, {})
-    assert (found.allow_unprotected, found.complete_labels, found.cors_origins) == (True, True, ("https://a.hospital",))
+    settings = read_settings({"config": str(file)}, {})
+    assert (settings.allow_unprotected, settings.complete_labels, settings.cors_origins) == (
+        True,
+        True,
+        ("https://a.hospital",),
+    )
 
 
 def test_labels_in_a_file(tmp_path: Path) -> None:
@@ -377,7 +381,7 @@ def test_labels_in_a_file(tmp_path: Path) -> None:
     assert read_settings({"config": str(file)}, {}).labels == {"spleen": 3}
 
 
-def test_labels_of_another_kind_are_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_labels_of_other_types_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "baps.json"
     file.write_text('{"labels": 5}')
     with pytest.raises(InputError, match="[Ll]abels"):

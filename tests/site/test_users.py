@@ -32,15 +32,15 @@ def test_a_token_is_random_and_only_its_hash_is_kept(users: Users) -> None:
 def test_a_user_is_found_by_the_token_alone(users: Users) -> None:
     anna, theo = users.add("anna", Role.ANNOTATOR), users.add("theo", Role.TRAINER)
     for token, name, role in ((anna, "anna", Role.ANNOTATOR), (theo, "theo", Role.TRAINER)):
-        found = users.find(token)
-        assert found is not None
-        assert (found.name, found.role) == (name, role)
+        user = users.find(token)
+        assert user is not None
+        assert (user.name, user.role) == (name, role)
     hashed = json.loads(users.file.read_text())["users"]["anna"]["sha256"]
     for other in ("", anna[:-1], anna + "a", anna.upper(), "anna", hashed, "b\udc80"):
         assert users.find(other) is None
 
 
-def test_another_process_s_changes_count_at_once(users: Users) -> None:
+def test_changes_by_another_process_apply_at_once(users: Users) -> None:
     old = users.add("anna", Role.ANNOTATOR)
     reader = Users(users.file)
     assert reader.find(old) is not None
@@ -52,11 +52,11 @@ def test_another_process_s_changes_count_at_once(users: Users) -> None:
     assert reader.all() == {}
 
 
-def test_a_token_ends(users: Users) -> None:
+def test_a_token_expires(users: Users) -> None:
     token = users.add("anna", Role.ANNOTATOR, days=1)
-    found = users.find(token)
-    assert found is not None
-    assert found.expires == found.created + timedelta(days=1)
+    user = users.find(token)
+    assert user is not None
+    assert user.expires == user.created + timedelta(days=1)
     content = json.loads(users.file.read_text())
     content["users"]["anna"]["expires"] = (datetime.now(timezone.utc) - timedelta(seconds=1)).isoformat()
     users.file.write_text(json.dumps(content))
@@ -64,19 +64,19 @@ def test_a_token_ends(users: Users) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "a\n", "[red]"])
-def test_odd_names_are_refused(users: Users, name: str) -> None:
+def test_invalid_names(users: Users, name: str) -> None:
     with pytest.raises(InputError, match="is not a valid user name"):
         users.add(name, Role.ADMIN)
     assert not users.file.exists()
 
 
 @pytest.mark.parametrize("days", [0, -1, 10**6])
-def test_odd_ends_are_refused(users: Users, days: int) -> None:
+def test_invalid_expiry(users: Users, days: int) -> None:
     with pytest.raises(InputError, match="1 to 36500 days"):
         users.add("anna", Role.ADMIN, days)
 
 
-def test_nobody_is_there_twice_and_nobody_unknown_is_changed(users: Users) -> None:
+def test_repeated_and_unknown_users_are_refused(users: Users) -> None:
     token = users.add("anna", Role.ADMIN)
     with pytest.raises(InputError, match="baps users renew anna"):
         users.add("anna", Role.ANNOTATOR)
@@ -86,7 +86,7 @@ def test_nobody_is_there_twice_and_nobody_unknown_is_changed(users: Users) -> No
     assert users.find(token) is not None
 
 
-def test_a_file_that_is_open_to_others_or_is_no_such_file_is_refused(users: Users) -> None:
+def test_invalid_files_are_refused(users: Users) -> None:
     with pytest.raises(InputError, match="No such file"):
         users.all()
     users.add("anna", Role.ADMIN)
@@ -97,14 +97,14 @@ def test_a_file_that_is_open_to_others_or_is_no_such_file_is_refused(users: User
     assert list(users.all()) == ["anna"]
     for content in ("{", "[]", '{"users": {"a": {"role": "chief"}}}'):
         users.file.write_text(content)
-        with pytest.raises(InputError, match="no file of users"):
+        with pytest.raises(InputError, match="not a file of users"):
             users.all()
-        with pytest.raises(InputError, match="no file of users"):
+        with pytest.raises(InputError, match="not a file of users"):
             users.add("bert", Role.ADMIN)
         assert users.file.read_text() == content
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another --file"):
         Users(tmp_path / "absent" / "users.json").add("anna", Role.ADMIN)
 
@@ -114,7 +114,7 @@ def _add_ten(file: Path, number: int) -> None:
         Users(file).add(f"user-{number}-{each}", Role.ANNOTATOR)
 
 
-def test_those_who_change_it_at_once_all_count(users: Users) -> None:
+def test_concurrent_changes_are_all_kept(users: Users) -> None:
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_add_ten, args=(users.file, number)) for number in range(4)]
     for writer in writers:
@@ -132,5 +132,5 @@ def test_those_who_change_it_at_once_all_count(users: Users) -> None:
 
 
 @pytest.mark.parametrize(("role", "may"), [("annotator", 1), ("trainer", 2), ("admin", 3)])
-def test_each_role_may_what_those_before_it_may(role: str, may: int) -> None:
+def test_roles_include_those_before_them(role: str, may: int) -> None:
     assert [Role(role).may(needed) for needed in Role] == [place < may for place in range(3)]

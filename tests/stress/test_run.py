@@ -25,30 +25,30 @@ MEMORY = {"server_middle_peak_mb": 900.0, "server_last_peak_mb": 901.5, "bounded
     [
         (200, b"", "GET", "answered"),
         (303, b"", "GET", "answered"),
-        (400, b'{"detail": "The slice is none."}', "GET", "refused"),
+        (400, b'{"detail": "The slice is invalid."}', "GET", "refused"),
         (404, b"Not Found", "GET", "refused"),
         (404, b"", "HEAD", "refused"),
         (404, b"", "GET", "error"),
         (400, b'{"detail": ""}', "GET", "error"),
         (400, b'{"other": 1}', "GET", "error"),
         (500, b"Internal Server Error", "GET", "error"),
-        (501, b'{"detail": "It is not made yet."}', "GET", "error"),
-        (503, b'{"detail": "The model is not there."}', "GET", "deliberate"),
+        (501, b'{"detail": "It is not implemented."}', "GET", "error"),
+        (503, b'{"detail": "The model is missing."}', "GET", "deliberate"),
         (507, b"\xff", "GET", "error"),
     ],
 )
-def test_what_a_reply_is(status: int, body: bytes, method: str, verdict: str) -> None:
+def test_judge_classifies_replies(status: int, body: bytes, method: str, verdict: str) -> None:
     assert judge(status, body, method) == verdict
 
 
 def _reply(status: int, body: bytes) -> requests.Response:
-    made = requests.Response()
-    made.status_code, made._content = status, body
-    made.request = requests.Request("GET", "http://a/").prepare()
-    return made
+    reply = requests.Response()
+    reply.status_code, reply._content = status, body
+    reply.request = requests.Request("GET", "http://a/").prepare()
+    return reply
 
 
-def test_a_tally_counts_what_went_wrong() -> None:
+def test_tally_counts_errors() -> None:
     def dropped() -> requests.Response:
         raise requests.ConnectionError("reset")
 
@@ -56,55 +56,62 @@ def test_a_tally_counts_what_went_wrong() -> None:
         raise requests.exceptions.InvalidURL("no host")
 
     tally = Tally()
-    said = b'{"detail": "There is no model."}'
-    for status, body in ((200, b""), (200, b""), (404, said), (503, said), (504, b""), (500, said)):
-        tally.ask("look", lambda status=status, body=body: _reply(status, body))  # type: ignore[misc]
-    assert tally.ask("look", dropped) is None
-    assert tally.ask("look", never_sent) is None
-    record = tally.record()
+    body_with_detail = b'{"detail": "There is no model."}'
+    for status, body in (
+        (200, b""),
+        (200, b""),
+        (404, body_with_detail),
+        (503, body_with_detail),
+        (504, b""),
+        (500, body_with_detail),
+    ):
+        tally.send("look", lambda status=status, body=body: _reply(status, body))  # type: ignore[misc]
+    assert tally.send("look", dropped) is None
+    assert tally.send("look", never_sent) is None
+    record = tally.to_dict()
     assert (record["requests"], record["errors_5xx"], record["dropped"], record["failures"]) == (7, 2, 1, 3)
     assert record["deliberate"] == {"502": 0, "503": 1, "504": 1, "507": 0}
     assert record["ms"]["look"]["count"] == 2
     assert len(record["examples"]) == 3
 
 
-def test_files_are_broken_the_same_way_again() -> None:
-    good = seeds()
-    assert sorted(good) == sorted(KINDS)
-    hows = set()
+def test_mutations_are_reproducible() -> None:
+    valid = seeds()
+    assert sorted(valid) == sorted(KINDS)
+    mutations = set()
     for number in range(200):
         kind = KINDS[number % len(KINDS)]
-        one, other = (mutant(kind, good[kind], np.random.default_rng([5, number])) for _ in range(2))
-        assert one == other
-        hows.add(one.how)
-    assert len(hows) > 40
+        first, second = (mutant(kind, valid[kind], np.random.default_rng([5, number])) for _ in range(2))
+        assert first == second
+        mutations.add(first.how)
+    assert len(mutations) > 40
 
 
 @pytest.mark.slow
-def test_broken_files_are_answered_or_refused() -> None:
-    found = fuzz_files(140, 1, 300)
-    assert (found["inputs"], found["failures"], found["examples"]) == (140, 0, [])
-    assert set(found["by_kind"]) == set(KINDS)
-    assert min(found["verdicts"]["answered"], found["verdicts"]["refused"]) > 10
+def test_broken_files_are_read_or_refused() -> None:
+    figures = fuzz_files(140, 1, 300)
+    assert (figures["inputs"], figures["failures"], figures["examples"]) == (140, 0, [])
+    assert set(figures["by_kind"]) == set(KINDS)
+    assert min(figures["verdicts"]["answered"], figures["verdicts"]["refused"]) > 10
 
 
 @pytest.mark.slow
-def test_kills_of_those_who_save_lose_nothing(tmp_path: Path) -> None:
-    found, random = Kills(), np.random.default_rng(0)
-    kill_savers(tmp_path / "labels", random, 2, found)
-    kill_publishers(tmp_path / "adapters", random, 1, found)
-    record = found.record()
+def test_kills_during_saves_lose_nothing(tmp_path: Path) -> None:
+    kills, random = Kills(), np.random.default_rng(0)
+    kill_savers(tmp_path / "labels", random, 2, kills)
+    kill_publishers(tmp_path / "adapters", random, 1, kills)
+    record = kills.to_dict()
     assert (record["kills"], record["labels_lost"], record["adapters_lost"], record["notes"]) == (3, 0, 0, [])
 
 
-def test_a_label_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_label_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stress.kill.kills.LabelHistory.repair", lambda _: (_ for _ in ()).throw(OSError("gone")))
-    found = Kills()
-    kill_savers(tmp_path / "labels", np.random.default_rng(0), 1, found)
-    assert (found.labels_lost, "gone" in found.notes[0]) == (1, True)
+    kills = Kills()
+    kill_savers(tmp_path / "labels", np.random.default_rng(0), 1, kills)
+    assert (kills.labels_lost, "gone" in kills.notes[0]) == (1, True)
 
 
-def test_files_outside_their_place(tmp_path: Path) -> None:
+def test_strays_lists_unexpected_files(tmp_path: Path) -> None:
     for name in ("studies/a.nii.gz", "studies/labels/final/a.nii.gz", "studies/.lock", "adapters/x/y", "users.json",
                  "studies/evil.sh", "evil", "studies/new/a.nii"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -113,21 +120,21 @@ def test_files_outside_their_place(tmp_path: Path) -> None:
     assert "studies/evil.sh" in files_of(tmp_path)
 
 
-def test_memory_that_grows_is_noticed() -> None:
+def test_growing_memory_is_not_bounded() -> None:
     memory = Memory(psutil.Process())
     memory.samples = [(second, 500.0 + (second / 3 if second > 60 else 0), 100.0) for second in range(90)]
-    assert memory.record()["bounded"] is True
+    assert memory.to_dict()["bounded"] is True
     memory.samples = [(second, 500.0 + 20 * second, 100.0) for second in range(90)]
-    record = memory.record()
+    record = memory.to_dict()
     assert (record["bounded"], record["server_start_mb"], record["with_training_peak_mb"]) == (False, 500, 2380)
 
 
 def _parts(**changed: int) -> dict[str, dict[str, Any]]:
     times = {"click": {"p95": 12.0, "count": 2}}
-    fine = {"requests": 5, "errors_5xx": 0, "dropped": 0, "failures": 0, "deliberate": {"503": 2}}
+    figures_without_errors = {"requests": 5, "errors_5xx": 0, "dropped": 0, "failures": 0, "deliberate": {"503": 2}}
     return {
-        "load": {**fine, "ms": times, "memory": MEMORY},
-        "fuzz": {**fine, "inputs": 10, "strays": 0},
+        "load": {**figures_without_errors, "ms": times, "memory": MEMORY},
+        "fuzz": {**figures_without_errors, "inputs": 10, "strays": 0},
         "kills": {"kills": 30, "labels_lost": 0, "adapters_lost": 0, "resume_mismatches": 0, "orphans": 0, **changed},
     }
 
@@ -141,7 +148,7 @@ def test_figures_are_sums_of_the_parts() -> None:
     assert faults(summarise(_parts(orphans=2))) == ["orphans is 2, not 0"]
 
 
-def test_figures_go_into_the_page(tmp_path: Path) -> None:
+def test_figures_are_written_to_the_page(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text("a\n<!-- bench-trust begins -->\nold\n<!-- bench-trust ends -->\nb\n")
     write_between_marks(page_lines(summarise(_parts())), page, "bench-trust")
@@ -151,12 +158,12 @@ def test_figures_go_into_the_page(tmp_path: Path) -> None:
     assert "old" not in text
 
 
-def test_what_takes_too_much_memory_is_over_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stress.fuzz.bombs._TIMES", 0)
+def test_bomb_that_takes_too_much_memory_is_over_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stress.fuzz.bombs._MAX_VOLUMES_HELD", 0)
     monkeypatch.setattr("stress.fuzz.bombs._SLACK_MB", 20)
-    found = read_bombs(["npz header", "npz largest"])
-    assert (found["bombs"], found["bombs_over_bound"], found["over_bound"]) == (2, 1, ["npz largest"])
-    assert 30 < found["most_mb"] < 60
-    assert found["by_name"]["npz header"]["verdict"] == "refused"
-    figures = summarise({"bombs": found})
+    result = read_bombs(["npz header", "npz largest"])
+    assert (result["bombs"], result["bombs_over_bound"], result["over_bound"]) == (2, 1, ["npz largest"])
+    assert 30 < result["most_mb"] < 60
+    assert result["by_name"]["npz header"]["verdict"] == "refused"
+    figures = summarise({"bombs": result})
     assert (figures["bombs"], faults(figures)) == (2, ["bombs_over_bound is 1, not 0"])

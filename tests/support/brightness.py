@@ -1,4 +1,4 @@
-"""Define a cheap black box for tests."""
+"""A cheap black box for tests."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from monailabel.client import MONAILabelClient
-from monailabel.config import settings as host_settings
+from monailabel.config import settings as monailabel_settings
 
 from baps.server.application import create_app
 from baps.server.middleware.connections import Connection
@@ -115,6 +115,6 @@ def _application(
     for path in studies.rglob("*"):
         os.utime(path, (earlier, earlier))
     given = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), **settings}
-    sessions = mock.patch.object(host_settings, "MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
+    sessions = mock.patch.object(monailabel_settings, "MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
     with mock.patch.dict(os.environ), sessions, mock.patch("baps.server.app.redact_logs"):
         yield create_app(read_settings(given), studies, **options)

@@ -41,8 +41,8 @@ SUFFIXES = (".nii.gz", ".nrrd")
 
 def ball() -> NDArray[np.bool_]:
     """Return the mask of the bright ball, (I, J, K)."""
-    where = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - CENTRE
-    inside: NDArray[np.bool_] = (np.square(where / (9, 8, 4)).sum(-1)) < 1
+    offsets = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - CENTRE
+    inside: NDArray[np.bool_] = (np.square(offsets / (9, 8, 4)).sum(-1)) < 1
     return inside
 
 

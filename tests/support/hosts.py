@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from demo.server import free_port
+from baps.demo.server import free_port
 
 BUNDLED = ("-c", "from baps.cli import main; main()", "blackbox", "serve", "--device", "cpu")
 """Arguments of Python for ``baps blackbox serve``."""

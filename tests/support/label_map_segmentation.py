@@ -16,22 +16,26 @@ def make_label_map(headers: list[Dataset], image: Volume, masks: dict[str, NDArr
     """Make a label map as highdicom 0.28 writes it: one frame per slice, the background as segment 0."""
     when = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
     everywhere = frozenset(range(image.shape[2]))
-    made = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), when)
+    dataset = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), when)
     frames = {}
-    for frame in made.PerFrameFunctionalGroupsSequence:
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
         frames.setdefault(tuple(frame.PlanePositionSequence[0].ImagePositionPatient), frame)
         del frame.SegmentIdentificationSequence
     values = np.zeros(image.shape, np.uint8)
     for number, mask in enumerate(masks.values(), start=1):
         values[mask] = number
-    places = [np.array(place, float) * [-1, -1, 1] for place in frames]
-    slices = [int(np.rint((np.linalg.inv(image.affine) @ [*place, 1])[2])) for place in places]
+    positions = [np.array(position, float) * [-1, -1, 1] for position in frames]
+    slices = [int(np.rint((np.linalg.inv(image.affine) @ [*position, 1])[2])) for position in positions]
     background = Dataset()
     background.SegmentNumber, background.SegmentLabel, background.SegmentAlgorithmType = 0, "Background", "MANUAL"
-    made.SegmentSequence = [background, *made.SegmentSequence]
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
-    made.SegmentationType, made.PhotometricInterpretation, made.PixelPaddingValue = "LABELMAP", "MONOCHROME2", 0
-    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
-    made.PerFrameFunctionalGroupsSequence, made.NumberOfFrames = list(frames.values()), len(frames)
-    made.PixelData = np.stack([values[:, :, k].T for k in slices]).tobytes()
-    return made
+    dataset.SegmentSequence = [background, *dataset.SegmentSequence]
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    dataset.SegmentationType, dataset.PhotometricInterpretation, dataset.PixelPaddingValue = (
+        "LABELMAP",
+        "MONOCHROME2",
+        0,
+    )
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PerFrameFunctionalGroupsSequence, dataset.NumberOfFrames = list(frames.values()), len(frames)
+    dataset.PixelData = np.stack([values[:, :, k].T for k in slices]).tobytes()
+    return dataset

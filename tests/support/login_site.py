@@ -1,4 +1,4 @@
-"""The login page and what it lets people in to, without the rest of the server."""
+"""The login page and a protected page, without the rest of the server."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tests.support.provider import Provider
 
 
 class LoginSite:
-    """What a browser meets.
+    """The login routes in an application of their own.
 
     Args:
-        folder: for the file of users.
-        provider: whose users are let in too, or None.
-        root: the path that it is served below.
-        origins: others whose pages may ask.
+        folder: folder for the users file.
+        provider: OpenID provider whose users may sign in too, or None.
+        root: path below which it is served.
+        origins: other origins whose pages may send requests.
 
     Attributes:
-        tokens: of the users ``anna`` and ``otto``.
+        tokens: tokens of the users ``anna`` and ``otto``.
         app: to ask, by ``browser``.
     """
 
@@ -41,8 +41,8 @@ class LoginSite:
         self.tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("anna", "otto")}
         openid = None
         if provider:
-            said = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
-            openid = OpenId(OpenIdSettings.model_validate(said))
+            reply = {"issuer": provider.issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}
+            openid = OpenId(OpenIdSettings.model_validate(reply))
         self.authenticator = Authenticator(users, openid)
         login, routes = Login(self.authenticator), FastAPI()
         routes.get("/login")(login.page)

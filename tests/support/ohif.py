@@ -1,4 +1,4 @@
-"""What a user does in OHIF, and what she sees there."""
+"""Drive OHIF in a browser: the actions of a user, and what is on the screen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, Request, Response
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "tests-output" / "viewers"
+from tests.support.paths import ROOT
+
+SCREENSHOTS = ROOT / "tests-output" / "viewers"
 FLAGS = ["--no-sandbox", "--ignore-gpu-blocklist", "--use-gl=angle", "--use-angle=swiftshader",
          "--enable-unsafe-swiftshader"]  # fmt: skip
 
@@ -41,13 +42,14 @@ _VIEWPORT = """
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place on the page.
+class ScreenPosition:
+    """A position on the page.
 
     Attributes:
-        x, y: pixels of the page.
-        frame: of its viewport, (left, top, right, bottom).
-        pixels_per_mm: of the viewport.
+        x: horizontal position, pixels of the page.
+        y: vertical position, pixels of the page.
+        frame: edges of its viewport, (left, top, right, bottom).
+        pixels_per_mm: scale of the viewport.
     """
 
     x: float
@@ -58,9 +60,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Inference:
-    """A request that OHIF sent, and its answer."""
+    """A request that OHIF sent, and the reply."""
 
-    asked: dict[str, Any]
+    params: dict[str, Any]
     status: int
     headers: dict[str, str]
     body: bytes
@@ -70,7 +72,7 @@ class Ohif:
     """OHIF in a page of a browser.
 
     Args:
-        page: of Playwright.
+        page: page of Playwright.
         server: address of the MONAI Label server.
     """
 
@@ -78,7 +80,7 @@ class Ohif:
         self.page, self.server = page, server
 
     def wait_for_studies(self, patients: Iterable[str]) -> None:
-        """Open the list of studies and wait until it names all of these patients."""
+        """Open the list of studies and wait until it shows all of these patients."""
         self.page.goto(f"{self.server}/ohif/", wait_until="networkidle")
         for patient in patients:
             self.page.get_by_text(patient, exact=True).first.wait_for()
@@ -95,7 +97,7 @@ class Ohif:
         self.page.wait_for_load_state("networkidle")
 
     def connect(self) -> None:
-        """Name the server in the panel and wait for what it offers."""
+        """Enter the server in the panel and wait until its models are listed."""
         address = self.page.locator("input[value^='http']").first
         address.fill(f"{self.server}/")
         address.locator("xpath=following::button[1]").click()
@@ -121,22 +123,22 @@ class Ohif:
                 field.fill(value)
         self.page.get_by_role("button", name="Confirm", exact=True).click()
 
-    def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> Place:
-        """Scroll the viewport of an orientation to a place, mm, LPS."""
-        found = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
+    def scroll_to(self, orientation: str, world: NDArray[np.float64]) -> ScreenPosition:
+        """Scroll the viewport of an orientation to a position, mm, LPS; return it on the screen."""
+        result = self.page.evaluate(_VIEWPORT, [orientation, world.tolist()])
         self.page.wait_for_timeout(500)
-        return Place(found["x"], found["y"], tuple(found["frame"]), found["pixelsPerMm"])
+        return ScreenPosition(result["x"], result["y"], tuple(result["frame"]), result["pixelsPerMm"])
 
     def points(self) -> int:
-        """How many clicks are shown."""
-        found: int = self.page.evaluate("() => cornerstoneTools.annotation.state.getAllAnnotations().length")
-        return found
+        """Count the clicks that are shown."""
+        result: int = self.page.evaluate("() => cornerstoneTools.annotation.state.getAllAnnotations().length")
+        return result
 
-    def click(self, place: Place) -> None:
-        """Click there. In another viewport than the last one, OHIF takes the first click to choose the viewport."""
+    def click(self, position: ScreenPosition) -> None:
+        """Click at a position. In a viewport that is not active, OHIF uses the first click to activate it."""
         before = self.points()
         for _ in range(2):
-            self.page.mouse.click(place.x, place.y)
+            self.page.mouse.click(position.x, position.y)
             self.page.wait_for_timeout(500)
             if self.points() > before:
                 return
@@ -171,7 +173,7 @@ class Ohif:
         self.page.wait_for_timeout(2000)
 
     def paint(self, segment: str) -> None:
-        """Draw a segment with the brush in the middle of the slice that is shown."""
+        """Paint a segment with the brush in the middle of the visible slice."""
         self.page.get_by_text(segment, exact=True).last.click()
         self.page.locator("[data-cy=Brush]").click()
         self.page.wait_for_timeout(1000)
@@ -185,7 +187,7 @@ class Ohif:
         self.page.wait_for_timeout(1000)
 
     def export_segmentation(self, name: str) -> int:
-        """Export DICOM SEG; the status of the PACS's answer."""
+        """Export a DICOM SEG; return the status of the PACS's answer."""
         menu = self.page.get_by_text("Add Segment", exact=True).locator(
             "xpath=preceding::button[@aria-haspopup='menu'][1]"
         )
@@ -199,16 +201,16 @@ class Ohif:
         return status
 
     def look(self, name: str) -> NDArray[np.uint8]:
-        """What is on the screen, (rows, columns, 3); kept as a picture."""
+        """Take a screenshot, (rows, columns, 3), and save it as a picture."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         content = self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
-    def look_for_overlay(self, name: str, place: Place, before: int) -> int:
-        """Wait until more pixels of a viewport have a colour than before, and no more come; how many they are."""
+    def look_for_overlay(self, name: str, position: ScreenPosition, before: int) -> int:
+        """Wait until a viewport has more coloured pixels than before and their number is constant; return it."""
         last = before
         for _ in range(40):
-            now = int(coloured(self.look(name), place).sum())
+            now = int(coloured(self.look(name), position).sum())
             if now == last > before:
                 return now
             last = now
@@ -222,12 +224,12 @@ def _params(request: Request) -> dict[str, Any]:
     return params
 
 
-def coloured(picture: NDArray[np.uint8], place: Place) -> NDArray[np.bool_]:
-    """Which pixels of a viewport's inside have a colour: an overlay on a grey image, (rows, columns).
+def coloured(picture: NDArray[np.uint8], position: ScreenPosition) -> NDArray[np.bool_]:
+    """Return the coloured pixels inside a viewport, (rows, columns): an overlay on a grey image.
 
-    Above and below the image are texts, and messages that come and go.
+    The top and the bottom of the viewport are excluded, because texts and messages appear there.
     """
-    left, _, right, _ = (round(edge) for edge in place.frame)
-    top, bottom = round(place.y) - 200, round(place.y) + 200
+    left, _, right, _ = (round(edge) for edge in position.frame)
+    top, bottom = round(position.y) - 200, round(position.y) + 200
     inside = picture[top:bottom, left + 30 : right - 25].astype(int)
     return np.ptp(inside, axis=-1) > 10

@@ -1,4 +1,4 @@
-"""A small organ model with random weights, in the form of the bundled one."""
+"""A small organ model with random weights, in the format of the bundled one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from baps.fseft.models import build_swin_unetr
 
 
 def small_organ_model(folder: Path) -> Path:
-    """Its weights; it takes the spleen for known, sees voxels of 6 mm, and answers in a second or two."""
+    """Write its weights; it knows the spleen, works on voxels of 6 mm, and takes a second or two."""
     weights = folder / "organs.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

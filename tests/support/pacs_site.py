@@ -1,4 +1,4 @@
-"""What the tests of the viewers work on."""
+"""A server on a PACS, for the tests of the viewers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ CASES = ("ct_02", "ct_03", "ct_04", "ct_05", "ct_06", "ct_07", "ct_08")
 
 @dataclass(frozen=True)
 class Pacs:
-    """A server beside a PACS.
+    """A server on a PACS.
 
     Attributes:
-        server, orthanc: addresses.
-        series: by orientation, by case, ``gap`` with a slice missing, and a ``real`` one where it is there.
-        log: of the server.
-        cache: of the server.
+        server: address of the server.
+        orthanc: address of the PACS.
+        series: series by orientation and by case, ``gap`` with a missing slice, and ``real`` if it is available.
+        log: log file of the server.
+        cache: cache folder of the server.
     """
 
     server: str

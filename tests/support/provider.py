@@ -1,4 +1,4 @@
-"""An OpenID provider whose keys and tokens a test makes by hand."""
+"""An OpenID provider for tests, which control its keys and tokens."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 @dataclass
 class Provider:
-    """What it says and which keys it has.
+    """An OpenID provider.
 
     Attributes:
-        issuer: its address.
-        keys: by their ids; each new token is signed with the last.
-        about: what its discovery document says beside the usual.
-        asked: the paths that were fetched.
-        password: of every user, where it takes passwords.
-        codes: that it gave, with the nonce and the code challenge of each; it takes each once.
-        tried: the passwords that were tried.
+        issuer: address of the provider.
+        keys: keys by id; each new token is signed with the last one.
+        discovery_changes: changes to its discovery document.
+        requested_paths: paths that were requested.
+        password: password of every user, or "" if it accepts no passwords.
+        codes: codes that it issued, with nonce and code challenge; each can be used once.
+        passwords_tried: passwords that were tried.
     """
 
     issuer: str
     keys: dict[str, PrivateKeyTypes] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    discovery_changes: dict[str, Any] = field(default_factory=dict)
+    requested_paths: list[str] = field(default_factory=list)
     password: str = ""
     codes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    tried: list[str] = field(default_factory=list)
+    passwords_tried: list[str] = field(default_factory=list)
 
     def code(self, address: str) -> str:
-        """What it gives a browser that it was sent to: a code and the state, for the query of the way back."""
+        """Sign a browser in; return the code and the state for the query of the redirect."""
         query = parse_qs(urlsplit(address).query)
-        code = f"code-{len(self.asked)}-{query['state'][0][:8]}"
+        code = f"code-{len(self.requested_paths)}-{query['state'][0][:8]}"
         self.codes[code] = query["nonce"][0], query["code_challenge"][0]
         return urlencode({"code": code, "state": query["state"][0]})
 
     def rotate(self, kid: str, algorithm: str = "RS256") -> None:
-        """Have one new key, and forget the others."""
+        """Replace all keys by a new one."""
         self.keys = {kid: new_key(algorithm)}
 
     def token(self, key: Any = None, headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """A token that is valid but for what is given; a claim of None is left out."""
+        """Build a valid token with changed claims; a claim of None is omitted."""
         kid, own = next(reversed(self.keys.items()))
         now = int(time.time())
         usual = {"iss": self.issuer, "aud": "baps", "sub": "17", "iat": now, "nbf": now, "exp": now + 300}
-        said = {**usual, "preferred_username": "rita", "roles": ["radiologist"], **claims}
+        message = {**usual, "preferred_username": "rita", "roles": ["radiologist"], **claims}
         algorithm = "ES256" if isinstance(own, ec.EllipticCurvePrivateKey) else "RS256"
         return jwt.encode(
-            {name: value for name, value in said.items() if value is not None},
+            {name: value for name, value in message.items() if value is not None},
             key or own,  # type: ignore[arg-type]
             algorithm=(headers or {}).get("alg", algorithm),
             headers={name: value for name, value in {"kid": kid, **(headers or {})}.items() if value is not None},
@@ -86,30 +86,30 @@ def _public(key: PrivateKeyTypes) -> dict[str, Any]:
 
 @contextmanager
 def running_provider() -> Iterator[Provider]:
-    """A provider on this machine, with one key."""
+    """Run a provider on this machine, with one key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            provider.asked.append(self.path)
+            provider.requested_paths.append(self.path)
             if self.path == "/jwks":
                 self._answer({"keys": provider.jwks()})
                 return
             base = provider.issuer
             self._answer({"issuer": base, "jwks_uri": f"{base}/jwks", "token_endpoint": f"{base}/token",
-                          "authorization_endpoint": f"{base}/authorize", **provider.about})  # fmt: skip
+                          "authorization_endpoint": f"{base}/authorize", **provider.discovery_changes})  # fmt: skip
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             if "code" in form:
                 nonce, challenge = provider.codes.pop(form["code"][0], ("", ""))
                 hashed = hashlib.sha256(form["code_verifier"][0].encode()).digest()
-                good = bool(nonce) and challenge == base64.urlsafe_b64encode(hashed).rstrip(b"=").decode()
+                valid = bool(nonce) and challenge == base64.urlsafe_b64encode(hashed).rstrip(b"=").decode()
                 token = {"id_token": provider.token(nonce=nonce)}
             else:
-                provider.tried += form.get("password", [])
-                good = bool(provider.password) and form.get("password") == [provider.password]
+                provider.passwords_tried += form.get("password", [])
+                valid = bool(provider.password) and form.get("password") == [provider.password]
                 token = {"access_token": provider.token(preferred_username=form["username"][0])}
-            self._answer(token if good else {"error": "invalid_grant"}, 200 if good else 400)
+            self._answer(token if valid else {"error": "invalid_grant"}, 200 if valid else 400)
 
         def _answer(self, content: object, status: int = 200) -> None:
             body = json.dumps(content).encode()

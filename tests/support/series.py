@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from baps.io import read_labels, read_volume
 from benchmarks.real_data import ROOT as ROOT_OF_REAL
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 ORIENTATIONS = {
     "axial": ((1, 0, 0), (0, 1, 0)),
@@ -64,12 +64,12 @@ def write_series(folder: Path, orientation: str, case: str = "ct_01", patient: s
     column, row = (np.array(direction) for direction in ORIENTATIONS[orientation])
     affine = np.eye(4)
     affine[:3, 3] = origin
-    for place, direction in enumerate((column, row, np.cross(column, row))):
+    for axis_index, direction in enumerate((column, row, np.cross(column, row))):
         (axis,) = np.flatnonzero(direction)
-        affine[:3, place] = direction * spacing[axis]
+        affine[:3, axis_index] = direction * spacing[axis]
         if direction[axis] < 0:  # Counted from the other end.
             affine[axis, 3] += spacing[axis] * (voxels.shape[axis] - 1)
-    order = [int(np.flatnonzero(affine[:3, place])[0]) for place in range(3)]
+    order = [int(np.flatnonzero(affine[:3, axis_index])[0]) for axis_index in range(3)]
     reordered = [np.flip(of.transpose(order), np.flatnonzero(affine[order, range(3)] < 0)) for of in (voxels, labels)]
     study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
     folder.mkdir(parents=True)

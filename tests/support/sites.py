@@ -14,14 +14,15 @@ import psutil
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
-from demo.server import ROOT, running_server
+from baps.demo.server import running_server
+from tests.support.paths import ROOT
 
 SAMPLES = ROOT / "sample-data" / "ct"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A running server and what it works on."""
+    """A running server and its folders."""
 
     address: str
     process: psutil.Process
@@ -36,11 +37,11 @@ def site(
     stock: bool = False,
     cases: int = 6,
     extra: Callable[[], object] = lambda: None,
-    others: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Site]:
     """Start a server on a copy of the first sample volumes below a folder.
 
-    ``extra`` adds other images before, ``others`` are further settings.
+    ``extra`` adds other images before the start, ``settings`` are further settings.
     """
     studies = folder / "studies"
     studies.mkdir()
@@ -48,20 +49,20 @@ def site(
         shutil.copy(path, studies)
     extra()
     adapters, log = folder / "adapters", folder / "server.log"
-    settings = {"labels": "spleen=2,liver=1", "adapters": str(adapters), **others}
+    settings = {"labels": "spleen=2,liver=1", "adapters": str(adapters), **settings}
     with running_server(studies, log, settings, stock) as (address, process):
         yield Site(address, process, MONAILabelClient(address, tmpdir=str(folder)), studies, adapters, log)
 
 
-def truth(case: str) -> NDArray[np.uint8]:
-    """The labels of a sample volume, (I, J, K)."""
+def sample_labels(case: str) -> NDArray[np.uint8]:
+    """Read the labels of a sample volume, (I, J, K)."""
     labels: NDArray[np.uint8] = np.asarray(nibabel.load(SAMPLES / "labels" / f"{case}.nii.gz").dataobj)
     return labels
 
 
 def spleen_click(case: str) -> list[int]:
-    """A voxel well inside the spleen, on the slice that shows it best."""
-    organ = truth(case) == 2
+    """Return a voxel well inside the spleen, on its largest slice."""
+    organ = sample_labels(case) == 2
     k = int(organ.sum((0, 1)).argmax())
     i, j = np.nonzero(organ[:, :, k])
     middle = int(np.argmin((i - i.mean()) ** 2 + (j - j.mean()) ** 2))

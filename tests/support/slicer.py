@@ -1,4 +1,4 @@
-"""What 3D Slicer's module sends, with its own client class, and how it reads the replies."""
+"""Send the requests of 3D Slicer's module with its own client class, and read the replies as it does."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ _ALWAYS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 
 @dataclass(frozen=True)
 class Reply:
-    """A mask as Slicer reads it, and the words beside it.
+    """A mask as Slicer reads it, and the JSON of the reply.
 
     Attributes:
-        image: the file.
-        mask: its voxels, (I, J, K).
-        said: the words.
+        image: the mask as an image.
+        mask: voxels of the mask, (I, J, K).
+        info: JSON of the reply.
     """
 
     image: sitk.Image
     mask: NDArray[np.bool_]
-    said: dict[str, Any]
+    info: dict[str, Any]
 
     @property
     def slices(self) -> list[int]:
-        """Indices across K on which anything is marked."""
-        found: list[int] = self.mask.any((0, 1)).nonzero()[0].tolist()
-        return found
+        """Return the indices along K of the slices with a mask."""
+        result: list[int] = self.mask.any((0, 1)).nonzero()[0].tolist()
+        return result
 
 
 @dataclass(frozen=True)
 class Slicer:
-    """A viewer that is connected to a server.
+    """Slicer's module, connected to a server.
 
     Attributes:
-        client: of the module.
-        folder: for files that are sent.
+        client: client of the module.
+        folder: folder for files that are sent.
     """
 
     client: MONAILabelClient
     folder: Path
 
     def options(self, model: str) -> dict[str, Any]:
-        """The options of a model as the module merges them into a request: of a list its first item."""
+        """Return the options of a model as the module merges them into a request: the first item of each list."""
         config = self.client.info()["models"][model]["config"]
         return {key: value[0] if isinstance(value, list) else value for key, value in config.items()}
 
@@ -71,29 +71,31 @@ class Slicer:
         model: str = "zero_shot",
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> Reply:
-        """A click in the section SmartEdit, with a model of dimension 2.
+        """Click in the section SmartEdit, with a model of dimension 2.
 
         Args:
-            image, label: that are clicked on.
-            foreground, background: all points of the scene, voxels.
-            roi: box, if one is drawn.
-            at: the slice that the module names; else that of the last point.
-            session: of a volume that is not the server's.
-            model: that is chosen.
-            options: that the user changed.
+            image: name of the image.
+            label: name of the organ.
+            foreground: all foreground points of the scene, voxels.
+            background: all background points of the scene, voxels.
+            roi: the box, if one is drawn.
+            at: slice that the module sends; by default the last point's.
+            session: session of a volume that is not on the server.
+            model: name of the model.
+            options: options that the user changed.
         """
         at = foreground[-1][2] if at is None else at
-        if at:  # Sic: for slice 0 the points of all slices are sent.
+        if at:  # As in the module: for slice 0 it sends the points of all slices.
             foreground, background = ([point for point in some if point[2] == at] for some in (foreground, background))
         params: dict[str, Any] = {"label": label, "foreground": foreground, "background": background, "slice": at}
         if roi is not None:
             params["roi"] = roi
-        return self.ask(model, image, {**params, **self.options(model), **options}, session=session)
+        return self.infer(model, image, {**params, **self.options(model), **options}, session=session)
 
     def deepedit(self, image: str, label: str, points: dict[str, Sequence[Voxel]], reset: bool) -> Reply:
-        """A click where the module takes the model for one of several labels."""
+        """Click with a model that the module treats as one of several labels."""
         params = {**points, "label": label, **({"reset_state": True} if reset else {})}
-        return self.ask("baps", image, {**params, **self.options("baps")})
+        return self.infer("baps", image, {**params, **self.options("baps")})
 
     def scribble(
         self,
@@ -106,51 +108,52 @@ class Slicer:
         extension: str = ".nii.gz",
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> Reply:
-        """The button Update of the section Scribbles.
+        """Press Update in the section Scribbles.
 
         Args:
-            image, label: that are painted on.
-            segments: all of the scene by name, in its order, strokes among them; masks (I, J, K).
-            affine: of the volume, RAS.
-            roi: box, if one is drawn.
-            session: of a volume that is not the server's.
-            extension: of the setting File Extension.
-            options: that stand in the request beside.
+            image: name of the image.
+            label: name of the organ.
+            segments: masks (I, J, K) of all segments of the scene by name, in order, including scribbles.
+            affine: affine of the volume, RAS.
+            roi: the box, if one is drawn.
+            session: session of a volume that is not on the server.
+            extension: the setting File Extension.
+            options: further fields of the request.
         """
         file = self.folder / f"scribbles{extension}"
         info = [{"name": name, "id": number} for number, name in enumerate(segments, 1)]
         self.save_node(file, segments, affine)
-        asked = {**self.options("scribbles"), **options, "roi": list(roi), "label_info": info}
-        return self.ask(
-            "scribbles", image, {**asked, "selected_label_name": label}, label_in=str(file), session=session
+        queries = {**self.options("scribbles"), **options, "roi": list(roi), "label_info": info}
+        return self.infer(
+            "scribbles", image, {**queries, "selected_label_name": label}, label_in=str(file), session=session
         )
 
     def submit(self, image: str, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> dict[str, Any]:
-        """The button Submit Label."""
+        """Press Submit Label."""
         file = self.folder / "label.nii.gz"
-        kept = {name: mask for name, mask in segments.items() if not name.endswith("_scribbles")}
-        self.save_node(file, kept, affine)
-        info = [{"name": name, "idx": number} for number, name in enumerate(segments, 1) if name in kept]
-        said: dict[str, Any] = self.client.save_label(image, str(file), "final", {"label_info": info})
-        return said
+        organs = {name: mask for name, mask in segments.items() if not name.endswith("_scribbles")}
+        self.save_node(file, organs, affine)
+        info = [{"name": name, "idx": number} for number, name in enumerate(segments, 1) if name in organs]
+        label_info: dict[str, Any] = self.client.save_label(image, str(file), "final", {"label_info": info})
+        return label_info
 
-    def ask(self, model: str, image: str, params: dict[str, Any], session: str | None = None, **files: str) -> Reply:
+    def infer(self, model: str, image: str, params: dict[str, Any], session: str | None = None, **files: str) -> Reply:
         """Send a request and read the reply."""
-        file, said = self.client.infer(model, image, {**_ALWAYS, **params}, session_id=session, **files)
-        found = sitk.ReadImage(str(file))
-        mask = np.transpose(sitk.GetArrayFromImage(found)) > 0
-        assert found.GetPixelID() == sitk.sitkUInt8
-        return Reply(found, mask, said)
+        file, reply = self.client.infer(model, image, {**_ALWAYS, **params}, session_id=session, **files)
+        result = sitk.ReadImage(str(file))
+        mask = np.transpose(sitk.GetArrayFromImage(result)) > 0
+        assert result.GetPixelID() == sitk.sitkUInt8
+        return Reply(result, mask, reply)
 
     @staticmethod
     def save_node(file: Path, segments: dict[str, NDArray[np.bool_]], affine: NDArray[np.float64]) -> None:
-        """A labelmap with values from 1 on, in the order of the segments; a later one lies over an earlier one."""
+        """Write a label map with values from 1 in the order of the segments; later segments overwrite earlier ones."""
         labels = np.zeros(next(iter(segments.values())).shape, np.uint8)
         for number, mask in enumerate(segments.values(), 1):
             labels[mask] = number
         if file.name.endswith(".nrrd"):
             lps = np.diag([-1, -1, 1.0]) @ affine[:3]
-            place = {"space": "left-posterior-superior", "space directions": lps[:, :3].T, "space origin": lps[:, 3]}
-            nrrd.write(str(file), labels, {**place, "kinds": ["domain"] * 3})
+            space = {"space": "left-posterior-superior", "space directions": lps[:, :3].T, "space origin": lps[:, 3]}
+            nrrd.write(str(file), labels, {**space, "kinds": ["domain"] * 3})
         else:
             nibabel.save(nibabel.Nifti1Image(labels, affine), file)

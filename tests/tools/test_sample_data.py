@@ -1,4 +1,4 @@
-"""The committed sample data is what its generator writes."""
+"""The committed sample data equals the output of its generator."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tools.sample_data import HERE, LABELS, generate
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("samples")
     generate(folder, ct_cases=1, mr_cases=1)
     return folder
 
 
 @pytest.mark.parametrize("case", ["ct/images/ct_01", "ct/labels/ct_01", "mr/images/mr_01", "mr/labels/mr_01"])
-def test_the_generator_reproduces_the_committed_volume(made: Path, case: str) -> None:
-    mine, theirs = (read_volume(root / f"{case}.nii.gz") for root in (made, HERE))
+def test_generator_reproduces_the_committed_volumes(generated: Path, case: str) -> None:
+    mine, theirs = (read_volume(root / f"{case}.nii.gz") for root in (generated, HERE))
     assert mine.same_geometry(theirs)
-    # Other processors may round a handful of voxels the other way.
+    # Other processors may round a few voxels differently.
     assert (mine.voxels == theirs.voxels).mean() > 0.999
 
 
@@ -35,15 +35,15 @@ def test_every_volume_has_every_organ(path: Path) -> None:
         assert (labels == value).sum() > 100, name
 
 
-def test_the_dicom_series_is_the_first_ct() -> None:
+def test_dicom_series_equals_the_first_ct() -> None:
     volume = read_volume(HERE / "ct" / "images" / "ct_01.nii.gz")
     slices = [pydicom.dcmread(path) for path in sorted((HERE / "dicom" / "ct_01").glob("*.dcm"))]
     assert len(slices) == volume.voxels.shape[2]
-    assert len({one.SeriesInstanceUID for one in slices}) == 1
-    for index, one in enumerate(slices):
-        assert np.array_equal(one.pixel_array.T, volume.voxels[:, :, index])
+    assert len({slice_.SeriesInstanceUID for slice_ in slices}) == 1
+    for index, slice_ in enumerate(slices):
+        assert np.array_equal(slice_.pixel_array.T, volume.voxels[:, :, index])
         lps = np.diag([-1, -1, 1]) @ (volume.affine @ [0, 0, index, 1])[:3]
-        assert np.allclose(lps, one.ImagePositionPatient, atol=1e-3)
+        assert np.allclose(lps, slice_.ImagePositionPatient, atol=1e-3)
 
 
 def test_the_sample_data_is_small() -> None:

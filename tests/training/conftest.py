@@ -14,13 +14,13 @@ from baps.training.head_training import Answers
 
 @pytest.fixture
 def short_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a test is not about how well a head learns: one that is made of all answers at once."""
+    """Replace the training of the head by one quick step on all masks, for tests of other parts."""
 
     def made_of(_: Batches, answers: Answers, seed: int) -> OutputHead:
-        head, told = OutputHead(seed), torch.from_numpy(answers.probability.copy()).float()
+        head, logits_target = OutputHead(seed), torch.from_numpy(answers.probability.copy()).float()
         clicks = [len(prompt.positive) - len(prompt.negative) for prompt in answers.prompts]
         with torch.no_grad():
-            head.last.weight += 0.2 * (told / 255).mean() + 0.01 * sum(clicks) / len(clicks)
+            head.last.weight += 0.2 * (logits_target / 255).mean() + 0.01 * sum(clicks) / len(clicks)
         return head.eval()
 
     monkeypatch.setattr("baps.training.training.train_head", made_of)
@@ -28,7 +28,7 @@ def short_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def failing_black_box(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """One that cannot be asked."""
+    """Make a black box that fails."""
     black_box = new_black_box()
 
     def fail(*_: object) -> None:

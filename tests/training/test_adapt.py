@@ -44,11 +44,13 @@ SETTINGS = AdaptationSettings(
 WITH_HEAD = replace(SETTINGS, head="convolutional")
 
 
-def _same(one: Adaptation, other: Adaptation) -> bool:
-    first, second = one.adapter.state_dict(), other.adapter.state_dict()
+def _same(first: Adaptation, second: Adaptation) -> bool:
+    state, other_state = first.adapter.state_dict(), second.adapter.state_dict()
     differ = ("seconds", "replayed_images")
-    records = [{key: value for key, value in made.record.items() if key not in differ} for made in (one, other)]
-    same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    records = [
+        {key: value for key, value in adaptation.record.items() if key not in differ} for adaptation in (first, second)
+    ]
+    same = state.keys() == other_state.keys() and all(torch.equal(state[key], other_state[key]) for key in state)
     return same and records[0] == records[1]
 
 
@@ -59,7 +61,7 @@ def _same(one: Adaptation, other: Adaptation) -> bool:
         pytest.param(replace(WITH_HEAD, max_images=300), id="with head", marks=pytest.mark.slow),
     ],
 )
-def test_it_helps_patients_that_were_held_back(
+def test_adaptation_improves_held_back_patients(
     new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings
 ) -> None:
     slices = dim_slices(6)
@@ -82,13 +84,13 @@ def test_it_helps_patients_that_were_held_back(
 
 @pytest.mark.usefixtures("short_head")
 @pytest.mark.parametrize("patients", [1, 3, 5])
-@pytest.mark.parametrize(("settings", "least"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
-def test_images_asked_stay_within_the_bound(
-    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, least: int, patients: int
+@pytest.mark.parametrize(("settings", "minimum"), [(SETTINGS, 500), (WITH_HEAD, 450)], ids=["without", "with head"])
+def test_queried_images_stay_within_the_maximum(
+    new_black_box: Callable[..., Any], dim_slices: Slices, settings: AdaptationSettings, minimum: int, patients: int
 ) -> None:
     black_box = new_black_box()
     result = adapt(black_box, dim_slices(patients), replace(settings, max_images=700))
-    assert least < black_box.images_queried <= 700
+    assert minimum < black_box.images_queried <= 700
     assert result.record["black_box_images"] == black_box.images_queried
 
 
@@ -101,9 +103,7 @@ def test_a_second_adaptation_has_its_own_budget(new_black_box: Callable[..., Any
     assert black_box.budget is None
 
 
-def test_the_budget_of_the_black_box_comes_back_after_an_error(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_budget_is_restored_after_an_error(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
     black_box.budget = 5000
     with pytest.raises(InputError, match="left for the steps of a training run"):
@@ -111,8 +111,10 @@ def test_the_budget_of_the_black_box_comes_back_after_an_error(
     assert black_box.budget == 5000
 
 
-def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """Every patient's organ lies in a cell of its own, so a click tells whose slice was asked."""
+def test_held_back_patients_are_queried_in_the_comparison_only(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """Each patient's organ is in a different cell, so that a click identifies the patient."""
     slices = dim_slices(6)
     (judge,) = split_patients(slices).held_back
     black_box = new_black_box()
@@ -123,7 +125,7 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
             ((x, y),) = prompt.positive
             if any(piece.target[int(y), int(x)] for piece in slices[judge]):
                 judged.append(prompt)
-    # Three slices, two sets of clicks, with and without the adapter; other clicks than the training curve has.
+    # Three slices, two sets of clicks, with and without the adapter; the training curve uses other clicks.
     again = new_black_box()
     for _ in range(2):
         score_slices(again, None, [slices[judge][row] for row in (0, 2, 3)], "click", SETTINGS.seed + 1, 2)
@@ -132,10 +134,12 @@ def test_patients_held_back_are_asked_in_the_check_alone(new_black_box: Callable
 
 
 @pytest.mark.parametrize("pictures", [5, 7])
-def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices, pictures: int) -> None:
-    """One picture that is held back says nothing: each is left out once."""
+def test_few_pictures_are_left_out_in_turn(
+    new_black_box: Callable[..., Any], dim_slices: Slices, pictures: int
+) -> None:
+    """A single held-back picture would not suffice, so each one is left out once."""
     black_box = new_black_box()
-    result = adapt(black_box, dim_slices(pictures, each=1), SETTINGS)
+    result = adapt(black_box, dim_slices(pictures, per_patient=1), SETTINGS)
     assert result.record["check"] == "leave some out"
     assert result.acceptance.comparison is not None
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", pictures)
@@ -145,31 +149,31 @@ def test_a_few_pictures_judge_in_turn(new_black_box: Callable[..., Any], dim_sli
 
 
 def test_three_patients_are_left_out_in_turn(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    told: list[ProgressReport] = []
-    result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=told.append)
+    reports: list[ProgressReport] = []
+    result = adapt(new_black_box(), dim_slices(3), replace(SETTINGS, max_images=2500), progress=reports.append)
     assert result.record["check"] == "leave some out"
     assert result.acceptance.comparison is not None
     assert (result.acceptance.comparison.unit, result.acceptance.comparison.count) == ("patient", 3)
     assert result.acceptance.comparison.better
     assert result.record["held_back_patients"] == []
     assert len(result.record["training_patients"]) == 3  # type: ignore[arg-type]
-    # Three runs for the check and one on everyone.
-    shares = [now.step / now.steps for now in told]
+    # Three runs for the comparison and one on all patients.
+    shares = [now.step / now.steps for now in reports]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert [now.images for now in told] == sorted(now.images for now in told)
-    assert 0 <= told[0].dice <= 1
+    assert [now.images for now in reports] == sorted(now.images for now in reports)
+    assert 0 <= reports[0].dice <= 1
 
 
 def test_the_candidate_of_few_patients_is_trained_on_all(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     """The curve is that of the last run, whose slices are those of both patients."""
-    slices = dim_slices(2, each=2)
+    slices = dim_slices(2, per_patient=2)
     black_box = new_black_box()
     result = adapt(black_box, slices, replace(SETTINGS, max_images=600, curve_slices=100))
     assert result.curve[0].images == 4
 
 
-def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_one_patient_is_not_compared(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     result = adapt(new_black_box(), dim_slices(1), replace(SETTINGS, max_images=500))
     assert result.acceptance.comparison is None
     assert result.acceptance.status == "unverified"
@@ -180,29 +184,29 @@ def test_one_patient_is_not_judged(new_black_box: Callable[..., Any], dim_slices
 
 
 @pytest.mark.parametrize("patients", [3, 5])
-def test_the_same_seed_gives_the_same_to_the_last_bit(
+def test_same_seed_gives_identical_results(
     new_black_box: Callable[..., Any], dim_slices: Slices, patients: int
 ) -> None:
     settings = replace(SETTINGS, max_images=500)
-    one, same = (adapt(new_black_box(), dim_slices(patients), settings) for _ in range(2))
-    other = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
-    assert _same(one, same)
-    assert not _same(one, other)
-    assert one.acceptance.comparison == same.acceptance.comparison
-    assert one.curve == same.curve
+    first, same = (adapt(new_black_box(), dim_slices(patients), settings) for _ in range(2))
+    second = adapt(new_black_box(), dim_slices(patients), replace(settings, seed=1))
+    assert _same(first, same)
+    assert not _same(first, second)
+    assert first.acceptance.comparison == same.acceptance.comparison
+    assert first.curve == same.curve
 
 
 @pytest.mark.slow
 def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     settings = replace(SETTINGS, visual_prompt="concat", condition="click", optimiser="spsa_gc", max_images=300)
-    one, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
-    assert _same(one, same)
-    made = one.adapter.visual_prompt
-    assert (made.kind, made.conditioned_on_click, one.adapter.head) == ("concat", True, None)
-    assert one.acceptance.comparison is not None
+    first, same = (adapt(new_black_box(), dim_slices(5), settings) for _ in range(2))
+    assert _same(first, same)
+    created = first.adapter.visual_prompt
+    assert (created.kind, created.conditioned_on_click, first.adapter.head) == ("concat", True, None)
+    assert first.acceptance.comparison is not None
 
 
-def test_the_record_names_the_preprocessing_and_the_fingerprint_depends_on_it(
+def test_record_names_the_preprocessing_and_fingerprint_depends_on_it(
     new_black_box: Callable[..., Any], dim_slices: Slices
 ) -> None:
     """It also keeps the log of one from being replayed with the other."""
@@ -212,7 +216,7 @@ def test_the_record_names_the_preprocessing_and_the_fingerprint_depends_on_it(
     assert sam.fingerprint != canvas.fingerprint
 
 
-def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_record_is_json_and_names_no_patient(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(6)
     black_box = new_black_box()
     result = adapt(black_box, slices, SETTINGS)
@@ -229,7 +233,7 @@ def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., An
     assert [point.images for point in result.curve] == [pair[0] for pair in result.record["curve"]]  # type: ignore[attr-defined]
 
 
-def test_the_record_of_a_single_judged_slice_is_json(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_record_of_a_single_held_back_slice_is_json(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(5)
     (judge,) = split_patients(slices).held_back
     slices[judge] = slices[judge][:1]
@@ -250,21 +254,21 @@ def test_roles_are_remembered(new_black_box: Callable[..., Any], dim_slices: Sli
     assert set(first.record["training_patients"]) <= set(second.record["training_patients"])  # type: ignore[call-overload]
 
 
-def test_nothing_to_train_on(new_black_box: Callable[..., Any]) -> None:
+def test_no_slices_is_an_error(new_black_box: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="no labels to train on"):
         adapt(new_black_box(), {}, SETTINGS)
 
 
-def test_a_black_box_that_fails_gives_its_budget_back(failing_black_box: Any, dim_slices: Slices) -> None:
+def test_budget_is_restored_after_a_failed_query(failing_black_box: Any, dim_slices: Slices) -> None:
     with pytest.raises(BudgetSpentError):
         adapt(failing_black_box, dim_slices(5), SETTINGS)
     assert failing_black_box.budget is None
 
 
 @pytest.mark.usefixtures("short_head")
-def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None:
-    """Few steps on the real thing: it runs, counts, and changes images within their range."""
-    slices = dim_slices(2, each=2, side=bundled.capabilities.input_size)
+def test_adaptation_of_the_bundled_model(bundled: BlackBox, dim_slices: Slices) -> None:
+    """A few steps on the real model: the images are counted and changed within their range."""
+    slices = dim_slices(2, per_patient=2, side=bundled.capabilities.input_size)
     before = bundled.images_queried
     result = adapt(bundled, slices, replace(WITH_HEAD, batch_size=2, max_images=120, curve_slices=2))
     assert 0 < bundled.images_queried - before <= 120
@@ -276,7 +280,7 @@ def test_on_the_bundled_black_box(bundled: BlackBox, dim_slices: Slices) -> None
     assert score_slices(bundled, result.adapter, [piece], "click", 0, 1).shape == (1, 1)
 
 
-def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_smaller_budget_of_the_black_box_is_kept(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
     black_box.budget = 100
     with pytest.raises(BudgetSpentError):
@@ -284,17 +288,17 @@ def test_a_smaller_budget_of_the_black_box_holds(new_black_box: Callable[..., An
     assert black_box.images_queried <= 100
 
 
-class _PowerCutError(Exception):
-    """Stands for whatever ends a process in the middle."""
+class _InterruptionError(Exception):
+    """Simulates an interruption of the process."""
 
 
-def _cut_after(black_box: Any, batches: int) -> Any:
-    """The black box, which fails after so many batches."""
+def _interrupt_after(black_box: Any, batches: int) -> Any:
+    """Let the black box fail after some batches."""
     segment = black_box._segment
 
     def until_then(*batch: object) -> object:
         if len(black_box.queries) == batches:
-            raise _PowerCutError
+            raise _InterruptionError
         return segment(*batch)
 
     black_box._segment = until_then
@@ -308,7 +312,7 @@ DEFAULT = replace(OURS, zoom="chosen", head="convolutional")
 
 @pytest.fixture(scope="module")
 def unbroken_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> Callable[..., tuple[Any, Adaptation]]:
-    """Runs without a break, each made once: ``unbroken_run(settings, patients)`` gives the black box and the result.
+    """Return a function that makes uninterrupted runs, each once: ``unbroken_run(settings, patients)``.
 
     The tests that use it share the results, so they only read them, and all of them use ``short_head``.
     """
@@ -335,7 +339,7 @@ def unbroken_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> Calla
     ],
 )
 @pytest.mark.usefixtures("short_head")
-def test_an_adaptation_that_was_broken_off_goes_on(
+def test_interrupted_adaptation_resumes(
     new_black_box: Callable[..., Any],
     unbroken_run: Callable[..., tuple[Any, Adaptation]],
     dim_slices: Slices,
@@ -350,8 +354,8 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     all_batches = len(first.queries)
     batches = {"nothing": 0, "one batch": 1, "a third": all_batches // 3, "most": all_batches * 4 // 5}
     broken, rest, log = new_black_box(), new_black_box(), tmp_path / "log.jsonl"
-    with pytest.raises(_PowerCutError):
-        adapt(_cut_after(broken, batches.get(share, all_batches - 1)), slices, settings, log=log)
+    with pytest.raises(_InterruptionError):
+        adapt(_interrupt_after(broken, batches.get(share, all_batches - 1)), slices, settings, log=log)
     assert broken.budget is None
     result = adapt(rest, slices, settings, log=log)
     assert _same(result, unbroken)
@@ -360,8 +364,8 @@ def test_an_adaptation_that_was_broken_off_goes_on(
     assert result.record["black_box_images"] == first.images_queried <= settings.max_images
     recalled = result.record["replayed_images"]
     assert rest.images_queried == first.images_queried - recalled  # type: ignore[operator]
-    assert 0 <= broken.images_queried - recalled <= at_once  # The answer that was cut off.
-    # What is asked is, to the pixel and the click, what an unbroken run asks from there on.
+    assert 0 <= broken.images_queried - recalled <= at_once  # The query that was interrupted.
+    # The queries equal those of an uninterrupted run from there on, to the pixel and the click.
     for (images, prompts), (same_images, same_prompts) in zip(
         reversed(rest.queries), reversed(first.queries), strict=False
     ):
@@ -370,50 +374,50 @@ def test_an_adaptation_that_was_broken_off_goes_on(
 
 
 @pytest.mark.usefixtures("short_head")
-def test_an_adaptation_that_is_broken_off_again_and_again_ends(
+def test_repeatedly_interrupted_adaptation_ends(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:
     slices, settings = dim_slices(3), replace(DEFAULT, max_images=300)
     unbroken = adapt(new_black_box(), slices, settings)
     for _ in range(100):
         try:
-            result = adapt(_cut_after(new_black_box(), 7), slices, settings, log=tmp_path / "log.jsonl")
+            result = adapt(_interrupt_after(new_black_box(), 7), slices, settings, log=tmp_path / "log.jsonl")
             break
-        except _PowerCutError:
+        except _InterruptionError:
             pass
     assert _same(result, unbroken)
     assert result.record["black_box_images"] == unbroken.record["black_box_images"]
 
 
 @pytest.mark.usefixtures("short_head")
-def test_an_adaptation_that_is_done_already_asks_nothing(
+def test_finished_adaptation_queries_nothing(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:
     first, second = new_black_box(), new_black_box()
     second.budget = 0
-    told: list[ProgressReport] = []
+    reports: list[ProgressReport] = []
     result = adapt(first, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl")
-    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=told.append)
+    again = adapt(second, dim_slices(5), DEFAULT, log=tmp_path / "log.jsonl", progress=reports.append)
     assert _same(result, again)
     assert (second.images_queried, again.record["replayed_images"]) == (0, first.images_queried)
-    assert [now.images for now in told] == sorted(now.images for now in told)
-    assert told[-1].step == told[-1].steps
+    assert [now.images for now in reports] == sorted(now.images for now in reports)
+    assert reports[-1].step == reports[-1].steps
 
 
-def test_keeping_a_log_changes_nothing(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
-    kept = adapt(new_black_box(), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
-    assert kept.record["replayed_images"] == 0
-    assert _same(kept, adapt(new_black_box(), dim_slices(5), OURS))
+def test_log_does_not_change_the_result(new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path) -> None:
+    logged = adapt(new_black_box(), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    assert logged.record["replayed_images"] == 0
+    assert _same(logged, adapt(new_black_box(), dim_slices(5), OURS))
     assert "patient 1" not in (tmp_path / "log.jsonl").read_text()
 
 
-def test_what_was_recalled_counts_towards_the_bound(
+def test_replayed_images_count_towards_the_maximum(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path
 ) -> None:
-    """One black box goes on after an error; what it was asked before is no matter, what the log has is."""
+    """After an error the same black box continues; the images of the log count, not its earlier ones."""
     black_box = new_black_box()
-    with pytest.raises(_PowerCutError):
-        adapt(_cut_after(black_box, 20), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
+    with pytest.raises(_InterruptionError):
+        adapt(_interrupt_after(black_box, 20), dim_slices(5), OURS, log=tmp_path / "log.jsonl")
     limits = []
     del black_box._segment
     plain = black_box._segment
@@ -437,7 +441,7 @@ def test_what_was_recalled_counts_towards_the_bound(
         "zoom",
         "head",
         "pixel",
-        "truth",
+        "mask",
         "patient",
         "owner",
         "served",
@@ -445,27 +449,29 @@ def test_what_was_recalled_counts_towards_the_bound(
     ],
 )
 @pytest.mark.usefixtures("short_head")
-def test_another_adaptation_does_not_go_on_from_the_log(
+def test_log_of_another_adaptation_is_not_used(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, change: str
 ) -> None:
     slices, settings, log = dim_slices(3), replace(OURS, max_images=300), tmp_path / "log.jsonl"
-    with pytest.raises(_PowerCutError):
-        adapt(_cut_after(new_black_box(), 20), slices, settings, log=log)
+    with pytest.raises(_InterruptionError):
+        adapt(_interrupt_after(new_black_box(), 20), slices, settings, log=log)
     black_box = new_black_box()
     piece = slices["patient 1"][2]
     served = None
     if change in ("seed", "learning_rate", "max_images", "zoom", "head"):
-        other = {"seed": 1, "learning_rate": 0.04, "max_images": 320, "zoom": "chosen", "head": "convolutional"}[change]
-        settings = replace(settings, **{change: other})  # type: ignore[arg-type]
+        second = {"seed": 1, "learning_rate": 0.04, "max_images": 320, "zoom": "chosen", "head": "convolutional"}[
+            change
+        ]
+        settings = replace(settings, **{change: second})  # type: ignore[arg-type]
     elif change == "pixel":
         piece.image[31, 31] ^= 1
-    elif change == "truth":
+    elif change == "mask":
         piece.target[31, 31] ^= True
     elif change == "patient":
         slices["somebody else"] = slices.pop("patient 1")
-    elif change == "owner":  # The same slices in the same order, but the last of one patient is another's.
-        one, other = sorted(slices)[:2]
-        slices[other].insert(0, slices[one].pop())
+    elif change == "owner":  # The same slices in the same order, but one belongs to another patient.
+        first, second = sorted(slices)[:2]
+        slices[second].insert(0, slices[first].pop())
     elif change == "served":
         served = ServedAdapter(identity_adapter(), {"seen_patients": [], "fingerprint": "f", "verdict": None})
     else:
@@ -494,19 +500,19 @@ def came(now):
     if now == moment and left == 0:
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-def asked():
-    came("answers of the head" if b'"from": ' in log.read_bytes() else "answers")
+def wait():
+    came("masks for the head" if b'"from": ' in log.read_bytes() else "answers")
     time.sleep(0.03)
 
-def learnt(*given):
-    came("the head learns")
-    return image_losses(*given)
+def losses(*arguments):
+    came("training of the head")
+    return image_losses(*arguments)
 
-black_box, head_training.image_losses = BrightnessBlackBox(), learnt
-black_box.wait = asked
-made = adapt(black_box, slices, settings, log=log)
-torch.save(made.adapter.state_dict(), folder / "state")
-(folder / "record").write_text(json.dumps(made.record))
+black_box, head_training.image_losses = BrightnessBlackBox(), losses
+black_box.wait = wait
+adaptation = adapt(black_box, slices, settings, log=log)
+torch.save(adaptation.adapter.state_dict(), folder / "state")
+(folder / "record").write_text(json.dumps(adaptation.record))
 """
 
 
@@ -523,7 +529,7 @@ def test_an_adaptation_survives_kill_9(
     settings: AdaptationSettings,
     patients: int,
 ) -> None:
-    """With a head, it is killed twice among the answers that the head learns from, and once while the head learns."""
+    """With a head, it is killed twice while the masks for the head are queried, and once while the head is trained."""
     slices, headed = dim_slices(patients), settings.head == "convolutional"
     unbroken = adapt(new_black_box(), slices, settings)
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
@@ -535,7 +541,7 @@ def test_an_adaptation_survives_kill_9(
         command = [sys.executable, "-c", _KILLED, str(tmp_path), moment, str(number), str(random.uniform(0, 0.1))]
         return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
 
-    moments = ["answers", *["answers of the head"] * 2, "the head learns"] if headed else ["answers"] * 4
+    moments = ["answers", *["masks for the head"] * 2, "training of the head"] if headed else ["answers"] * 4
     lengths = [0]
     for moment in moments:
         assert start(moment, int(random.integers(2, 5))) == -9
@@ -547,19 +553,19 @@ def test_an_adaptation_survives_kill_9(
     assert not (tmp_path / "record").exists()
     assert start("never", 1) == 0
     record, state = json.loads((tmp_path / "record").read_text()), torch.load(tmp_path / "state")
-    wanted = unbroken.adapter.state_dict()
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    expected = unbroken.adapter.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert record["replayed_images"] > 0
     for key, value in unbroken.record.items():
         assert key in ("seconds", "replayed_images") or record[key] == value, key
 
 
-@pytest.mark.parametrize(("max_images", "judges"), [(400, 12), (240, 12), (120, 10), (60, 5)])
-def test_many_judges_do_not_take_more_images_than_there_are(
-    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, judges: int
+@pytest.mark.parametrize(("max_images", "held_out"), [(400, 12), (240, 12), (120, 10), (60, 5)])
+def test_comparison_of_many_patients_stays_within_the_maximum(
+    new_black_box: Callable[..., Any], dim_slices: Slices, max_images: int, held_out: int
 ) -> None:
-    eight = [pieces[0] for pieces in dim_slices(8, each=1).values()]
+    eight = [pieces[0] for pieces in dim_slices(8, per_patient=1).values()]
     slices = {f"patient {n}": [replace(eight[n % 8], patient=f"patient {n}")] for n in range(60)}
     black_box = new_black_box()
     settings = replace(SETTINGS, max_images=max_images, curve_slices=2, batch_size=4)
@@ -567,7 +573,7 @@ def test_many_judges_do_not_take_more_images_than_there_are(
     assert black_box.images_queried <= max_images
     assert len(result.record["held_back_patients"]) == 12  # type: ignore[arg-type]
     assert result.acceptance.comparison is not None
-    assert result.acceptance.comparison.count == judges
+    assert result.acceptance.comparison.count == held_out
 
 
 def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = None) -> ServedAdapter[Adapter]:
@@ -579,9 +585,7 @@ def _trained_on(adapter: Adapter, patients: Sequence[str], gain: float | None = 
     return ServedAdapter(adapter, record)
 
 
-def test_a_plan_says_who_judges_and_what_the_result_depends_on(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_plan_has_the_split_and_the_fingerprint(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices, black_box = dim_slices(6), new_black_box()
     plan = plan_adaptation(black_box, slices, OURS)
     assert plan.split == split_patients(slices)
@@ -594,9 +598,7 @@ def test_a_plan_says_who_judges_and_what_the_result_depends_on(
     assert _same(result, adapt(new_black_box(), slices, OURS))
 
 
-def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_training_continues_from_the_served_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices, black_box = dim_slices(6), new_black_box()
     first = adapt(new_black_box(), slices, SETTINGS)
     served = ServedAdapter(first.adapter, first.record)
@@ -606,7 +608,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert result.record["started_from"] == first.record["fingerprint"]
     assert result.curve[0].dice > 0.8
     assert adapt(new_black_box(), slices, settings).curve[0].dice < 0.1
-    # The same slices and clicks for all three arms.
+    # The same slices and clicks for all three comparisons.
     judged = [slices[split.held_back[0]][row] for row in (0, 2, 3)]
     theirs = score_slices(new_black_box(), first.adapter, judged, "click", settings.seed + 1, 2)
     ours = score_slices(new_black_box(), result.adapter, judged, "click", settings.seed + 1, 2)
@@ -615,7 +617,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert result.acceptance.against_served.before == pytest.approx(theirs.mean())
     assert result.acceptance.against_served.after == result.acceptance.comparison.after == pytest.approx(ours.mean())
     assert result.acceptance.no_worse_than_served == (ours.mean() >= theirs.mean())
-    assert result.record["against_served"] == result.acceptance.against_served.record()
+    assert result.record["against_served"] == result.acceptance.against_served.to_dict()
     assert (
         f"Against the served adapter: gain {result.acceptance.against_served.gain:+.3f}."
         in result.acceptance.sentence()
@@ -623,9 +625,7 @@ def test_what_is_served_is_gone_on_from_and_judged_on_those_who_are_new_to_it(
     assert black_box.images_queried <= 200
 
 
-def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_from_it(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_patients_of_the_served_adapter_are_not_compared(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(6)
     first = adapt(new_black_box(), slices, SETTINGS)
     settings = replace(SETTINGS, seed=1, max_images=300)
@@ -636,10 +636,10 @@ def test_those_whom_the_served_adapter_knows_do_not_judge_it_nor_what_went_on_fr
     assert result.curve[0].dice == alone.curve[0].dice
 
 
-def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_adapter(
+def test_of_few_patients_only_new_ones_are_compared_after_continuing(
     new_black_box: Callable[..., Any], dim_slices: Slices
 ) -> None:
-    """A step is so small here that the fold's candidate is the one that it started from."""
+    """The step is so small that the candidate of the fold equals the adapter that it started from."""
     slices = dim_slices(3)
     first = adapt(new_black_box(), slices, replace(SETTINGS, max_images=2500))
     settings = replace(SETTINGS, max_images=300, learning_rate=1e-9, seed=1)
@@ -650,16 +650,16 @@ def test_of_few_patients_only_the_new_ones_judge_what_went_on_from_the_served_ad
     assert (result.acceptance.against_served.unit, result.acceptance.against_served.count) == ("slice", 3)
     assert result.acceptance.against_served.gain == pytest.approx(0, abs=0.01)
     assert result.acceptance.against_served.before > 0.5
-    assert result.acceptance.comparison.count == 3  # Nobody else judges.
+    assert result.acceptance.comparison.count == 3  # No other patient is compared.
     assert result.acceptance.comparison.gain == pytest.approx(
         result.acceptance.against_served.before - result.acceptance.comparison.before, abs=0.01
     )
-    assert result.curve[0].dice > 0.8  # The last run judges nobody.
+    assert result.curve[0].dice > 0.8  # The last run has no held-back patient.
     assert black_box.images_queried <= 300
 
 
 @pytest.mark.parametrize(("gain", "status"), [(None, "accepted"), (0.1, "accepted"), (1.5, "rejected")])
-def test_where_nobody_is_new_the_gains_are_compared(
+def test_gains_are_compared_without_new_patients(
     new_black_box: Callable[..., Any], dim_slices: Slices, gain: float | None, status: str
 ) -> None:
     slices = dim_slices(6)
@@ -672,7 +672,7 @@ def test_where_nobody_is_new_the_gains_are_compared(
     assert ("The served adapter gained more." in result.acceptance.sentence()) == (status == "rejected")
 
 
-def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_gain_within_the_standard_error_is_not_less(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(3)
     plain = adapt(new_black_box(), slices, OURS)
     assert plain.acceptance.comparison is not None
@@ -685,30 +685,30 @@ def test_a_gain_within_the_error_of_the_check_is_no_less(new_black_box: Callable
 
 
 @pytest.mark.usefixtures("short_head")
-def test_who_watches_is_shown_the_candidate(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """Not the runs that only judge."""
-    shown: list[tuple[int, OutputHead | None]] = []
+def test_callback_gets_the_candidate(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """The runs of the folds are not reported."""
+    watched: list[tuple[int, OutputHead | None]] = []
     result = adapt(
         new_black_box(),
         dim_slices(3),
         replace(WITH_HEAD, max_images=900),
-        callback=lambda images, adapter: shown.append((images, adapter.head)),
+        callback=lambda images, adapter: watched.append((images, adapter.head)),
     )
-    assert len(shown) == len(result.curve) == 3
-    assert [head is not None for _, head in shown] == [False, False, True]
-    assert shown[-1][1] is result.adapter.head
-    assert shown[0][0] > 300  # After the folds.
+    assert len(watched) == len(result.curve) == 3
+    assert [head is not None for _, head in watched] == [False, False, True]
+    assert watched[-1][1] is result.adapter.head
+    assert watched[0][0] > 300  # After the folds.
 
 
-def test_a_model_that_is_exchanged_under_its_name_is_noticed(
+def test_exchanged_model_is_detected(
     new_black_box: Callable[..., Any], dim_slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between what it answered for the check and the end; nothing is published, and the mixed log is gone."""
+    """The model is exchanged after the comparison: nothing is published, and the mixed log is deleted."""
     log = tmp_path / "training.jsonl"
     settings = replace(SETTINGS, max_images=300)
     black_box = new_black_box()
-    able = replace(black_box.capabilities, resends=True)
-    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: able))
+    capabilities = replace(black_box.capabilities, resends=True)
+    monkeypatch.setattr(type(black_box), "capabilities", property(lambda _: capabilities))
     unchanged = adapt(black_box, dim_slices(5), settings, log=log)
     assert unchanged.record["black_box_images"] == black_box.images_queried <= 300
     assert log.exists()

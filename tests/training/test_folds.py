@@ -15,7 +15,7 @@ MANY = Split(("a", "b"), ("c", "d"))
 
 
 class Trainer:
-    """An adapter is the text of whom it was trained on; ``calls`` keeps what was trained and scored, in order."""
+    """Represents an adapter by its training patients; ``calls`` records the trainings and scorings in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -29,7 +29,7 @@ class Trainer:
         return np.array([[len(adapter or "") / 10]])
 
 
-def test_with_held_back_patients_the_adapter_of_the_only_fold_is_kept() -> None:
+def test_adapter_of_the_only_fold_is_used_with_held_back_patients() -> None:
     trainer = Trainer()
     trained, scores = train_folds(MANY, MANY.folds, trainer.train, trainer.score, None, {"c", "d"})
     assert trained == ("ab", 0)
@@ -40,7 +40,7 @@ def test_with_held_back_patients_the_adapter_of_the_only_fold_is_kept() -> None:
     assert scores.served == {}
 
 
-def test_in_cross_validation_the_last_run_trains_on_all() -> None:
+def test_last_run_of_cross_validation_trains_on_all() -> None:
     trainer = Trainer()
     trained, scores = train_folds(FEW, FEW.folds, trainer.train, trainer.score, None, {"a", "b"})
     assert trained == ("abc", 2)
@@ -66,7 +66,7 @@ def test_the_served_adapter_is_scored_on_patients_that_are_new_to_it() -> None:
     assert scores.check(served, min_dice=0.5).status == "rejected"
 
 
-def test_without_folds_all_are_trained_on_and_nobody_is_scored() -> None:
+def test_without_folds_all_are_trained_on_and_none_is_scored() -> None:
     trainer, alone = Trainer(), Split(("a",), ())
     trained, scores = train_folds(alone, alone.folds, trainer.train, trainer.score, None, {"a"})
     assert (trained, trainer.calls) == (("a", 0), [(0, "a", "")])
@@ -77,10 +77,10 @@ def test_without_folds_all_are_trained_on_and_nobody_is_scored() -> None:
     ("split", "evaluation"),
     [(MANY, "held back"), (FEW, "leave some out"), (Split(("a",), ()), "none, one patient only")],
 )
-def test_how_an_adapter_is_evaluated(split: Split, evaluation: str) -> None:
+def test_evaluation_method_of_an_adapter(split: Split, evaluation: str) -> None:
     assert split.evaluation == evaluation
 
 
-def test_a_fingerprint_is_that_of_the_facts() -> None:
-    one, same, other = (AdaptationPlan(MANY, {"settings": {}, "seed": seed}) for seed in (0, 0, 1))
-    assert one.fingerprint == same.fingerprint != other.fingerprint
+def test_fingerprint_depends_on_the_facts_only() -> None:
+    first, same, different = (AdaptationPlan(MANY, {"settings": {}, "seed": seed}) for seed in (0, 0, 1))
+    assert first.fingerprint == same.fingerprint != different.fingerprint

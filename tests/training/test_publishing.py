@@ -1,4 +1,4 @@
-"""Learning on site, over weeks, on a cheap black box that a brighter image helps."""
+"""Training at a site over weeks, on a cheap black box that works better on brighter images."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def _brighter(by: float) -> Adapter:
-    """Adds a share of white: from 0.25 on dim organs come above the black box's threshold."""
-    made = build_visual_prompt("basis")
+    """Make an adapter that adds a fraction of white; from 0.25 dim organs exceed the black box's threshold."""
+    visual_prompt = build_visual_prompt("basis")
     with torch.no_grad():
-        made.head.bias.view(3, 4)[:, 0] = by  # type: ignore[union-attr, operator]
-    return Adapter(made)
+        visual_prompt.head.bias.view(3, 4)[:, 0] = by  # type: ignore[union-attr, operator]
+    return Adapter(visual_prompt)
 
 
 def _serve(
@@ -70,18 +70,18 @@ def _dice(adapter: Adapter | None, slices: list[LabelledSlice], new_black_box: N
     return float(score_slices(new_black_box(), adapter, slices, "click", 99, 3).mean())
 
 
-def test_what_is_better_is_published(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+def test_better_candidate_is_published(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     black_box, slices = new_black_box(), dim_slices(6)
-    said = adapt_and_publish(store, ("spleen",), black_box, slices, SETTINGS)
-    assert (said["version"], said["status"]) == ("v0001", "published")
+    outcome = adapt_and_publish(store, ("spleen",), black_box, slices, SETTINGS)
+    assert (outcome["version"], outcome["status"]) == ("v0001", "published")
     assert store.published("spleen") == "v0001"
     record = store.record("spleen", "v0001")
     assert (record["status"], record["started_from"], record["against_served"]) == ("accepted", None, None)
-    assert said["reason"] == record["reason"]
-    assert said["reason"].endswith("over 3 slices.")
-    assert said["gain"] == record["verdict"]["gain"] > 0.5
-    assert said["black_box_images"] == record["black_box_images"] == black_box.images_queried <= 700
-    assert said["curve"] == record["curve"]
+    assert outcome["reason"] == record["reason"]
+    assert outcome["reason"].endswith("over 3 slices.")
+    assert outcome["gain"] == record["verdict"]["gain"] > 0.5
+    assert outcome["black_box_images"] == record["black_box_images"] == black_box.images_queried <= 700
+    assert outcome["curve"] == record["curve"]
     assert store.versions(SHARED) == []
     assert not store.log("spleen").exists()
     assert (store.root / "label-spleen" / "v0001" / "training.jsonl").exists()
@@ -96,15 +96,15 @@ def test_one_training_for_a_label_and_for_clicks_without_one(
     adapt_and_publish(store, ("spleen", SHARED), black_box, dim_slices(6), SETTINGS)
     assert black_box.images_queried <= 700
     assert (store.published("spleen"), store.published(SHARED)) == ("v0001", "v0001")
-    one, other = (store.load(label, "v0001").adapter.state_dict() for label in ("spleen", SHARED))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    first, second = (store.load(label, "v0001").adapter.state_dict() for label in ("spleen", SHARED))
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("names", [("spleen",), ("spleen", SHARED)])
-def test_the_same_again_asks_nothing(
+def test_repeated_training_queries_nothing(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, names: tuple[str, ...]
 ) -> None:
-    """Also after a patient joined, who was not there when the others were shared out."""
+    """This also holds after a patient was added."""
     for patients, version in ((4, "v0001"), (5, "v0002"), (8, "v0003")):
         first = adapt_and_publish(store, names, new_black_box(), dim_slices(patients), SETTINGS)
         assert first["version"] == version
@@ -117,61 +117,61 @@ def test_the_same_again_asks_nothing(
     assert [len(store.versions(name)) for name in names] == [3] * len(names)
 
 
-def test_what_is_no_better_than_the_model_as_it_is_is_kept_and_not_served(
+def test_candidate_no_better_than_unadapted_is_rejected(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
-    """Bright organs on dark ground, which the model finds as it is."""
+    """The organs are bright on a dark background, so that the unadapted model finds them."""
     slices = {
         patient: [
             replace(piece, image=np.repeat((piece.target * np.uint8(230))[..., None], 3, axis=-1)) for piece in pieces
         ]
         for patient, pieces in dim_slices(6).items()
     }
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert (said["version"], said["status"], said["before"]) == ("v0001", "rejected", 1)
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert (outcome["version"], outcome["status"], outcome["before"]) == ("v0001", "rejected", 1)
     assert store.published("spleen") is None
     assert store.served("spleen", *new_black_box().capabilities.identity) is None
 
 
-def test_of_one_patient_nothing_is_served(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(1), SETTINGS)
-    assert said["status"] == "unverified"
-    assert "gain" not in said
-    assert "Label a volume of another patient." in said["reason"]
+def test_candidate_of_one_patient_is_not_served(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(1), SETTINGS)
+    assert outcome["status"] == "unverified"
+    assert "gain" not in outcome
+    assert "Label a volume of another patient." in outcome["reason"]
     assert store.published("spleen") is None
 
 
-def test_what_is_better_than_the_model_but_worse_than_what_is_served_is_refused(
+def test_candidate_worse_than_the_served_version_is_rejected(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
     slices = dim_slices(6)
     alone = adapt_and_publish(AdapterStore(store.root / "other"), ("spleen",), new_black_box(), slices, WEAK)
     assert alone["status"] == "published"
     _serve(store, new_black_box(), _brighter(1 / 3), [])
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["version"], said["status"]) == ("v0002", "rejected")
-    assert said["gain"] > 0.05
-    assert said["against_served"]["gain"] < 0
-    assert f"Against the served adapter: gain {said['against_served']['gain']:+.3f}." in said["reason"]
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
+    assert (outcome["version"], outcome["status"]) == ("v0002", "rejected")
+    assert outcome["gain"] > 0.05
+    assert outcome["against_served"]["gain"] < 0
+    assert f"Against the served adapter: gain {outcome['against_served']['gain']:+.3f}." in outcome["reason"]
     assert store.published("spleen") == "v0001"
 
 
-def test_where_nobody_is_new_to_what_is_served_a_smaller_gain_is_refused(
+def test_smaller_gain_without_new_patients_is_rejected(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices), gain=0.99)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
-    assert (said["status"], said["against_served"]) == ("rejected", None)
-    assert said["reason"].endswith("The served adapter gained more.")
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, WEAK)
+    assert (outcome["status"], outcome["against_served"]) == ("rejected", None)
+    assert outcome["reason"].endswith("The served adapter gained more.")
     assert store.published("spleen") == "v0001"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
+def test_served_version_never_gets_worse_over_weeks(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, seed: int
 ) -> None:
-    """Patients join; some trainings are good, some learn little, and some do harm."""
+    """Patients are added; some trainings help, some have little effect, and some harm."""
     random = np.random.default_rng(seed)
     kinds = [SETTINGS, WEAK, replace(SETTINGS, learning_rate=3.0, max_images=200), replace(SETTINGS, max_images=300)]
     statuses = []
@@ -179,11 +179,11 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
         settings = replace(kinds[random.integers(4)], seed=int(random.integers(100)))
         slices = dim_slices(patients)
         before = store.published("spleen")
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        after, record = store.published("spleen"), store.record("spleen", said["version"])
-        statuses.append(said["status"])
-        assert (after == said["version"]) == (said["status"] == "published")
-        assert after in (before, said["version"])
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        after, record = store.published("spleen"), store.record("spleen", outcome["version"])
+        statuses.append(outcome["status"])
+        assert (after == outcome["version"]) == (outcome["status"] == "published")
+        assert after in (before, outcome["version"])
         if after == before:
             continue
         assert record["verdict"]["gain"] > record["verdict"]["standard_error"]
@@ -196,64 +196,64 @@ def test_over_weeks_what_is_served_never_gets_worse_for_those_who_judge(
     assert "published" in statuses
 
 
-def test_a_roll_back_is_not_undone(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+def test_rollback_is_not_undone(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     slices = dim_slices(6)
-    other = replace(SETTINGS, seed=1)
-    for settings in (SETTINGS, other):
+    second = replace(SETTINGS, seed=1)
+    for settings in (SETTINGS, second):
         adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
     store.publish("spleen", "v0002")
     store.roll_back("spleen")
     assert store.published("spleen") == "v0001"
-    for settings, version in ((SETTINGS, "v0001"), (other, "v0002")):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert (said["version"], store.published("spleen")) == (version, "v0001")
+    for settings, version in ((SETTINGS, "v0001"), (second, "v0002")):
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        assert (outcome["version"], store.published("spleen")) == (version, "v0001")
     store.roll_back("spleen")
-    for settings in (SETTINGS, other):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-        assert said["status"] in ("accepted", "rejected")
+    for settings in (SETTINGS, second):
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
+        assert outcome["status"] in ("accepted", "rejected")
         assert store.published("spleen") is None
 
 
-def test_a_version_that_was_withdrawn_stays_so(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+def test_withdrawn_version_stays_withdrawn(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
     store.withdraw("spleen")
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert (said["version"], said["status"], store.published("spleen")) == ("v0001", "accepted", None)
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert (outcome["version"], outcome["status"], store.published("spleen")) == ("v0001", "accepted", None)
 
 
-def test_a_fifth_patient_judges_and_what_is_served_is_gone_on_from(
+def test_fifth_patient_is_held_back_and_training_continues(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
     four = {patient: pieces for patient, pieces in dim_slices(5).items() if patient != "patient 2"}
     first = adapt_and_publish(store, ("spleen",), new_black_box(), four, replace(SETTINGS, max_images=2500))
     assert first["status"] == "published"
     black_box = new_black_box()
-    said = adapt_and_publish(store, ("spleen",), black_box, dim_slices(5), SETTINGS)
-    record = store.record("spleen", said["version"])
+    outcome = adapt_and_publish(store, ("spleen",), black_box, dim_slices(5), SETTINGS)
+    record = store.record("spleen", outcome["version"])
     assert record["held_back_patients"] == [patient_hash("patient 2")]
     assert sorted(record["training_patients"]) == sorted(map(patient_hash, four))
     assert record["started_from"] == store.record("spleen", "v0001")["fingerprint"]
-    assert said["curve"][0][1] > 0.8  # It began where the other ended.
-    assert said["against_served"]["count"] == 3
+    assert outcome["curve"][0][1] > 0.8  # It started where the other one ended.
+    assert outcome["against_served"]["count"] == 3
     assert black_box.images_queried <= SETTINGS.max_images
-    better = said["against_served"]["gain"] >= 0 and said["gain"] > said["standard_error"]
-    assert (said["status"] == "published") == better
+    better = outcome["against_served"]["gain"] >= 0 and outcome["gain"] > outcome["standard_error"]
+    assert (outcome["status"] == "published") == better
 
 
-def test_where_a_judge_is_known_to_what_is_served_the_training_begins_anew(
+def test_training_starts_anew_if_held_back_patients_were_trained_on(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), list(slices))
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["curve"][0][1] < 0.1
-    assert said["against_served"] is None
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert outcome["curve"][0][1] < 0.1
+    assert outcome["against_served"] is None
 
 
-def test_what_was_begun_from_another_version_is_begun_anew(
+def test_training_from_another_version_starts_anew(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices
 ) -> None:
-    """It was broken off; meanwhile another version was published."""
+    """The training was interrupted, and meanwhile another version was published."""
     slices = dim_slices(6)
 
     def broken() -> None:
@@ -266,60 +266,60 @@ def test_what_was_begun_from_another_version_is_begun_anew(
     assert store.log("spleen").exists()
     assert store.versions("spleen") == []
     _serve(store, new_black_box(), _brighter(0.28), [])
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert said["replayed_images"] == 0
-    assert store.record("spleen", said["version"])["started_from"] == "of what is served"
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert outcome["replayed_images"] == 0
+    assert store.record("spleen", outcome["version"])["started_from"] == "of what is served"
 
 
-def test_what_was_broken_off_goes_on(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+def test_interrupted_training_resumes(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
     black_box = new_black_box()
     black_box.budget = 300
     with pytest.raises(BudgetSpentError):
         adapt_and_publish(store, ("spleen",), black_box, dim_slices(6), SETTINGS)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert said["replayed_images"] == black_box.images_queried > 200
-    assert said["status"] == "published"
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert outcome["replayed_images"] == black_box.images_queried > 200
+    assert outcome["status"] == "published"
 
 
 @pytest.mark.parametrize("why", ["other weights", "broken"])
-def test_what_cannot_be_gone_on_from_is_not(
+def test_training_starts_anew_from_an_unusable_adapter(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An adapter of another model, or one whose file is broken: that is what training mends."""
-    other = new_black_box()
+    """The adapter belongs to another model, or its file is damaged; a new training replaces it."""
+    second = new_black_box()
     if why == "other weights":
-        other._capabilities = replace(other.capabilities, weights_sha256="c" * 64)
-    _serve(store, other, _brighter(1 / 3), [])
+        second._capabilities = replace(second.capabilities, weights_sha256="c" * 64)
+    _serve(store, second, _brighter(1 / 3), [])
     if why == "broken":
         store.file("spleen", "v0001").write_bytes(b"rubbish")
     with caplog.at_level(logging.WARNING):
-        said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
-    assert store.record("spleen", said["version"])["started_from"] is None
-    assert said["against_served"] is None
-    assert said["curve"][0][1] < 0.1
-    assert said["status"] == "published"
+        outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS)
+    assert store.record("spleen", outcome["version"])["started_from"] is None
+    assert outcome["against_served"] is None
+    assert outcome["curve"][0][1] < 0.1
+    assert outcome["status"] == "published"
     assert ("v0001 of the adapter spleen is damaged" in caplog.text) == (why == "broken")
 
 
 @pytest.mark.parametrize("gain", [0.0, 5.0])
-def test_a_first_candidate_is_compared_with_the_shared_adapter_that_serves_until_then(
+def test_first_candidate_is_compared_with_the_shared_adapter(
     store: AdapterStore, new_black_box: NewBox, dim_slices: Slices, gain: float
 ) -> None:
-    """The gain that the shared one was published for was found on other labels, and is no bar."""
+    """The gain of the shared adapter was measured on other labels, and does not count."""
     slices = dim_slices(6)
     _serve(store, new_black_box(), _brighter(1 / 3), [], gain, label=SHARED)
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
-    assert store.record("spleen", said["version"])["started_from"] == "of what is served"
-    assert said["against_served"] is not None
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
+    assert store.record("spleen", outcome["version"])["started_from"] == "of what is served"
+    assert outcome["against_served"] is not None
     known = list(slices)
     _serve(store, new_black_box(), _brighter(1 / 3), known, gain, label=SHARED)
-    said = adapt_and_publish(store, ("liver",), new_black_box(), slices, SETTINGS)
-    assert said["against_served"] is None
-    assert said["status"] == "published"
+    outcome = adapt_and_publish(store, ("liver",), new_black_box(), slices, SETTINGS)
+    assert outcome["against_served"] is None
+    assert outcome["status"] == "published"
 
 
-def test_progress_is_told(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
-    told: list[Any] = []
-    said = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS, told.append)
-    assert told[-1].step == told[-1].steps
-    assert told[-1].images <= said["black_box_images"]
+def test_progress_is_reported(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:
+    reports: list[Any] = []
+    outcome = adapt_and_publish(store, ("spleen",), new_black_box(), dim_slices(6), SETTINGS, reports.append)
+    assert reports[-1].step == reports[-1].steps
+    assert reports[-1].images <= outcome["black_box_images"]

@@ -18,7 +18,7 @@ from baps.training.settings import AdaptationSettings
         ("prompt", "click, box"),
     ],
 )
-def test_unknown_names_list_the_known_ones(name: str, known: str) -> None:
+def test_error_for_unknown_names_lists_the_known_ones(name: str, known: str) -> None:
     with pytest.raises(InputError, match=f"no {name} named 'odd'. Known ones: {known}"):
         AdaptationSettings(**{name: "odd"})  # type: ignore[arg-type]
 
@@ -43,28 +43,28 @@ def test_numbers_below_one_are_refused(name: str, value: int) -> None:
 
 @pytest.mark.parametrize("name", ["perturbation_radius", "learning_rate"])
 @pytest.mark.parametrize("value", [0.0, -0.1])
-def test_sizes_of_steps_are_positive(name: str, value: float) -> None:
+def test_step_sizes_must_be_positive(name: str, value: float) -> None:
     with pytest.raises(InputError, match="positive"):
         AdaptationSettings(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
-def test_what_is_corrected_is_a_share(value: float) -> None:
+def test_correction_ratio_must_be_a_fraction(value: float) -> None:
     with pytest.raises(InputError, match="correction_ratio must be a share from 0 to 1"):
         AdaptationSettings(correction_ratio=value)
 
 
-def test_a_seed_below_zero_is_refused() -> None:
+def test_negative_seed_is_refused() -> None:
     with pytest.raises(InputError, match="seed"):
         AdaptationSettings(seed=-1)
 
 
 @pytest.mark.parametrize("name", ["perturbation_radius", "learning_rate"])
-def test_sizes_of_steps_are_numbers(name: str) -> None:
+def test_step_sizes_must_be_finite(name: str) -> None:
     with pytest.raises(InputError, match=name):
         AdaptationSettings(**{name: float("nan")})  # type: ignore[arg-type]
 
 
-def test_frozen() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         AdaptationSettings().seed = 3  # type: ignore[misc]

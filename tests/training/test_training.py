@@ -29,13 +29,13 @@ def _pieces(slices: dict[str, list[LabelledSlice]]) -> list[LabelledSlice]:
 
 
 @pytest.mark.parametrize("prompt", ["click", "box"])
-def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+def test_prompt_space_improves_dice(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
     slices = _pieces(dim_slices(3))
     black_box = new_black_box()
     settings = replace(SETTINGS, prompt=prompt)
-    made, curve = train(black_box, slices, settings, 1000)
+    adapter, curve = train(black_box, slices, settings, 1000)
     before = score_slices(new_black_box(), None, slices, prompt, 99, 1).mean()
-    after = score_slices(new_black_box(), made, slices, prompt, 99, 1).mean()
+    after = score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
     assert before < 0.1
     assert after > 0.8
     assert curve[0].dice < 0.1
@@ -45,95 +45,95 @@ def test_prompt_space_learns(new_black_box: Callable[..., Any], dim_slices: Slic
 def test_the_published_method_runs(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(2))
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc")
-    made, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
+    adapter, curve = train(new_black_box(), slices, settings, 12 + 40 * 6)
     assert len(curve) == 3
-    assert bool(made.state_dict()["visual_prompt.last.weight"].any())
-    assert all(bool(torch.isfinite(value).all()) for value in made.state_dict().values())
+    assert bool(adapter.state_dict()["visual_prompt.last.weight"].any())
+    assert all(bool(torch.isfinite(value).all()) for value in adapter.state_dict().values())
 
 
 def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(2))
     for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc")):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser)
-        made, _ = train(new_black_box(), slices, settings, 100)
-        assert made.visual_prompt.kind == visual_prompt
-        moved = [value for name, value in made.state_dict().items() if name.endswith(("head.bias", "last.bias"))]
+        adapter, _ = train(new_black_box(), slices, settings, 100)
+        assert adapter.visual_prompt.kind == visual_prompt
+        moved = [value for name, value in adapter.state_dict().items() if name.endswith(("head.bias", "last.bias"))]
         assert any(bool((value != 0).any()) for value in moved)
 
 
 def test_spsa_keeps_its_perturbations_visible(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """With c = 0.01 as published, one direction of this seed moves the untrained image by nothing at all."""
+    """With c = 0.01 as published, one direction of this seed does not change the untrained image at all."""
     black_box = new_black_box()
     settings = replace(SETTINGS, visual_prompt="concat", optimiser="spsa_gc", curve_points=1, curve_slices=1, seed=3)
     train(black_box, _pieces(dim_slices(1)), settings, 2 + 40)
-    asked = np.concatenate([images.astype(float) for images, _ in black_box.queries[1:-1]])
-    assert asked.shape == (10 * 4, 32, 32, 3)
-    plus, minus = asked.reshape(2, 5, -1)  # Both signs of five directions.
+    queried = np.concatenate([images.astype(float) for images, _ in black_box.queries[1:-1]])
+    assert queried.shape == (10 * 4, 32, 32, 3)
+    plus, minus = queried.reshape(2, 5, -1)  # Both signs of five directions.
     assert np.abs(plus - minus).mean(1).min() > 1
 
 
 @pytest.mark.parametrize(("optimiser", "per_step"), [("prompt_space", 16), ("spsa_gc", 40)])
-def test_images_asked_are_bounded(
+def test_queried_images_are_limited(
     new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, per_step: int
 ) -> None:
     slices = _pieces(dim_slices(3))
     settings = replace(SETTINGS, optimiser=optimiser)
     curve = 3 * 4
-    for most in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
+    for maximum in (curve + per_step, curve + 3 * per_step, curve + 4 * per_step - 1):
         black_box = new_black_box()
-        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # What was asked before does not count.
-        train(black_box, slices, settings, most)
-        steps = (most - curve) // per_step
-        asked = sum(len(images) for images, _ in black_box.queries)
-        assert asked == black_box.images_queried
-        assert asked - 1 <= most
-        assert asked - 1 >= steps * per_step
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Earlier queries do not count.
+        train(black_box, slices, settings, maximum)
+        steps = (maximum - curve) // per_step
+        queried = sum(len(images) for images, _ in black_box.queries)
+        assert queried == black_box.images_queried
+        assert queried - 1 <= maximum
+        assert queried - 1 >= steps * per_step
 
 
-@pytest.mark.parametrize("most", [15, 0, -100])
-def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, most: int) -> None:
+@pytest.mark.parametrize("maximum", [15, 0, -100])
+def test_too_few_images_are_refused(new_black_box: Callable[..., Any], dim_slices: Slices, maximum: int) -> None:
     black_box = new_black_box()
     with pytest.raises(
         InputError,
         match="are left for the steps of a training run besides its zoom, curve and head, but one step takes 16",
     ):
-        train(black_box, _pieces(dim_slices(3)), SETTINGS, most)
+        train(black_box, _pieces(dim_slices(3)), SETTINGS, maximum)
     assert black_box.images_queried == 0
 
 
-def test_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_training_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
     settings = replace(SETTINGS, curve_points=4, curve_slices=3, seed=5)
     black_box = new_black_box()
-    made, curve = train(black_box, slices, settings, 15 + 8 * 16)
+    adapter, curve = train(black_box, slices, settings, 15 + 8 * 16)
     assert [point.images for point in curve] == [3, 38, 73, 108, 143]
     assert black_box.images_queried == 143
-    shown = [slices[0], slices[round(11 / 2)], slices[-1]]
-    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, shown, "click", 5, 1).mean())
-    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), made, shown, "click", 5, 1).mean())
+    encoded_slices = [slices[0], slices[round(11 / 2)], slices[-1]]
+    assert curve[0].dice == pytest.approx(score_slices(new_black_box(), None, encoded_slices, "click", 5, 1).mean())
+    assert curve[-1].dice == pytest.approx(score_slices(new_black_box(), adapter, encoded_slices, "click", 5, 1).mean())
     curve_prompts = [tuple(prompts) for images, prompts in black_box.queries if len(images) == 3]
     assert len(curve_prompts) == 5
     assert len(set(curve_prompts)) == 1
 
 
-def test_progress_is_told_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    told: list[tuple[int, int, int, float | None]] = []
+def test_progress_is_reported_after_every_step(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    reports: list[tuple[int, int, int, float | None]] = []
     black_box = new_black_box()
     _, curve = train(
         black_box,
         _pieces(dim_slices(3)),
         SETTINGS,
         12 + 4 * 16,
-        progress=lambda *now: told.append(now),  # type: ignore[arg-type]
+        progress=lambda *now: reports.append(now),  # type: ignore[arg-type]
     )
-    assert [now[:2] for now in told] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    assert [now[2] for now in told] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
-    assert [now[3] for now in told] == [None, curve[1].dice, None, curve[2].dice, None]
+    assert [now[:2] for now in reports] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert [now[2] for now in reports] == [4 + 16, 4 + 32 + 4, 8 + 48, 8 + 64 + 4, 8 + 64 + 4]
+    assert [now[3] for now in reports] == [None, curve[1].dice, None, curve[2].dice, None]
 
 
-def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """Each patient has one slice, whose organ lies in a cell of its own, so a click tells which slice was asked."""
-    slices = _pieces(dim_slices(6, each=1))
+def test_every_slice_is_used_once_per_epoch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """Each patient has one slice with the organ in a different cell, so that a click identifies the slice."""
+    slices = _pieces(dim_slices(6, per_patient=1))
     black_box = new_black_box()
     train(
         black_box,
@@ -145,7 +145,7 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
     assert len(steps) == 4
     seen = []
     for prompts in steps:
-        assert prompts[:3] == prompts[3:]  # The same mini-batch serves both signs.
+        assert prompts[:3] == prompts[3:]  # The same mini-batch is used for both signs.
         for prompt in prompts[:3]:
             ((x, y),) = prompt.positive
             (which,) = [row for row, piece in enumerate(slices) if piece.target[int(y), int(x)]]
@@ -155,160 +155,158 @@ def test_every_slice_comes_once_before_any_comes_again(new_black_box: Callable[.
 
 
 @pytest.mark.parametrize(("visual_prompt", "optimiser"), [("basis", "prompt_space"), ("concat", "spsa_gc")])
-def test_seeds(new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str) -> None:
+def test_result_depends_on_the_seed(
+    new_black_box: Callable[..., Any], dim_slices: Slices, visual_prompt: str, optimiser: str
+) -> None:
     slices = _pieces(dim_slices(2))
     states, curves = [], []
     for seed in (1, 1, 2):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser, seed=seed)
-        torch.manual_seed(len(states))  # The global state must play no part.
-        made, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
-        states.append(made.state_dict())
+        torch.manual_seed(len(states))  # The global random state must not matter.
+        adapter, curve = train(new_black_box(), slices, settings, 12 + 2 * 40)
+        states.append(adapter.state_dict())
         curves.append(curve)
     assert curves[0] == curves[1]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not all(torch.equal(states[0][key], states[2][key]) for key in states[0])
 
 
-def test_the_seed_makes_the_decoder(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
-    """The Fourier matrix is not trained, so it shows which seed the decoder was made with."""
+def test_decoder_depends_on_the_seed(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """The Fourier matrix is not trained, so that it shows the seed of the decoder."""
     settings = replace(SETTINGS, visual_prompt="concat", seed=3)
-    made, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
+    visual_prompt, _ = train(new_black_box(), _pieces(dim_slices(2)), settings, 12 + 16)
     expected = build_visual_prompt("concat", 3).state_dict()["fourier"]
-    assert torch.equal(made.state_dict()["visual_prompt.fourier"], expected)
+    assert torch.equal(visual_prompt.state_dict()["visual_prompt.fourier"], expected)
 
 
 def test_fewer_slices_than_a_batch(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
-    _, curve = train(black_box, dim_slices(1, each=1)["patient 0"], SETTINGS, 3 + 2 * 6)
+    _, curve = train(black_box, dim_slices(1, per_patient=1)["patient 0"], SETTINGS, 3 + 2 * 6)
     assert (black_box.images_queried, len(curve)) == (15, 3)
 
 
-def test_a_run_whose_curve_nobody_looks_at_has_none(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_run_without_curve_points_has_no_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     black_box = new_black_box()
     _, curve = train(black_box, _pieces(dim_slices(3)), SETTINGS, 4 * 16, curve_points=0)
     assert (curve, black_box.images_queried) == ([], 64)
 
 
 @pytest.mark.usefixtures("short_head")
-def test_with_a_head_the_images_are_bounded_and_shared_out(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
-    """A third of what the curve leaves is for the head, 800 at the most, and no image is asked for nothing."""
+def test_images_are_shared_between_prompt_and_head(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+    """After the curve a third of the images, at most 800, is for the head, and no image is wasted."""
     slices = _pieces(dim_slices(3))
-    for most, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
+    for maximum, curve, steps, head in ((100, 12, 3, 29), (400, 12, 16, 129), (2700, 12, 118, 800)):
         black_box = new_black_box()
-        made, points = train(black_box, slices, WITH_HEAD, most)
-        assert made.head is not None
-        assert black_box.images_queried <= most
-        # Where few answers were wrong, corrections are not asked for; first prompts take half, rounded up, or more.
-        least = curve + 16 * steps + head // 2
-        assert least <= black_box.images_queried <= curve + 16 * steps + head
+        adapter, points = train(black_box, slices, WITH_HEAD, maximum)
+        assert adapter.head is not None
+        assert black_box.images_queried <= maximum
+        # If few masks are wrong, no corrections are queried; first prompts take at least half, rounded up.
+        minimum = curve + 16 * steps + head // 2
+        assert minimum <= black_box.images_queried <= curve + 16 * steps + head
         assert points[-1].images == black_box.images_queried
 
 
 @pytest.mark.usefixtures("short_head")
-def test_the_curve_ends_with_the_head_and_is_what_is_served(
-    new_black_box: Callable[..., Any], dim_slices: Slices
-) -> None:
+def test_curve_ends_with_the_adapter_that_is_returned(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
-    told: list[tuple[int, int, int, float | None]] = []
+    reports: list[tuple[int, int, int, float | None]] = []
     black_box, settings = new_black_box(), replace(WITH_HEAD, curve_points=3)
-    made, curve = train(black_box, slices, settings, 200, progress=lambda *now: told.append(now))  # type: ignore[arg-type]
-    assert made.head is not None
-    assert not made.head.training
-    shown = [slices[row] for row in (0, 4, 7, 11)]
+    trained, curve = train(black_box, slices, settings, 200, progress=lambda *now: reports.append(now))  # type: ignore[arg-type]
+    assert trained.head is not None
+    assert not trained.head.training
+    encoded_slices = [slices[row] for row in (0, 4, 7, 11)]
     scores = [
-        score_slices(new_black_box(), adapter, shown, "click", 0, 1).mean()
-        for adapter in (None, Adapter(made.visual_prompt), made)
+        score_slices(new_black_box(), adapter, encoded_slices, "click", 0, 1).mean()
+        for adapter in (None, Adapter(trained.visual_prompt), trained)
     ]
     assert len(curve) == 4
     assert [curve[0].dice, curve[2].dice, curve[3].dice] == pytest.approx(scores)
     assert curve[3].images == black_box.images_queried
-    assert told[-1] == (told[-1][1], told[-1][1], black_box.images_queried, curve[3].dice)
-    assert [now[0] for now in told] == list(range(1, told[-1][1] + 1))
+    assert reports[-1] == (reports[-1][1], reports[-1][1], black_box.images_queried, curve[3].dice)
+    assert [now[0] for now in reports] == list(range(1, reports[-1][1] + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["click", "box"])
-def test_by_default_a_head_is_learned_and_helps(
-    new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str
-) -> None:
-    """With so few images the prompt alone leaves much to mend."""
+def test_default_head_improves_dice(new_black_box: Callable[..., Any], dim_slices: Slices, prompt: str) -> None:
+    """With so few images the visual prompt alone leaves many errors."""
     slices = _pieces(dim_slices(3))
     settings = AdaptationSettings(batch_size=8, prompt=prompt)
-    made, _ = train(new_black_box(), slices, settings, 90)
-    assert made.head is not None
+    trained, _ = train(new_black_box(), slices, settings, 90)
+    assert trained.head is not None
     plain, headed = (
         score_slices(new_black_box(), adapter, slices, prompt, 99, 1).mean()
-        for adapter in (Adapter(made.visual_prompt), made)
+        for adapter in (Adapter(trained.visual_prompt), trained)
     )
     assert headed > plain + 0.1
     assert headed > 0.8
 
 
-def test_training_goes_on_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_training_continues_from_another_adapter(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(3))
     first, _ = train(new_black_box(), slices, SETTINGS, 1000)
-    kept = {key: value.clone() for key, value in first.state_dict().items()}
+    state_before = {key: value.clone() for key, value in first.state_dict().items()}
     warm, curve = train(new_black_box(), slices, replace(SETTINGS, seed=1), 80, start_from=first)
     assert curve[0].dice == pytest.approx(
         score_slices(new_black_box(), first, [slices[row] for row in (0, 4, 7, 11)], "click", 1, 1).mean()
     )
     assert curve[0].dice > 0.8
-    assert not all(torch.equal(warm.state_dict()[key], kept[key]) for key in kept)
-    assert all(torch.equal(first.state_dict()[key], kept[key]) for key in kept)  # What is served stays as it is.
+    assert not all(torch.equal(warm.state_dict()[key], state_before[key]) for key in state_before)
+    assert all(
+        torch.equal(first.state_dict()[key], state_before[key]) for key in state_before
+    )  # The served adapter is not changed.
 
 
-@pytest.mark.parametrize("other", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
-def test_from_an_adapter_of_another_kind_it_does_not_go_on(
-    new_black_box: Callable[..., Any], dim_slices: Slices, other: dict[str, Any]
+@pytest.mark.parametrize("other_settings", [{"visual_prompt": "concat"}, {"condition": "click"}], ids=str)
+def test_training_does_not_continue_from_another_kind(
+    new_black_box: Callable[..., Any], dim_slices: Slices, other_settings: dict[str, Any]
 ) -> None:
     slices = _pieces(dim_slices(3))
-    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other), 100)
+    first, _ = train(new_black_box(), slices, replace(SETTINGS, **other_settings), 100)
     cold, _ = train(new_black_box(), slices, SETTINGS, 100)
-    made, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
-    assert all(torch.equal(made.state_dict()[key], value) for key, value in cold.state_dict().items())
+    adapter, _ = train(new_black_box(), slices, SETTINGS, 100, start_from=first)
+    assert all(torch.equal(adapter.state_dict()[key], value) for key, value in cold.state_dict().items())
 
 
 @pytest.mark.usefixtures("short_head")
-def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_callback_gets_every_point_of_the_curve(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices, black_box = _pieces(dim_slices(3)), new_black_box()
-    shown: list[tuple[int, bool, torch.Tensor]] = []
+    encoded_slices: list[tuple[int, bool, torch.Tensor]] = []
 
     def watch(images: int, adapter: Adapter) -> None:
         bias = adapter.state_dict()["visual_prompt.head.bias"].clone()
-        shown.append((images, adapter.head is not None, bias))
-        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
+        encoded_slices.append((images, adapter.head is not None, bias))
+        black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # These images are not counted.
 
     watched, curve = train(black_box, slices, WITH_HEAD, 200, callback=watch)
-    assert [images for images, _, _ in shown] == [point.images for point in curve]
-    assert [head for _, head, _ in shown] == [False, False, True]
-    assert not shown[0][2].any()
-    assert torch.equal(shown[2][2], watched.state_dict()["visual_prompt.head.bias"])
+    assert [images for images, _, _ in encoded_slices] == [point.images for point in curve]
+    assert [head for _, head, _ in encoded_slices] == [False, False, True]
+    assert not encoded_slices[0][2].any()
+    assert torch.equal(encoded_slices[2][2], watched.state_dict()["visual_prompt.head.bias"])
     alone, same = train(new_black_box(), slices, WITH_HEAD, 200)
     assert same == curve
     assert all(torch.equal(alone.state_dict()[key], value) for key, value in watched.state_dict().items())
 
 
-def test_a_visual_prompt_and_a_stepper_can_be_given(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
+def test_visual_prompt_and_stepper_can_be_passed(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     class Counting(PromptSpaceStepper):
         steps = 0
 
-        def step(self, *what: Any) -> None:
+        def step(self, *arguments: Any) -> None:
             self.steps += 1
 
-    given, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
-    before = {key: value.clone() for key, value in given.state_dict().items()}
-    made, _ = train(
-        new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=given, stepper=stepper
+    visual_prompt, stepper = build_visual_prompt("concat", 5), Counting(SETTINGS)
+    before = {key: value.clone() for key, value in visual_prompt.state_dict().items()}
+    adapter, _ = train(
+        new_black_box(), _pieces(dim_slices(3)), SETTINGS, 12 + 16 * 4, visual_prompt=visual_prompt, stepper=stepper
     )
-    assert made.visual_prompt is given
+    assert adapter.visual_prompt is visual_prompt
     assert stepper.steps == 4
-    assert all(torch.equal(given.state_dict()[key], before[key]) for key in before)
+    assert all(torch.equal(visual_prompt.state_dict()[key], before[key]) for key in before)
 
 
-def test_an_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
-    """The thread that makes batches ready does not outlive it."""
+def test_error_of_the_black_box_ends_the_training(failing_black_box: Any, dim_slices: Slices) -> None:
+    """The thread that prepares batches ends too."""
     before = set(threading.enumerate())
     with pytest.raises(BudgetSpentError):
         train(failing_black_box, _pieces(dim_slices(3)), SETTINGS, 100)

@@ -1,4 +1,4 @@
-"""Choosing a zoom, on a black box that sees large objects alone."""
+"""The choice of a zoom, on a black box that sees large objects only."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SIDE = 64
 
 def _slices(radius: int, count: int = 8) -> list[LabelledSlice]:
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    found = []
+    results = []
     for number in range(count):
         target = (rows - 30 - number % 3) ** 2 + (columns - 28 - number % 5) ** 2 <= radius**2
         image = np.repeat((target * np.uint8(200))[..., None], 3, axis=-1)
-        found.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
-    return found
+        results.append(LabelledSlice(f"p{number}", image, target, Window(0, 255)))
+    return results
 
 
 @pytest.fixture
 def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Answers what is bright, if it covers a fifth of what is shown and touches neither the left nor the right edge."""
+    """Segment bright pixels if they cover a fifth of the image and touch neither the left nor the right edge."""
     black_box = new_black_box()
 
     def segment(images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
@@ -45,7 +45,7 @@ def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("radius", "expected"), [(9, 0.5), (20, 1.0)])
-def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: float) -> None:
+def test_best_zoom_is_chosen(short_sighted: Any, radius: int, expected: float) -> None:
     slices, settings = _slices(radius), AdaptationSettings()
     query_log = QueryLog(None, {}, short_sighted)
     chosen = choose_zoom(short_sighted, build_visual_prompt("basis"), slices, settings, 24, query_log, "run")
@@ -53,7 +53,7 @@ def test_the_best_share_is_chosen(short_sighted: Any, radius: int, expected: flo
     assert short_sighted.images_queried == 24 == len(ZOOM_SHARES) * 8
 
 
-def test_without_images_everything_is_shown(short_sighted: Any) -> None:
+def test_whole_image_is_used_without_images(short_sighted: Any) -> None:
     query_log = QueryLog(None, {}, short_sighted)
     prompt, settings = build_visual_prompt("basis"), AdaptationSettings()
     assert choose_zoom(short_sighted, prompt, _slices(9), settings, 2, query_log, "run") == 1.0

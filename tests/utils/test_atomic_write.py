@@ -21,7 +21,7 @@ def _names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_the_target_is_the_old_file_until_the_new_one_is_complete(target: Path, exists: bool) -> None:
+def test_target_is_the_old_file_until_the_new_one_is_complete(target: Path, exists: bool) -> None:
     if not exists:
         target.unlink()
     with atomic_write(target) as partial:
@@ -35,7 +35,7 @@ def test_the_target_is_the_old_file_until_the_new_one_is_complete(target: Path, 
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_the_old_file_and_nothing_beside_it(target: Path, error: type[BaseException]) -> None:
+def test_failure_leaves_only_the_old_file(target: Path, error: type[BaseException]) -> None:
     with pytest.raises(error, match="half way"), atomic_write(target) as partial:
         partial.write_text("half")
         raise error("half way")
@@ -43,7 +43,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(target: Path, error
     assert _names(target.parent) == ["a.json"]
 
 
-def test_a_failure_to_replace_leaves_the_old_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_replacement_leaves_the_old_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

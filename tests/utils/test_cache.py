@@ -11,33 +11,33 @@ from hypothesis import strategies as st
 from baps.utils.cache import Cache
 
 
-def test_a_value_is_computed_once_and_kept() -> None:
+def test_value_is_computed_once() -> None:
     cache = Cache(10, len)
-    made: list[int] = []
+    created: list[int] = []
 
     def make() -> bytes:
-        made.append(1)
+        created.append(1)
         return b"abc"
 
     assert cache.get_or_compute("a", make) == (b"abc", False)
     assert cache.get_or_compute("a", make) == (b"abc", True)
-    assert len(made) == 1
+    assert len(created) == 1
     assert cache.nbytes == 3
 
 
-def test_least_recently_used_goes_first() -> None:
+def test_least_recently_used_value_is_evicted_first() -> None:
     cache = Cache(3, len)
     for key in "abc":
         cache.get_or_compute(key, lambda: b"x")
     cache.get_or_compute("a", lambda: b"x")
-    cache.get_or_compute("d", lambda: b"x")  # b is the oldest now.
+    cache.get_or_compute("d", lambda: b"x")  # b is now the oldest.
     assert cache.get_or_compute("a", lambda: b"y") == (b"x", True)
     assert cache.get_or_compute("c", lambda: b"y") == (b"x", True)
     assert cache.get_or_compute("d", lambda: b"y") == (b"x", True)
     assert cache.get_or_compute("b", lambda: b"y") == (b"y", False)
 
 
-def test_a_large_value_drops_as_many_as_it_needs() -> None:
+def test_large_value_evicts_as_many_as_needed() -> None:
     cache = Cache(4, len)
     for key in "abcd":
         cache.get_or_compute(key, lambda: b"x")
@@ -46,7 +46,7 @@ def test_a_large_value_drops_as_many_as_it_needs() -> None:
     assert cache.get_or_compute("d", lambda: b"y") == (b"x", True)
 
 
-def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
+def test_value_larger_than_the_limit_is_not_cached() -> None:
     cache = Cache(3, len)
     cache.get_or_compute("small", lambda: b"x")
     assert cache.get_or_compute("large", lambda: b"xxxx") == (b"xxxx", False)
@@ -55,7 +55,7 @@ def test_a_value_larger_than_the_bound_is_returned_and_not_kept() -> None:
     assert cache.get_or_compute("small", lambda: b"y") == (b"x", True)
 
 
-def test_an_error_in_the_computation_leaves_nothing() -> None:
+def test_error_is_not_cached() -> None:
     cache = Cache(3, len)
 
     def fail() -> bytes:
@@ -71,20 +71,20 @@ def test_an_error_in_the_computation_leaves_nothing() -> None:
     bound=st.integers(0, 20),
     requests=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12)), max_size=60),
 )
-def test_the_bound_is_never_exceeded(bound: int, requests: list[tuple[int, int]]) -> None:
+def test_limit_is_never_exceeded(bound: int, requests: list[tuple[int, int]]) -> None:
     cache = Cache(bound, len)
-    held: dict[int, bytes] = {}
+    cached: dict[int, bytes] = {}
     for key, size in requests:
         value, was_there = cache.get_or_compute(key, lambda size=size: b"x" * size)  # type: ignore[misc]
         if was_there:
-            assert value == held[key]
+            assert value == cached[key]
         else:
             assert value == b"x" * size
-            held[key] = value
+            cached[key] = value
         assert 0 <= cache.nbytes <= bound
 
 
-def test_threads_see_the_right_values_within_the_bound() -> None:
+def test_threads_get_correct_values_within_the_limit() -> None:
     cache = Cache(50, lambda value: value[1])
     over = threading.Event()
 
@@ -94,57 +94,59 @@ def test_threads_see_the_right_values_within_the_bound() -> None:
             key = int(random.integers(30))
             value, _ = cache.get_or_compute(key, lambda key=key: (key, key % 7 + 1))  # type: ignore[misc]
             assert value == (key, key % 7 + 1)
-            if cache.nbytes > 50 + 7:  # Read without the lock: one value more at most.
+            if cache.nbytes > 50 + 7:  # Read without the lock, so there may be one value more.
                 over.set()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
     assert not over.is_set()
     assert 0 < cache.nbytes <= 50
-    kept = sum(key % 7 + 1 for key in range(30) if cache.get_or_compute(key, lambda: (-1, 99))[1])  # 99 is never kept.
-    assert kept == cache.nbytes
+    uncached_sum = sum(
+        key % 7 + 1 for key in range(30) if cache.get_or_compute(key, lambda: (-1, 99))[1]
+    )  # 99 is never cached.
+    assert uncached_sum == cache.nbytes
 
 
-def test_a_second_caller_waits_for_the_value_that_is_computed() -> None:
+def test_second_caller_waits_for_the_computed_value() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
-    made: list[int] = []
+    started, release = threading.Event(), threading.Event()
+    created: list[int] = []
 
     def slow() -> bytes:
-        made.append(1)
-        begun.set()
+        created.append(1)
+        started.set()
         assert release.wait(60)
         return b"xxx"
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get_or_compute, "a", slow)
-        assert begun.wait(60)
+        assert started.wait(60)
         second = pool.submit(cache.get_or_compute, "a", slow)
         release.set()
         assert first.result(60) == (b"xxx", False)
         assert second.result(60) == (b"xxx", True)
-    assert len(made) == 1
+    assert len(created) == 1
     assert cache.nbytes == 3
 
 
-def test_a_caller_that_waits_gets_the_error_of_the_computation() -> None:
+def test_waiting_caller_gets_the_error() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def fail() -> bytes:
-        begun.set()
+        started.set()
         assert release.wait(60)
         raise RuntimeError("no")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get_or_compute, "a", fail)
-        assert begun.wait(60)
+        assert started.wait(60)
         second = pool.submit(cache.get_or_compute, "a", lambda: b"later")
         release.set()
         with pytest.raises(RuntimeError):
             first.result(60)
         try:
-            assert second.result(60) == (b"later", False)  # It came too late to share the error.
+            assert second.result(60) == (b"later", False)  # This caller came too late to share the error.
         except RuntimeError as error:
             assert str(error) == "no"
     assert cache.nbytes in (0, 5)
@@ -152,16 +154,16 @@ def test_a_caller_that_waits_gets_the_error_of_the_computation() -> None:
 
 def test_one_slow_value_does_not_block_another() -> None:
     cache = Cache(10, len)
-    begun, release = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def slow() -> bytes:
-        begun.set()
+        started.set()
         assert release.wait(60)
         return b"slow"
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.get_or_compute, "slow", slow)
-        assert begun.wait(60)
+        assert started.wait(60)
         assert cache.get_or_compute("quick", lambda: b"quick") == (b"quick", False)
         release.set()
         assert waiting.result(60) == (b"slow", False)

@@ -12,12 +12,12 @@ OLD_NAMES = {"rate": "learning_rate", "batch": "batch_size"}
 def test_old_keys_are_renamed_with_one_warning_each() -> None:
     with pytest.warns(OldNameWarning) as warned:
         assert rename_old_keys({"rate": 1, "seed": 2}, OLD_NAMES, "in a request") == {"learning_rate": 1, "seed": 2}
-    assert [str(one.message) for one in warned] == [
+    assert [str(warning.message) for warning in warned] == [
         "rate in a request is now called learning_rate. The next release will not read rate."
     ]
 
 
-def test_the_value_of_the_new_key_is_taken_where_both_are_given() -> None:
+def test_new_key_takes_precedence() -> None:
     for values in ({"rate": 1, "learning_rate": 2}, {"learning_rate": 2, "rate": 1}):
         with pytest.warns(OldNameWarning):
             assert rename_old_keys(values, OLD_NAMES) == {"learning_rate": 2}
@@ -29,7 +29,7 @@ def test_new_keys_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
-def test_a_sentence_is_shown_once_in_a_process() -> None:
+def test_warning_is_shown_once_per_process() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default", OldNameWarning)
         for _ in range(3):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from baps.utils.keyed_locks import KeyedLocks
 
 
-def test_one_key_is_held_by_one_thread_and_others_do_not_wait() -> None:
+def test_key_is_held_by_one_thread_and_other_keys_are_free() -> None:
     locks, entered = KeyedLocks(), threading.Event()
 
     def hold() -> None:
@@ -24,7 +24,7 @@ def test_one_key_is_held_by_one_thread_and_others_do_not_wait() -> None:
     assert not locks._locks
 
 
-def test_a_count_under_a_key_is_right() -> None:
+def test_key_protects_a_counter() -> None:
     locks, counts = KeyedLocks(), {"a": 0, "b": 0}
 
     def count(key: str) -> None:

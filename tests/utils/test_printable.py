@@ -14,7 +14,7 @@ def test_control_characters_are_removed(letter: str) -> None:
     assert printable(f"a{letter}b") == "ab"
 
 
-def test_letters_of_all_languages_stay() -> None:
+def test_letters_of_all_languages_are_kept() -> None:
     text = "Leber, печень, 肝臓, کبد\u200cی, e\u0301, 🙂"
     assert printable(text) == text
 

@@ -29,16 +29,16 @@ def _order(arrivals: str) -> str:
     return "".join(order)
 
 
-def test_a_click_goes_before_low_priority_requests_that_came_earlier() -> None:
+def test_click_precedes_earlier_low_priority_requests() -> None:
     assert _order("LLc") == "cLL"
     assert _order("cLc") == "ccL"
 
 
-def test_low_priority_requests_go_on_beside_clicks_without_a_pause() -> None:
+def test_low_priority_requests_are_not_starved() -> None:
     assert _order("LL" + 12 * "c") == "ccccLccccLcccc"
 
 
-def test_one_thread_at_a_time_holds_the_lock_also_after_an_error() -> None:
+def test_lock_is_exclusive_after_an_error() -> None:
     lock, inside, max_inside = PriorityLock(), 0, 0
 
     def request() -> None:

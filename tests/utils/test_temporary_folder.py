@@ -29,7 +29,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"baps-{os.getuid()}"
 
 
-def test_temporary_files_go_into_the_folder_and_are_removed_with_it(shared: Path) -> None:
+def test_temporary_files_are_removed_with_the_folder(shared: Path) -> None:
     with temporary_folder() as folder:
         assert Path(tempfile.mkstemp()[1]).parent == folder == Path(os.environ["TMPDIR"])
         assert {path.stat().st_mode & 0o077 for path in (shared, folder)} == {0}
@@ -37,7 +37,7 @@ def test_temporary_files_go_into_the_folder_and_are_removed_with_it(shared: Path
     assert tempfile.gettempdir() == str(shared.parent)
 
 
-def test_the_folder_of_a_killed_server_is_removed_and_that_of_a_running_one_is_kept(shared: Path) -> None:
+def test_only_folders_of_killed_servers_are_removed(shared: Path) -> None:
     servers = [subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     files = [Path(server.stdout.readline().strip()) for server in servers if server.stdout]
     assert all(file.exists() for file in files)
@@ -49,31 +49,31 @@ def test_the_folder_of_a_killed_server_is_removed_and_that_of_a_running_one_is_k
     servers[1].wait()
 
 
-def test_no_link_is_followed_and_no_other_folder_is_touched(shared: Path) -> None:
-    other = shared.parent / "other"
-    other.mkdir()
-    (other / "kept").touch()
+def test_links_and_other_folders_are_not_touched(shared: Path) -> None:
+    other_folder = shared.parent / "other"
+    other_folder.mkdir()
+    (other_folder / "kept").touch()
     shared.mkdir(mode=0o700)
-    (shared / "link").symlink_to(other)
+    (shared / "link").symlink_to(other_folder)
     (shared / "server-dead").mkdir()
-    (shared / "server-dead" / "link").symlink_to(other)
+    (shared / "server-dead" / "link").symlink_to(other_folder)
     with temporary_folder():
         assert not (shared / "server-dead").exists()
-    assert (other / "kept").exists()
+    assert (other_folder / "kept").exists()
 
 
-@pytest.mark.parametrize("taken", ["file", "link", "open"])
-def test_a_folder_that_another_user_could_control_is_not_used(shared: Path, taken: str) -> None:
-    elsewhere = shared.parent / "elsewhere"
-    elsewhere.mkdir()
-    if taken == "file":
+@pytest.mark.parametrize("obstacle", ["file", "link", "open"])
+def test_folder_of_another_user_is_not_used(shared: Path, obstacle: str) -> None:
+    link_target = shared.parent / "elsewhere"
+    link_target.mkdir()
+    if obstacle == "file":
         shared.touch()
-    elif taken == "link":
-        shared.symlink_to(elsewhere)
+    elif obstacle == "link":
+        shared.symlink_to(link_target)
     else:
         shared.mkdir()
         shared.chmod(0o777)
     with temporary_folder() as folder:
         assert folder.parent == shared.parent
     assert not folder.exists()
-    assert not list(elsewhere.iterdir())
+    assert not list(link_target.iterdir())

@@ -1,6 +1,6 @@
 """Training waits for clicks.
 
-No test depends on the speed of the machine: it sees that a thread waits, and then lets it go on.
+No test depends on the speed of the machine: it checks that a thread waits, and then releases it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ sys.stdin.readline()
 """
 
 
-def test_training_does_not_wait_when_nobody_clicks(lock: Path) -> None:
+def test_training_does_not_wait_without_clicks(lock: Path) -> None:
     wait = wait_for_idle(lock, _UNLIMITED)
     for _ in range(3):
         assert _returns(wait)
@@ -105,7 +105,7 @@ def test_training_waits_for_a_process_that_clicks(lock: Path) -> None:
         process.stdin.flush()
         waiting.join(60)
         assert not waiting.is_alive()
-        assert process.poll() is None  # It released the lock; it did not end.
+        assert process.poll() is None  # The process released the lock but did not end.
 
 
 def test_training_waits_for_the_last_of_several_clicks(lock: Path) -> None:
@@ -123,7 +123,7 @@ def test_training_waits_for_the_last_of_several_clicks(lock: Path) -> None:
     assert not waiting.is_alive()
 
 
-def test_a_process_that_is_killed_during_a_click_releases_the_lock(lock: Path) -> None:
+def test_process_killed_during_a_click_releases_the_lock(lock: Path) -> None:
     with _process(_CLICKS, lock) as process, _in_a_thread(wait_for_idle(lock, _UNLIMITED)) as waiting:
         waiting.join(0.2)
         assert waiting.is_alive()
@@ -132,11 +132,11 @@ def test_a_process_that_is_killed_during_a_click_releases_the_lock(lock: Path) -
         assert not waiting.is_alive()
 
 
-def test_training_goes_on_after_the_maximum_wait(lock: Path) -> None:
+def test_training_continues_after_the_maximum_wait(lock: Path) -> None:
     with inference_lock(lock):
-        begun = time.monotonic()
+        start = time.monotonic()
         wait_for_idle(lock, 0.3)()
-        assert time.monotonic() - begun >= 0.3
+        assert time.monotonic() - start >= 0.3
         wait_for_idle(lock, 0)()
 
 
@@ -144,9 +144,9 @@ def test_training_waits_again_after_a_maximum_wait(lock: Path) -> None:
     wait = wait_for_idle(lock, 0.2)
     with inference_lock(lock):
         for _ in range(2):
-            begun = time.monotonic()
+            start = time.monotonic()
             wait()
-            assert time.monotonic() - begun >= 0.2
+            assert time.monotonic() - start >= 0.2
 
 
 def test_training_does_not_delay_a_click(lock: Path) -> None:
@@ -164,7 +164,7 @@ def test_training_does_not_delay_a_click(lock: Path) -> None:
     assert not waiting.is_alive()
 
 
-def test_nobody_waits_if_the_lock_file_cannot_be_created(tmp_path: Path) -> None:
+def test_no_wait_without_a_lock_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for lock in (tmp_path / "file" / "clicks.lock", tmp_path):
         entered = False
@@ -218,7 +218,7 @@ def _runs(process: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
-def test_training_ends_with_the_server_even_if_that_is_killed() -> None:
+def test_training_ends_with_a_killed_server() -> None:
     with _process(_PARENT, _LOWERS_PRIORITY) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -235,8 +235,8 @@ def test_training_ends_with_the_server_even_if_that_is_killed() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
-def test_without_lower_priority_the_child_lives_on() -> None:
-    """The test above can fail."""
+def test_child_survives_without_lower_priority() -> None:
+    """This shows that the test above can fail."""
     stays = 'import time; print("ready", flush=True); time.sleep(600)'
     with _process(_PARENT, stays) as parent:
         assert parent.stdout is not None
@@ -280,20 +280,20 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, st
 
 
 def _as_process_1(source: str, *arguments: str) -> str:
-    """Return what a child of process 1, which a server is in a container, prints until it ends."""
+    """Run a child of process 1, as a server is in a container; return its output."""
     unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
     try:
         subprocess.run([*unshare, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs the right to make process namespaces")
     command = [*unshare, sys.executable, "-c", _IN_A_CONTAINER, source, *arguments]
-    done = subprocess.run(command, env=_PATHS, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(command, env=_PATHS, capture_output=True, text=True, timeout=60, check=True)
+    return process.stdout.strip()
 
 
 def test_a_server_that_is_process_1_can_train() -> None:
     assert _as_process_1(_SERVED_BY_1) == "trains 19"
 
 
-def test_training_does_not_begin_if_its_server_died_before() -> None:
+def test_training_does_not_start_if_its_server_died() -> None:
     assert _as_process_1(_DIES, _ORPHAN) == "The server is gone; the training ends with it."

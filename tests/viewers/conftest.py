@@ -1,4 +1,4 @@
-"""A server on files, a PACS with a server beside it, and a browser."""
+"""A server on files, a PACS with a server, and a browser."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from baps.demo.server import running_server
 from demo import orthanc
-from demo.server import running_server
 from tests.support.frames import FRAMES, SUFFIXES, write_volume
 from tests.support.marks import starts
 from tests.support.organ_weights import small_organ_model
@@ -20,7 +20,7 @@ from tests.support.sites import Site, site
 @pytest.fixture(scope="session")
 @starts("server")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The server, on two sample volumes and one in each frame and format; its temporary files lie in ``tmp``."""
+    """Run the server on two sample volumes and one in each geometry and format; its temporary files are in ``tmp``."""
     folder = tmp_path_factory.mktemp("hospital")
     (folder / "tmp").mkdir()
 
@@ -31,13 +31,13 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(folder / "tmp"))
-        yield from site(folder, cases=2, extra=add, others={"organ_weights": str(small_organ_model(folder))})
+        yield from site(folder, cases=2, extra=add, settings={"organ_weights": str(small_organ_model(folder))})
 
 
 @pytest.fixture(scope="session")
 @starts("server", "pacs")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
-    """Orthanc with the series that ``Pacs`` names, and the server on its DICOMweb."""
+    """Run Orthanc with the series of ``Pacs``, and the server on its DICOMweb."""
     if orthanc.missing():
         pytest.skip(orthanc.missing())
     folder = tmp_path_factory.mktemp("pacs")
@@ -62,7 +62,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
 @pytest.fixture(scope="session")
 @starts("browser")
 def browser() -> Iterator[object]:
-    """Debian's Chromium, which draws without a GPU."""
+    """Run Debian's Chromium, which renders without a GPU."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")

@@ -1,4 +1,4 @@
-"""Signing in to OHIF in Chromium: with a token of this server, and at a real OpenID provider."""
+"""Sign in to OHIF in Chromium: with a token of this server, and at a real OpenID provider."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import oidc_provider_mock
 import pytest
 from playwright.sync_api import Browser, Page
 
+from baps.demo.server import running_server
 from baps.site.roles import Role
 from baps.site.users import Users
 from demo import orthanc
-from demo.server import running_server
 from tests.support.marks import starts
 from tests.support.ohif import Ohif
 from tests.support.pacs_site import Pacs
@@ -42,7 +42,7 @@ def closed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 @starts("server", "pacs")
 def hospital(closed_folder: Path, token: str, issuer: str) -> Iterator[Pacs]:
-    """Orthanc with one series, and a server before it that lets in anna and the provider's rita."""
+    """Run Orthanc with one series, and a server with the user anna and the provider's rita."""
     if orthanc.missing():
         pytest.skip(orthanc.missing())
     series = {"axial": write_series(closed_folder / "dicom" / "axial", "axial")}
@@ -69,7 +69,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def _can_click(page: Page, hospital: Pacs) -> None:
-    """In OHIF, as who has signed in: the study is listed, opens, and a model answers."""
+    """Check in OHIF that the study is listed and opens, and that a model answers."""
     viewer = Ohif(page, hospital.server)
     series = hospital.series["axial"]
     viewer.open(series.study)
@@ -83,7 +83,7 @@ def _can_click(page: Page, hospital: Pacs) -> None:
     assert answered == 200
 
 
-def test_with_a_token(page: Page, hospital: Pacs, token: str) -> None:
+def test_sign_in_with_a_token(page: Page, hospital: Pacs, token: str) -> None:
     page.goto(f"{hospital.server}/ohif/")
     assert "/login?next=" in page.url
     page.get_by_label("User").fill("anna")
@@ -95,7 +95,7 @@ def test_with_a_token(page: Page, hospital: Pacs, token: str) -> None:
     page.get_by_role("button", name="Sign in").click()
     page.get_by_text(hospital.series["axial"].patient, exact=True).first.wait_for()
     assert "baps" in {cookie.get("name") for cookie in page.context.cookies()}
-    assert "baps" not in page.evaluate("document.cookie")  # No script sees it.
+    assert "baps" not in page.evaluate("document.cookie")  # Scripts cannot read the cookie.
     _can_click(page, hospital)
     page.goto(f"{hospital.server}/login")
     page.get_by_role("button", name="Sign out").click()
@@ -104,7 +104,7 @@ def test_with_a_token(page: Page, hospital: Pacs, token: str) -> None:
     page.get_by_label("Token").wait_for()
 
 
-def test_at_the_provider_where_there_are_no_scripts(browser: Browser, hospital: Pacs) -> None:
+def test_sign_in_at_the_provider_without_scripts(browser: Browser, hospital: Pacs) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{hospital.server}/login?next=/info/")
@@ -115,7 +115,7 @@ def test_at_the_provider_where_there_are_no_scripts(browser: Browser, hospital: 
     context.close()
 
 
-def test_at_the_provider(page: Page, hospital: Pacs) -> None:
+def test_sign_in_at_the_provider(page: Page, hospital: Pacs) -> None:
     page.goto(f"{hospital.server}/ohif/")
     page.get_by_role("link", name="Sign in with the hospital's login").click()
     page.get_by_role("button", name="rita").click()
@@ -123,15 +123,15 @@ def test_at_the_provider(page: Page, hospital: Pacs) -> None:
     _can_click(page, hospital)
 
 
-def test_a_page_of_another_origin_cannot_use_the_session(page: Page, hospital: Pacs, token: str, issuer: str) -> None:
-    """Another port of the same machine is the same site: the cookie comes along, and does not count."""
+def test_page_of_another_origin_cannot_use_the_session(page: Page, hospital: Pacs, token: str, issuer: str) -> None:
+    """Another port of the same machine is the same site: the browser sends the cookie, and the server ignores it."""
     page.goto(f"{hospital.server}/login")
     page.get_by_label("User").fill("anna")
     page.get_by_label("Token").fill(token)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/ohif/**")
     page.goto(f"{issuer.replace('localhost', '127.0.0.1')}/")
-    said = page.evaluate(
+    result = page.evaluate(
         """async server => {
           const tried = async (path, how) => {
             try { return (await fetch(server + path, how)).status } catch { return 0 }
@@ -141,6 +141,6 @@ def test_a_page_of_another_origin_cannot_use_the_session(page: Page, hospital: P
         }""",
         hospital.server,
     )
-    assert said == [0, 0]
+    assert result == [0, 0]
     page.goto(f"{hospital.server}/info/")
     assert "spleen" in page.content()

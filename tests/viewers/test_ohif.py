@@ -44,13 +44,13 @@ def test_the_list_of_studies(viewer: Ohif, pacs: Pacs) -> None:
     viewer.look("studies")
 
 
-def test_nothing_that_is_shown_leads_nowhere(viewer: Ohif, pacs: Pacs) -> None:
+def test_all_links_lead_to_a_page(viewer: Ohif, pacs: Pacs) -> None:
     viewer.wait_for_studies([pacs.series["axial"].patient])
     assert viewer.page.get_by_text("Upload").count() == 0
     viewer.open(pacs.series["axial"].study)
     viewer.connect()
     links = viewer.page.locator(".monaiLabelPanel a:visible")
-    led = {str(one.evaluate("link => link.href")): one.inner_text() for one in links.all()}
+    led = {str(dataset.evaluate("link => link.href")): dataset.inner_text() for dataset in links.all()}
     assert {"Info", "Options / Configurations"} <= set(led.values())
     assert "Logs" not in led.values()
     for address in filter(None, led):
@@ -62,8 +62,8 @@ def test_nothing_that_is_shown_leads_nowhere(viewer: Ohif, pacs: Pacs) -> None:
     ("name", "orientation", "organ"),
     [*((orientation, orientation, SPLEEN) for orientation in ORIENTATIONS), ("real", "axial", LIVER)],
 )
-def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orientation: str, organ: int) -> None:
-    """The voxels that are sent are those of the click, and what is drawn is what was answered."""
+def test_click_shows_a_mask_at_its_position(viewer: Ohif, pacs: Pacs, name: str, orientation: str, organ: int) -> None:
+    """OHIF sends the voxels of the click, and draws the mask of the reply."""
     if name not in pacs.series:
         pytest.skip("There are no real images beside the repository; set BAPS_REAL_DATA.")
     series = pacs.series[name]
@@ -71,30 +71,30 @@ def test_a_click_shows_a_mask_under_it(viewer: Ohif, pacs: Pacs, name: str, orie
     viewer.open(series.study)
     viewer.connect()
     viewer.prompt_for("zero_shot", "spleen")
-    place = viewer.scroll_to(orientation, world)
-    before = int(coloured(viewer.look(f"{name}-before"), place).sum())
-    viewer.click(place)
-    found = viewer.run()
-    after = viewer.look_for_overlay(f"{name}-after", place, before)
-    assert found.status == 200
-    assert viewer.page.get_by_text("No Train Tasks").count() == 0  # That was never asked for.
-    (sent,) = found.asked["foreground"]
+    position = viewer.scroll_to(orientation, world)
+    before = int(coloured(viewer.look(f"{name}-before"), position).sum())
+    viewer.click(position)
+    result = viewer.run()
+    after = viewer.look_for_overlay(f"{name}-after", position, before)
+    assert result.status == 200
+    assert viewer.page.get_by_text("No Train Tasks").count() == 0  # The slice was never requested.
+    (sent,) = result.params["foreground"]
     assert np.abs(np.array(sent) - voxel).max() <= 1
     assert sent[2] == voxel[2]
-    stream = io.BytesIO(found.body)
+    stream = io.BytesIO(result.body)
     voxels = nrrd.read_data(nrrd.read_header(stream), stream)
     mask = voxels[:, :, sent[2]] > 0
     assert voxels.shape == series.labels.shape
     assert mask[sent[0], sent[1]]
     assert not np.delete(voxels, sent[2], axis=2).any()
-    area = np.linalg.norm(series.affine[:3, 0]) * np.linalg.norm(series.affine[:3, 1]) * place.pixels_per_mm**2
+    area = np.linalg.norm(series.affine[:3, 0]) * np.linalg.norm(series.affine[:3, 1]) * position.pixels_per_mm**2
     assert after - before == pytest.approx(mask.sum() * area, rel=0.25)
 
 
-def _shown(found: Inference) -> NDArray[np.uint8]:
-    """The voxels of an answer."""
-    assert found.status == 200
-    stream = io.BytesIO(found.body)
+def _mask_of(result: Inference) -> NDArray[np.uint8]:
+    """Return the voxels of a reply."""
+    assert result.status == 200
+    stream = io.BytesIO(result.body)
     voxels: NDArray[np.uint8] = nrrd.read_data(nrrd.read_header(stream), stream)
     return voxels
 
@@ -108,31 +108,33 @@ def _click(viewer: Ohif, series: Series, model: str, orientation: str = "axial")
     return viewer.run()
 
 
-def _stored(pacs: Pacs, folder: Path, series: Series) -> dict[str, NDArray[np.bool_]]:
-    """What the PACS has of a series now, in the order of its voxels: by dcmqi, which knows nothing of us."""
+def _read_stored_labels(pacs: Pacs, folder: Path, series: Series) -> dict[str, NDArray[np.bool_]]:
+    """Read the stored label of a series with dcmqi, in the order of the series' voxels."""
     address = f"{pacs.orthanc}/dicom-web"
-    told = requests.get(f"{address}/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30).json()
-    newest = max((one["0020000E"]["Value"][0] for one in told), key=lambda uid: _made(address, series, uid))
+    reply = requests.get(f"{address}/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30).json()
+    newest = max(
+        (dataset["0020000E"]["Value"][0] for dataset in reply), key=lambda uid: _created_at(address, series, uid)
+    )
     client = DICOMwebClient(address)
-    (made,) = client.retrieve_series(series.study, newest)
+    (created,) = client.retrieve_series(series.study, newest)
     folder.mkdir()
-    made.save_as(folder / "seg.dcm", write_like_original=False)
+    created.save_as(folder / "seg.dcm", write_like_original=False)
     command = [Path(sys.executable).with_name("segimage2itkimage"), "--inputDICOM", folder / "seg.dcm"]
     subprocess.run([*command, "--outputDirectory", folder, "-t", "nii"], check=True, capture_output=True)
-    found = {}
-    for segment in made.SegmentSequence:
+    results = {}
+    for segment in created.SegmentSequence:
         read = nibabel.load(folder / f"{segment.SegmentNumber}.nii.gz")
         to_series = np.linalg.inv(series.affine) @ np.diag([-1.0, -1, 1, 1]) @ read.affine
-        where = np.argwhere(np.asarray(read.dataobj) > 0)
-        i, j, k = np.rint(to_series[:3, :3] @ where.T + to_series[:3, 3:]).astype(int)
-        found[str(segment.SegmentLabel)] = np.zeros(series.labels.shape, bool)
-        found[str(segment.SegmentLabel)][i, j, k] = True
-    return found
+        marked = np.argwhere(np.asarray(read.dataobj) > 0)
+        i, j, k = np.rint(to_series[:3, :3] @ marked.T + to_series[:3, 3:]).astype(int)
+        results[str(segment.SegmentLabel)] = np.zeros(series.labels.shape, bool)
+        results[str(segment.SegmentLabel)][i, j, k] = True
+    return results
 
 
-def _made(address: str, series: Series, uid: str) -> str:
-    told = requests.get(f"{address}/studies/{series.study}/series/{uid}/metadata", timeout=30).json()
-    date, when = (told[0][tag]["Value"][0] for tag in ("00080023", "00080033"))
+def _created_at(address: str, series: Series, uid: str) -> str:
+    reply = requests.get(f"{address}/studies/{series.study}/series/{uid}/metadata", timeout=30).json()
+    date, when = (reply[0][tag]["Value"][0] for tag in ("00080023", "00080033"))
     return f"{date}{float(when):013.6f}"
 
 
@@ -141,27 +143,27 @@ def _completed(pacs: Pacs) -> int:
     return completed
 
 
-@pytest.mark.parametrize("orientation", ["coronal", "sagittal"])  # Numbered against the normal and along it.
-def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
+@pytest.mark.parametrize("orientation", ["coronal", "sagittal"])  # Slices numbered against the normal and along it.
+def test_mask_is_saved_and_replaced_by_an_export(
     viewer: Ohif, pacs: Pacs, orientation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series, before = pacs.series[orientation], _completed(pacs)
     _click(viewer, series, "baps", orientation)
     assert _completed(pacs) == before
     viewer.choose("infer", "baps", save_as="spleen")
-    shown = _shown(viewer.run())
+    shown = _mask_of(viewer.run())
     viewer.page.get_by_text("Saved as spleen.").wait_for()
-    assert _completed(pacs) == before + 1  # Slicer's Train button is enabled by this.
-    np.testing.assert_array_equal(_stored(pacs, tmp_path / "saved", series)["spleen"], shown > 0)
+    assert _completed(pacs) == before + 1  # This enables Slicer's button Train.
+    np.testing.assert_array_equal(_read_stored_labels(pacs, tmp_path / "saved", series)["spleen"], shown > 0)
     viewer.run()
-    told = requests.get(f"{pacs.orthanc}/dicom-web/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30)
-    assert len(told.json()) == 1  # The same mask is saved once.
+    reply = requests.get(f"{pacs.orthanc}/dicom-web/studies/{series.study}/series", {"Modality": "SEG"}, timeout=30)
+    assert len(reply.json()) == 1  # The same mask is saved only once.
 
     viewer.open_segmentation(series.study, "BAPS: spleen")
     viewer.paint("spleen")
     viewer.look("segmentation")
     assert viewer.export_segmentation("by hand") == 200
-    exported = _stored(pacs, tmp_path / "exported", series)
+    exported = _read_stored_labels(pacs, tmp_path / "exported", series)
     assert exported.keys() == {"spleen"}
     assert (exported["spleen"] & (shown > 0)).sum() == (shown > 0).sum()
     assert exported["spleen"].sum() > (shown > 0).sum()
@@ -174,7 +176,7 @@ def test_a_mask_is_saved_under_a_name_and_an_export_takes_its_place(
     np.testing.assert_array_equal(read_labels(case.labels, read_volume(case.image)) > 0, exported["spleen"])
 
 
-def test_a_whole_organ_is_shown_on_slices_that_were_not_clicked(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
+def test_whole_organ_is_shown_on_other_slices(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
     series = pacs.series["axial"]
     voxel, world = inside(series)
     viewer.open(series.study)
@@ -184,54 +186,56 @@ def test_a_whole_organ_is_shown_on_slices_that_were_not_clicked(viewer: Ohif, pa
     beside = world + series.affine[:3, 2]
     before = int(coloured(viewer.look("organ-before"), viewer.scroll_to("axial", beside)).sum())
     viewer.click(viewer.scroll_to("axial", world))
-    shown = _shown(viewer.run()) > 0
+    shown = _mask_of(viewer.run()) > 0
     viewer.look_for_overlay("organ", viewer.scroll_to("axial", beside), before)
     assert shown[tuple(voxel)]
     assert shown[:, :, voxel[2] + 1].any()
     assert shown.any((0, 1)).sum() > 2
-    np.testing.assert_array_equal(_stored(pacs, tmp_path / "saved", series)["spleen"], shown)
+    np.testing.assert_array_equal(_read_stored_labels(pacs, tmp_path / "saved", series)["spleen"], shown)
 
 
 def test_organs_without_a_click(viewer: Ohif, pacs: Pacs) -> None:
-    """The model has random weights: what it answers is drawn, wherever that is."""
+    """The model has random weights; its masks are drawn wherever they are."""
     series = pacs.series["axial"]
     viewer.open(series.study)
     viewer.connect()
-    place = viewer.scroll_to("axial", inside(series)[1])
-    before = int(coloured(viewer.look("organs-before"), place).sum())
-    voxels = _shown(viewer.segment_all("organs"))
+    position = viewer.scroll_to("axial", inside(series)[1])
+    before = int(coloured(viewer.look("organs-before"), position).sum())
+    voxels = _mask_of(viewer.segment_all("organs"))
     assert voxels.shape == series.labels.shape
     assert set(np.unique(voxels)) == {0, SPLEEN}
     viewer.page.get_by_text("Running Segmentation - Successful").wait_for()
     drawn = voxels == SPLEEN
     k = int(drawn.sum((0, 1)).argmax())
     i, j = np.argwhere(drawn[:, :, k]).mean(0).round().astype(int)
-    place = viewer.scroll_to("axial", series.affine[:3, :3] @ [i, j, k] + series.affine[:3, 3])
-    viewer.look_for_overlay("organs-after", place, before)
+    position = viewer.scroll_to("axial", series.affine[:3, :3] @ [i, j, k] + series.affine[:3, 3])
+    viewer.look_for_overlay("organs-after", position, before)
 
 
-def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
+def test_training_from_the_viewer_and_click_with_the_new_adapter(viewer: Ohif, pacs: Pacs, tmp_path: Path) -> None:
     for case in CASES[:-1]:
         series = pacs.series[case]
         path = tmp_path / f"{case}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(series.labels, np.diag([-1.0, -1, 1, 1]) @ series.affine), path)
-        named = [{"name": f"value {value}", "idx": value} for value in (1, 3, 4, 5)] + [{"name": "spleen", "idx": 2}]
+        segments = [{"name": f"value {value}", "idx": value} for value in (1, 3, 4, 5)] + [{"name": "spleen", "idx": 2}]
         with path.open("rb") as file:
             reply = requests.put(
                 f"{pacs.server}/datastore/label?image={series.uid}",
-                {"params": json.dumps({"label_info": named})},
+                {"params": json.dumps({"label_info": segments})},
                 files={"label": file},
                 timeout=60,
             )
         assert reply.status_code == 200, reply.text
     series = pacs.series[CASES[-1]]
-    zero_shot = _shown(_click(viewer, series, "baps"))
+    zero_shot = _mask_of(_click(viewer, series, "baps"))
     viewer.choose("train", "baps", label="spleen", max_images="1500")
     page = viewer.page
     page.get_by_text("Active Learning").click()
-    with page.expect_response(lambda response: "/train/" in response.url and response.request.method == "POST") as told:
+    with page.expect_response(
+        lambda response: "/train/" in response.url and response.request.method == "POST"
+    ) as reported:
         page.get_by_role("button", name="Update Model").click()
-    assert told.value.status == 200, told.value.text()
+    assert reported.value.status == 200, reported.value.text()
     stats, epochs, deadline = {}, set(), time.monotonic() + 600
     while "total_time" not in stats:
         stats = requests.get(f"{pacs.server}/info/", timeout=30).json()["train_stats"]["baps"]
@@ -239,25 +243,25 @@ def test_training_from_the_viewer_and_a_click_by_the_new_adapter(viewer: Ohif, p
         assert time.monotonic() < deadline, stats
         time.sleep(1)
     assert stats["adapters"]["spleen"]["status"] == "published", stats
-    assert len(epochs) > 3  # Progress was seen.
+    assert len(epochs) > 3  # The progress was displayed.
     viewer.open(series.study)
     viewer.connect()
     viewer.choose("infer", "baps", adapter="spleen")
     viewer.prompt_for("baps", "spleen")
-    place = viewer.scroll_to("axial", inside(series)[1])
-    viewer.click(place)
-    adapted = _shown(viewer.run())
+    position = viewer.scroll_to("axial", inside(series)[1])
+    viewer.click(position)
+    adapted = _mask_of(viewer.run())
     viewer.look("adapted")
     k = inside(series)[0][2]
-    truth = series.labels[:, :, k] == SPLEEN
-    before, after = (dice(mask[:, :, k] > 0, truth) for mask in (zero_shot, adapted))
+    reference = series.labels[:, :, k] == SPLEEN
+    before, after = (dice(mask[:, :, k] > 0, reference) for mask in (zero_shot, adapted))
     assert after > before
 
 
-def test_a_series_that_is_no_volume_is_refused_in_the_viewers_own_message(viewer: Ohif, pacs: Pacs) -> None:
+def test_refusal_of_a_series_is_shown_by_the_viewer(viewer: Ohif, pacs: Pacs) -> None:
     series = pacs.series["gap"]
     assert _click(viewer, series, "zero_shot").status == 400
-    viewer.page.get_by_text("missing").wait_for()  # OHIF's own message says only that it failed.
+    viewer.page.get_by_text("missing").wait_for()  # OHIF's own message says only that the request failed.
     viewer.page.wait_for_timeout(1000)
     viewer.look("gap")
     assert not list(pacs.cache.rglob(f"{series.uid}*"))
@@ -265,22 +269,22 @@ def test_a_series_that_is_no_volume_is_refused_in_the_viewers_own_message(viewer
 
 
 def test_next_sample_opens_what_the_server_offers(viewer: Ohif, pacs: Pacs) -> None:
-    page, here, offered = viewer.page, pacs.series["axial"], ""
-    for _ in range(20):  # At random, so it may offer the one that is open.
-        viewer.open(here.study)
+    page, current, offered = viewer.page, pacs.series["axial"], ""
+    for _ in range(20):  # The sample is random and may be the open one.
+        viewer.open(current.study)
         viewer.connect()
         page.get_by_text("Active Learning").click()
         with page.expect_response(lambda response: "/activelearning/random" in response.url) as waiting:
             page.get_by_role("button", name="Next Sample").click()
         offered = waiting.value.json()["id"]
-        if offered != here.uid:
+        if offered != current.uid:
             break
-    (wanted,) = (series for series in pacs.series.values() if series.uid == offered)
+    (expected,) = (series for series in pacs.series.values() if series.uid == offered)
     page.get_by_text(offered).wait_for()
     viewer.look("next-sample")
-    page.once("dialog", lambda dialog: dialog.accept())  # OHIF asks whether the page may be left.
+    page.once("dialog", lambda dialog: dialog.accept())  # OHIF asks for confirmation before it leaves the page.
     page.get_by_text("OK", exact=True).click()
-    page.wait_for_url(f"**StudyInstanceUIDs={wanted.study}*")
+    page.wait_for_url(f"**StudyInstanceUIDs={expected.study}*")
 
 
 def test_no_patient_is_named_in_the_servers_log(pacs: Pacs) -> None:

@@ -8,12 +8,15 @@ from .api import (
     load_organ_model,
     read_volume,
     segment,
+    segment_organ,
     write_volume,
 )
 from .blackbox import BlackBox, RemoteSettings
 from .errors import BapsError, InputError, NotFoundError
 from .evaluation.cases import Case
 from .evaluation.evaluate import Evaluation
+from .fseft.adaptation import OrganAdaptation, OrganSettings
+from .fseft.adapter_file import read_organ_adapter
 from .imaging.metrics import dice
 from .imaging.volume import Volume
 from .prompts import Prompt
@@ -30,6 +33,8 @@ __all__ = [
     "Evaluation",
     "InputError",
     "NotFoundError",
+    "OrganAdaptation",
+    "OrganSettings",
     "Prompt",
     "RemoteSettings",
     "Volume",
@@ -40,8 +45,10 @@ __all__ = [
     "load_black_box",
     "load_organ_model",
     "read_adapter",
+    "read_organ_adapter",
     "read_volume",
     "segment",
+    "segment_organ",
     "write_adapter",
     "write_volume",
 ]

@@ -1,13 +1,16 @@
-"""The commands of ``baps`` as functions: segment, adapt and evaluate, without a server and without state on disk.
+"""Functions that segment, adapt and evaluate without a server; ``import baps`` offers them.
 
-``import baps`` offers all of them. Each function takes paths as text or ``Path``, and raises ``InputError`` with one
-sentence if it cannot use what you give it.
+The commands ``baps segment``, ``baps adapt``, ``baps evaluate``, ``baps organs segment`` and ``baps organs adapt`` take
+the same steps. The functions keep nothing on disk but what you name: ``write_volume`` and ``write_adapter`` write a
+file, and ``adapt`` writes the log that you give it. Paths are text or ``Path``. A function raises ``InputError`` with
+one sentence if it cannot use what you give it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,16 +33,14 @@ from baps.inference.requests.click import read_click
 from baps.training import adapt as training
 from baps.training.adapt import Adaptation, ProgressReport
 from baps.training.settings import AdaptationSettings
-from baps.utils.atomic_write import atomic_write
 
 if TYPE_CHECKING:
-    from baps.fseft.adaptation import OrganAdaptation, OrganSettings
+    from baps.fseft.adaptation import OrganAdaptation, OrganProgress, OrganSettings
+    from baps.fseft.adapters import FewShotAdapter
     from baps.fseft.models import OrganModel
 
 AnyPath = str | Path
 Voxel = tuple[float, float, float]
-
-_WRITERS = {".nii.gz": io.write_nifti, ".nii": io.write_nifti, ".nrrd": io.write_nrrd}
 
 
 def load_black_box(
@@ -116,12 +117,7 @@ def write_volume(path: AnyPath, volume: Volume) -> None:
     Raises:
         InputError: if the name has another ending, or the axes are not at right angles, which NIfTI cannot store.
     """
-    path = Path(path)
-    suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
-    if suffix is None:
-        raise InputError(f"A volume cannot be written as {path.name}. Use a name that ends in {', '.join(_WRITERS)}.")
-    with atomic_write(path, suffix) as partial:
-        _WRITERS[suffix](partial, volume)
+    io.write_volume(Path(path), volume)
 
 
 def segment(
@@ -136,7 +132,7 @@ def segment(
 ) -> Volume:
     """Segment one slice of a volume from clicks, a box, or both.
 
-    The last click says which slice is meant; points on other slices are ignored. If the adapted mask contradicts a
+    The last click says which slice is meant; points on other slices are ignored. If the adapted mask violates a
     corrective click, a less adapted mask is returned instead, as the server does.
 
     Args:
@@ -164,14 +160,45 @@ def segment(
     pixels = canvas_image(volume, click.plane, canvas, choose_window(volume))[None]
     prompt = click.prompt.mapped(canvas.to_canvas)
 
-    def answer(through: Adapter | None) -> NDArray[np.float32]:
-        return segment_adapted(black_box, through, pixels, [prompt], [canvas.size])[0]
+    def predict(candidate: Adapter | None) -> NDArray[np.float32]:
+        return segment_adapted(black_box, candidate, pixels, [prompt], [canvas.size])[0]
 
     used = adapter if click.plane.axis == SLICE_AXIS else None
-    probability, _ = fall_back_on_violated_clicks(answer(used), used, prompt, answer)
+    probability, _ = fall_back_on_violated_clicks(predict(used), used, prompt, predict)
     mask = np.zeros(volume.shape, np.uint8)
     click.plane.insert(mask, canvas.restore(probability) > 0.5)
     return Volume(mask, volume.affine)
+
+
+def segment_organ(
+    image: AnyPath | Volume, organ: str, adapter: FewShotAdapter | None = None, *, model: OrganModel | None = None
+) -> Volume:
+    """Segment an organ of a whole volume with a volumetric organ model, which needs no prompt.
+
+    Args:
+        image: a volume, or its path.
+        organ: the organ. Without an adapter, it must be one that the model knows.
+        adapter: what was trained for this organ and this model, or None for the unadapted model.
+        model: the organ model; None loads the bundled one.
+
+    Returns:
+        A mask: voxels (I, J, K) uint8, 1 inside the organ.
+
+    Raises:
+        InputError: if the image cannot be read, is in colour, or the model does not know the organ.
+        BapsError: if the GPU is out of memory.
+    """
+    from baps.fseft.predictor import segment_volume, unadapted
+
+    volume = image if isinstance(image, Volume) else read_volume(image)
+    model = model or load_organ_model()
+    adapter = adapter or unadapted(model, organ)
+    if adapter is None:
+        raise InputError(
+            f"The organ model {model.name} does not know {organ}. Give an adapter, or one of: "
+            f"{', '.join(model.network.classes)}."
+        )
+    return segment_volume(model, adapter, volume)
 
 
 def adapt(
@@ -208,8 +235,8 @@ def adapt(
         BapsError: if the model fails.
     """
     black_box, settings = black_box or load_black_box(), settings or AdaptationSettings()
-    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    slices, skipped = load_cases(found.cases, black_box.capabilities.input_size, settings.slices_per_volume)
+    selection = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    slices, skipped = load_cases(selection.cases, black_box.capabilities.input_size, settings.slices_per_volume)
     if not slices:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     return training.adapt(black_box, slices, settings, progress=progress, log=Path(log) if log else None)
@@ -225,6 +252,7 @@ def adapt_organ(
     settings: OrganSettings | None = None,
     patients: AnyPath | None = None,
     max_volumes: int | None = None,
+    progress: OrganProgress | None = None,
 ) -> OrganAdaptation:
     """Adapt a volumetric organ model to a few labelled volumes, and compare the result with the unadapted model.
 
@@ -237,6 +265,7 @@ def adapt_organ(
         settings: how to adapt; None uses the defaults.
         patients: a CSV file of image and patient, for images that do not name their patient.
         max_volumes: the number of labelled volumes to use, in the order of their names; None uses all.
+        progress: called after every epoch with the epochs done, their total, and the last training Dice.
 
     Returns:
         The adapter, the result of the comparison, and a record of everything the result depends on.
@@ -246,14 +275,18 @@ def adapt_organ(
     """
     from baps.fseft.adaptation import OrganSettings
     from baps.fseft.adaptation import adapt_organ as adapt_model
+    from baps.fseft.feature_cache import FeatureCache
     from baps.fseft.volumes import load_volumes
 
     model = model or load_organ_model()
-    found = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
-    volumes, skipped = load_volumes(found.cases[:max_volumes], model)
+    selection = find_cases(Path(images), Path(labels), label, Path(patients) if patients else None)
+    volumes, skipped = load_volumes(selection.cases[:max_volumes], model)
     if not volumes:
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
-    return adapt_model(model, organ, volumes, settings or OrganSettings())
+    with TemporaryDirectory(prefix="baps-features-") as folder:
+        cache = FeatureCache(Path(folder))  # The frozen model runs once per volume, not once per fit.
+        report = progress or (lambda epoch, epochs, dice: None)
+        return adapt_model(model, organ, volumes, settings or OrganSettings(), feature_cache=cache, progress=report)
 
 
 def evaluate(
@@ -282,7 +315,7 @@ def evaluate(
         patients: a CSV file of image and patient, for images that do not name their patient.
 
     Returns:
-        Dice of each image and label, and the number of masks that the model was asked for; ``mean`` is the mean over
+        Dice of each image and label, and the number of images that were sent to the model; ``mean`` is the mean over
         labels, then images.
 
     Raises:

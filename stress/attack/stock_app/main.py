@@ -1,4 +1,4 @@
-"""A small app of MONAI Label's own parts, to attack: two models that segment what is bright, and its own datastores."""
+"""A small MONAI Label app to attack: two models that segment bright voxels, and MONAI Label's own datastores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 from monailabel.transform.post import Restored
 
 
-class Bright(BasicInferTask):
-    """Segments what is bright.
+class BrightInferTask(BasicInferTask):
+    """Segments bright voxels.
 
     Args:
-        weights: of the network, which gives voxels back as they are.
-        label: that it says it has found.
+        weights: file of the network, which returns its input unchanged.
+        label: name of the label of the mask.
     """
 
     def __init__(self, weights: Path, label: str) -> None:
@@ -37,13 +37,13 @@ class Bright(BasicInferTask):
 
 
 class StockApp(MONAILabelApp):
-    """What MONAI Label brings, and no more."""
+    """A MONAI Label app without protections of our own."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.weights = Path(app_dir) / "bright.ts"
         if not self.weights.exists():
             torch.jit.script(torch.nn.Identity()).save(str(self.weights))
-        super().__init__(app_dir, studies, conf, name="Stock", description="MONAI Label as it comes")
+        super().__init__(app_dir, studies, conf, name="Stock", description="MONAI Label, unmodified")
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {label: Bright(self.weights, label) for label in ("liver", "spleen")}
+        return {label: BrightInferTask(self.weights, label) for label in ("liver", "spleen")}

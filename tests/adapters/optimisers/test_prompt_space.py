@@ -9,25 +9,25 @@ def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_exact_along_the_direction_on_a_quadratic() -> None:
+def test_gradient_is_exact_along_the_direction_on_a_quadratic() -> None:
     codes, directions, curvature = _randn(5, 3, 4), _randn(5, 3, 4, seed=1), _randn(5, 3, 4, seed=2).abs()
-    asked: list[torch.Tensor] = []
+    queries: list[torch.Tensor] = []
 
     def losses(p: torch.Tensor) -> torch.Tensor:
-        asked.append(p)
+        queries.append(p)
         return (curvature.repeat(2, 1, 1) * (p - 0.3).square()).flatten(1).sum(1)
 
     slope = (2 * curvature * (codes - 0.3) * directions).flatten(1).sum(1)
     for radius in (0.1, 2.0):
-        asked.clear()
+        queries.clear()
         estimate = code_gradient(losses, codes, directions, radius)
         assert estimate.shape == codes.shape
         torch.testing.assert_close(estimate, slope.view(5, 1, 1) * directions, rtol=1e-3, atol=1e-3)
-        (trials,) = asked
+        (trials,) = queries
         assert torch.equal(trials, torch.cat([codes + radius * directions, codes - radius * directions]))
 
 
-def test_unbiased_on_a_linear_loss() -> None:
+def test_gradient_is_unbiased_on_a_linear_loss() -> None:
     """For normal directions the estimate w.u u has mean w and variance |w|^2 + w_j^2."""
     count = 40_000
     weights = torch.tensor([1.0, -2.0, 0.5, 0.0])
@@ -41,7 +41,7 @@ def test_unbiased_on_a_linear_loss() -> None:
     torch.testing.assert_close(estimate.var(0), variance, rtol=0.1, atol=0)
 
 
-def test_images_are_independent_of_one_another() -> None:
+def test_images_are_independent() -> None:
     codes, directions = _randn(6, 3, 2), _randn(6, 3, 2, seed=1)
 
     def losses(p: torch.Tensor) -> torch.Tensor:
@@ -60,11 +60,11 @@ def test_images_are_independent_of_one_another() -> None:
 
 
 def test_both_trials_are_evaluated_at_once() -> None:
-    asked = []
+    queries = []
 
     def losses(p: torch.Tensor) -> torch.Tensor:
-        asked.append(len(p))
+        queries.append(len(p))
         return p.sum(1)
 
     code_gradient(losses, torch.zeros(7, 2), torch.ones(7, 2), 0.1)
-    assert asked == [14]
+    assert queries == [14]

@@ -51,10 +51,10 @@ def test_one_direction_by_hand() -> None:
 
 
 def test_all_directions_are_evaluated_at_once_positive_signs_first() -> None:
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(thetas)
+        queries.append(thetas)
         return _quadratics(thetas)
 
     gradient = spsa_gradient(losses, START, 0.1, 3, _generator(3)).float()
@@ -64,21 +64,21 @@ def test_all_directions_are_evaluated_at_once_positive_signs_first() -> None:
         plus.append(START + 0.1 * delta)
         minus.append(START - 0.1 * delta)
         estimates.append((_quadratic(plus[-1]) - _quadratic(minus[-1])) / (2 * 0.1 * delta))
-    (thetas,) = asked
+    (thetas,) = queries
     assert torch.equal(thetas, torch.stack(plus + minus))
     torch.testing.assert_close(gradient, torch.stack(estimates).mean(0))
 
 
 def test_mean_of_many_estimates_is_the_true_gradient() -> None:
     directions = 20_000
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(len(thetas))
+        queries.append(len(thetas))
         return _quadratics(thetas)
 
     gradient = spsa_gradient(losses, START, 0.5, directions, _generator())
-    assert asked == [2 * directions]
+    assert queries == [2 * directions]
     spread = math.sqrt(7 / 6 * float(TRUE_GRADIENT.square().sum()) / directions)
     assert float((gradient - TRUE_GRADIENT).abs().max()) < 4.5 * spread
 
@@ -117,7 +117,7 @@ def test_step_size_decays_every_300_steps() -> None:
     assert moved[600] == pytest.approx(0.33**2, rel=1e-3)
 
 
-def test_perturbation_shrinks_with_the_steps() -> None:
+def test_perturbation_shrinks_with_steps() -> None:
     optimiser = SpsaGc(SpsaGcSettings(c=0.02, gamma=0.1))
     for step in range(1, 5):
         assert optimiser.perturbation_size() == pytest.approx(0.02 / step**0.1)
@@ -141,8 +141,8 @@ def test_c_is_multiplied_by_ten_if_the_estimate_is_zero() -> None:
     assert optimiser.perturbation_size() == pytest.approx(1.0)
 
 
-def test_rounding_is_overcome() -> None:
-    """A loss that rounds theta to integers has a zero gradient at first, and later not."""
+def test_zero_gradient_from_rounding_is_overcome() -> None:
+    """A loss that rounds theta to integers has a zero gradient only at first."""
 
     def rounded(thetas: torch.Tensor) -> torch.Tensor:
         return thetas.round().sum(1)
@@ -161,22 +161,22 @@ def test_perturbation_can_be_enlarged() -> None:
     assert optimiser.perturbation_size() == pytest.approx(0.03)
 
 
-def test_descends_a_quadratic() -> None:
+def test_optimiser_minimises_a_quadratic() -> None:
     optimiser = SpsaGc(SpsaGcSettings(a=0.03))
     theta, generator = START, _generator()
-    asked = []
+    queries = []
 
     def losses(thetas: torch.Tensor) -> torch.Tensor:
-        asked.append(len(thetas))
+        queries.append(len(thetas))
         return _quadratics(thetas)
 
     for _ in range(250):
         theta = optimiser.step(theta, losses, generator)
-    assert asked == [10] * 250
+    assert queries == [10] * 250
     assert _quadratic(theta) < 0.01 * _quadratic(START)
 
 
-def test_same_seed_same_path() -> None:
+def test_same_seed_gives_same_path() -> None:
     paths = []
     for seed in (1, 1, 2):
         optimiser, theta, generator = SpsaGc(SpsaGcSettings(a=0.05)), START, _generator(seed)
@@ -187,7 +187,7 @@ def test_same_seed_same_path() -> None:
     assert not torch.equal(paths[0], paths[2])
 
 
-def test_the_parameters_given_are_not_changed_in_place() -> None:
+def test_parameters_are_not_changed_in_place() -> None:
     theta = START.clone()
     SpsaGc().step(theta, _quadratics, _generator())
     assert torch.equal(theta, START)

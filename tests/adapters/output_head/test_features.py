@@ -27,18 +27,18 @@ def _answer(side: int, count: int = 1, seed: int = 1) -> torch.Tensor:
     return torch.rand((count, side, side), generator=torch.Generator().manual_seed(seed))
 
 
-def _of(prompt: Prompt, side: int = GRID) -> torch.Tensor:
+def _features_of(prompt: Prompt, side: int = GRID) -> torch.Tensor:
     """Compute the features of some image and mask, (FEATURES, GRID, GRID)."""
     return head_features(_images(side), _answer(side), [prompt])[0]
 
 
 def test_log_odds_are_bounded() -> None:
     bound = math.log(0.998 / 0.002)
-    found = to_logits(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
-    assert found.tolist() == pytest.approx([-bound, -bound, 0, math.log(3), bound], abs=1e-4)
+    result = to_logits(torch.tensor([0.0, 0.001, 0.5, 0.75, 1.0]))
+    assert result.tolist() == pytest.approx([-bound, -bound, 0, math.log(3), bound], abs=1e-4)
 
 
-def test_the_first_is_a_third_of_the_log_odds() -> None:
+def test_first_feature_is_a_third_of_the_log_odds() -> None:
     """The training of the head starts from this feature."""
     answer = _answer(GRID)
     torch.testing.assert_close(
@@ -46,7 +46,7 @@ def test_the_first_is_a_third_of_the_log_odds() -> None:
     )
 
 
-def test_the_image_itself_is_there() -> None:
+def test_features_contain_the_image() -> None:
     images = _images(GRID)
     features = head_features(images, _answer(GRID), [CLICK])
     torch.testing.assert_close(features[:, GREY], 3 * (images / 255 - 0.4))
@@ -54,68 +54,68 @@ def test_the_image_itself_is_there() -> None:
 
 @pytest.mark.parametrize(("side", "x", "y"), [(64, 20, 30), (32, 10, 15), (128, 41, 3), (1024, 1000, 8), (100, 50, 7)])
 def test_distances_to_a_click_are_in_cells(side: int, x: float, y: float) -> None:
-    found = _of(Prompt(((x, y),)), side)
+    result = _features_of(Prompt(((x, y),)), side)
     scale = GRID / side
     column, row = (x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5
     for i, j in ((0, 0), (10, 50), (63, 63), (round(row), round(column))):
         distance = min(math.hypot(j - column, i - row), 54)
-        assert float(found[DISTANCE, i, j]) == pytest.approx(distance / 27, abs=1e-4)
-        assert float(found[NEAR, i, j]) == pytest.approx(math.exp(-distance / 3), abs=1e-4)
-        assert float(found[FAR, i, j]) == pytest.approx(math.exp(-distance / 10), abs=1e-4)
+        assert float(result[DISTANCE, i, j]) == pytest.approx(distance / 27, abs=1e-4)
+        assert float(result[NEAR, i, j]) == pytest.approx(math.exp(-distance / 3), abs=1e-4)
+        assert float(result[FAR, i, j]) == pytest.approx(math.exp(-distance / 10), abs=1e-4)
 
 
-def test_of_several_clicks_the_nearest_counts() -> None:
+def test_distance_is_to_the_nearest_click() -> None:
     first, second = Prompt(((5.0, 5.0),)), Prompt(((60.0, 40.0),))
-    both = _of(Prompt((*first.positive, *second.positive)))[DISTANCE]
-    assert torch.equal(both, torch.minimum(_of(first)[DISTANCE], _of(second)[DISTANCE]))
+    both = _features_of(Prompt((*first.positive, *second.positive)))[DISTANCE]
+    assert torch.equal(both, torch.minimum(_features_of(first)[DISTANCE], _features_of(second)[DISTANCE]))
 
 
-def test_background_clicks_have_distances_of_their_own() -> None:
-    without, found = _of(CLICK), _of(Prompt(CLICK.positive, ((50.0, 10.0),)))
+def test_background_clicks_have_separate_distances() -> None:
+    without, result = _features_of(CLICK), _features_of(Prompt(CLICK.positive, ((50.0, 10.0),)))
     assert float(without[NEAR_NOT].max()) == pytest.approx(math.exp(-54 / 3))
     assert float(without[FAR_NOT].max()) == pytest.approx(math.exp(-54 / 10))
-    assert float(found[NEAR_NOT, 10, 50]) == 1
-    assert float(found[FAR_NOT, 10, 53]) == pytest.approx(math.exp(-3 / 10))
-    assert torch.equal(found[NEAR : DISTANCE + 1], without[NEAR : DISTANCE + 1])
+    assert float(result[NEAR_NOT, 10, 50]) == 1
+    assert float(result[FAR_NOT, 10, 53]) == pytest.approx(math.exp(-3 / 10))
+    assert torch.equal(result[NEAR : DISTANCE + 1], without[NEAR : DISTANCE + 1])
 
 
 @pytest.mark.parametrize("side", [64, 32, 128, 1024])
-def test_the_map_of_a_box_by_hand(side: int) -> None:
-    """Cells whose middle lies in the box from a quarter to three quarters across, and down to the half."""
+def test_box_map_by_hand(side: int) -> None:
+    """The box covers cells whose centres lie from a quarter to three quarters across, and in the upper half."""
     box = (side / 4, 0.0, side * 3 / 4 - 1, side / 2 - 1)
-    found = _of(Prompt(box=box), side)[BOX]
+    result = _features_of(Prompt(box=box), side)[BOX]
     expected = torch.full((GRID, GRID), -1.0)
     expected[:32, 16:48] = 1
-    # Where a cell is less than a pixel, the middles of the outermost ones lie beyond the middle of the last pixel.
+    # If a cell is smaller than a pixel, the centres of the outermost cells lie beyond the centre of the last pixel.
     sure = torch.ones_like(expected, dtype=torch.bool)
     if side < GRID:
         sure[[0, 31, 32], :] = False
         sure[:, [15, 16, 47, 48]] = False
-    assert torch.equal(found[sure], expected[sure])
-    assert set(found.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(result[sure], expected[sure])
+    assert set(result.unique().tolist()) == {-1.0, 1.0}
 
 
-def test_without_a_box_its_map_is_zero() -> None:
-    assert not _of(CLICK)[BOX].any()
+def test_box_map_is_zero_without_a_box() -> None:
+    assert not _features_of(CLICK)[BOX].any()
 
 
-def test_the_middle_of_a_box_stands_for_a_click() -> None:
-    boxed, clicked = _of(Prompt(box=(10.0, 20.0, 30.0, 41.0))), _of(Prompt(((20.0, 30.5),)))
+def test_centre_of_a_box_counts_as_a_click() -> None:
+    boxed, clicked = _features_of(Prompt(box=(10.0, 20.0, 30.0, 41.0))), _features_of(Prompt(((20.0, 30.5),)))
     rest = [n for n in range(FEATURES) if n != BOX]
     assert torch.equal(boxed[rest], clicked[rest])
-    both = _of(Prompt(((5.0, 5.0),), box=(10.0, 20.0, 30.0, 41.0)))
-    assert torch.equal(both[DISTANCE], _of(Prompt(((5.0, 5.0),)))[DISTANCE])
+    both = _features_of(Prompt(((5.0, 5.0),), box=(10.0, 20.0, 30.0, 41.0)))
+    assert torch.equal(both[DISTANCE], _features_of(Prompt(((5.0, 5.0),)))[DISTANCE])
 
 
-def test_the_area_is_that_of_the_answer() -> None:
+def test_area_is_that_of_the_mask() -> None:
     answer = torch.zeros(1, GRID, GRID)
     answer[0, :32, :32] = 1
-    found = head_features(_images(GRID), answer, [CLICK])[0, AREA]
-    assert float(found.min()) == float(found.max()) == pytest.approx(3 * 0.5, abs=1e-3)
+    result = head_features(_images(GRID), answer, [CLICK])[0, AREA]
+    assert float(result.min()) == float(result.max()) == pytest.approx(3 * 0.5, abs=1e-3)
 
 
-def test_unlike_the_click_is_unlike_it() -> None:
-    """A dark half with the click, and a bright one: only the bright one is unlike what was clicked."""
+def test_dissimilarity_to_the_click() -> None:
+    """The click is in the dark half of the image; only the bright half is dissimilar to it."""
     images = torch.full((1, 3, GRID, GRID), 50.0)
     images[..., 32:] = 200
     unlike = head_features(images, _answer(GRID), [Prompt(((10.0, 30.0),))])[0, 14]
@@ -131,8 +131,8 @@ def _check(features: torch.Tensor, count: int) -> None:
 
 
 @pytest.mark.parametrize("side", [32, 33, 50, 64, 96, 100, 224, 1024])
-def test_nothing_is_ever_undefined(side: int) -> None:
-    """Every kind of prompt with every kind of answer and image, as the rows of one batch."""
+def test_features_are_always_finite(side: int) -> None:
+    """One batch combines every kind of prompt with every kind of mask and image."""
     last = side - 1.0
     prompts = [
         Prompt(box=(2.0, 3.0, last - 2, last - 5)),
@@ -154,13 +154,13 @@ def test_nothing_is_ever_undefined(side: int) -> None:
 @given(st.data())
 def test_any_prompt_on_any_canvas_has_features(data: st.DataObject) -> None:
     side = data.draw(st.integers(32, 160))
-    place = st.floats(0, side - 1)
-    places = st.tuples(place, place)
-    x0, y0 = data.draw(places)
+    coordinate = st.floats(0, side - 1)
+    points = st.tuples(coordinate, coordinate)
+    x0, y0 = data.draw(points)
     box = (x0, y0, data.draw(st.floats(x0, side - 1)), data.draw(st.floats(y0, side - 1)))
-    positive = tuple(data.draw(st.lists(places, max_size=3)))
+    positive = tuple(data.draw(st.lists(points, max_size=3)))
     prompt = Prompt(
-        positive, tuple(data.draw(st.lists(places, max_size=3))), None if positive and data.draw(st.booleans()) else box
+        positive, tuple(data.draw(st.lists(points, max_size=3))), None if positive and data.draw(st.booleans()) else box
     )
     seed = data.draw(st.integers(0, 99))
     answer = (_answer(side, seed=seed) - data.draw(st.floats(0, 1))).clamp(0, 1)
@@ -177,7 +177,7 @@ def test_rows_of_a_batch_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 16])
-def test_the_size_of_the_canvas_does_not_matter(factor: int) -> None:
+def test_features_do_not_depend_on_the_canvas_size(factor: int) -> None:
     """Splitting each pixel of image, mask, clicks and box into several changes nothing."""
     prompt = Prompt(((20.0, 30.0), (40.0, 9.0)), ((50.0, 51.0),), (3.0, 4.0, 44.0, 52.0))
     images, answer = _images(GRID), _answer(GRID)
@@ -189,7 +189,7 @@ def test_the_size_of_the_canvas_does_not_matter(factor: int) -> None:
     torch.testing.assert_close(larger, head_features(images, answer, [prompt]), atol=1e-3, rtol=1e-3)
 
 
-def test_the_answer_of_the_grid_gives_the_features_of_the_whole_answer() -> None:
+def test_mask_on_the_grid_gives_the_same_features() -> None:
     """Masks are stored at the size of the grid for training; later they have the size of the canvas."""
     images, answer = _images(128), _answer(128)
     at_grid = F.adaptive_avg_pool2d(answer[:, None], GRID)[:, 0]

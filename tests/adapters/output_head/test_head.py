@@ -18,15 +18,15 @@ def _answers(side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("side", [32, 64, 100, 256])
-def test_untrained_it_adds_nothing(side: int) -> None:
+def test_untrained_head_adds_nothing(side: int) -> None:
     head = OutputHead().eval()
     assert not head(head_features(_images(side), _answers(side), PROMPTS)).any()
     refined = head.refine_masks(_images(side), _answers(side), PROMPTS)
     torch.testing.assert_close(refined, _answers(side).clamp(0.002, 0.998), atol=1e-5, rtol=0)
 
 
-def test_untrained_its_body_is_alive() -> None:
-    """Every weight gets a gradient once the last layer has moved."""
+def test_untrained_head_has_gradients() -> None:
+    """Every weight has a gradient once the last layer is not zero."""
     head = OutputHead()
     torch.nn.init.ones_(head.last.weight)
     head(head_features(_images(64), _answers(64), PROMPTS)).square().sum().backward()
@@ -54,30 +54,30 @@ def test_rows_of_a_batch_do_not_mix(lively_head: OutputHead, side: int) -> None:
     batch = lively_head.refine_masks(images, answers, PROMPTS)
     assert not torch.allclose(batch, answers, atol=0.1)
     for row in range(3):
-        one = slice(row, row + 1)
-        alone = lively_head.refine_masks(images[one], answers[one], PROMPTS[one])
+        first = slice(row, row + 1)
+        alone = lively_head.refine_masks(images[first], answers[first], PROMPTS[first])
         torch.testing.assert_close(alone[0], batch[row], atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_far_from_all_that_was_seen_stays_finite(lively_head: OutputHead) -> None:
+def test_output_is_finite_for_extreme_features(lively_head: OutputHead) -> None:
     features = torch.cat([torch.full((1, FEATURES, GRID, GRID), value) for value in (1e6, -1e6)])
     assert bool(torch.isfinite(lively_head(features)).all())
 
 
-def test_seeds() -> None:
+def test_weights_depend_on_the_seed() -> None:
     before = torch.get_rng_state()
-    one, same, other = (OutputHead(seed).state_dict() for seed in (4, 4, 5))
-    assert all(torch.equal(one[key], same[key]) for key in one)
-    assert not torch.equal(one["fine.0.weight"], other["fine.0.weight"])
+    first, same, different = (OutputHead(seed).state_dict() for seed in (4, 4, 5))
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert not torch.equal(first["fine.0.weight"], different["fine.0.weight"])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_asking_it_changes_nothing_of_it(lively_head: OutputHead) -> None:
+def test_evaluation_does_not_change_the_head(lively_head: OutputHead) -> None:
     before = {key: value.clone() for key, value in lively_head.state_dict().items()}
     lively_head.refine_masks(_images(64), _answers(64), PROMPTS)
     assert all(torch.equal(value, before[key]) for key, value in lively_head.state_dict().items())
 
 
-def test_it_is_small() -> None:
+def test_head_is_small() -> None:
     """The head is stored in the file of the adapter and runs at every click."""
     assert sum(parameter.numel() for parameter in OutputHead().parameters()) < 60_000

@@ -19,79 +19,82 @@ def _code(constant: float = 0.0, linear: float = 0.0, square: float = 0.0, detai
     return torch.tensor([constant, linear, square, detail]).view(1, 1, FUNCTIONS, 1, 1).repeat(1, 3, 1, 1, 1)
 
 
-def _wake(made: BasisVisualPrompt) -> None:
+def _set_random_weights(visual_prompt: BasisVisualPrompt) -> None:
     with torch.no_grad():
-        made.head.weight.add_(0.1 * torch.randn(made.head.weight.shape, generator=torch.Generator().manual_seed(1)))
+        visual_prompt.head.weight.add_(
+            0.1 * torch.randn(visual_prompt.head.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
 
 
 @pytest.mark.parametrize("grid", [1, 3])
 @pytest.mark.parametrize("side", [32, 128])
-def test_untrained_it_changes_nothing(grid: int, side: int) -> None:
+def test_untrained_prompt_changes_nothing(grid: int, side: int) -> None:
     images = _images(side)
-    made = BasisVisualPrompt(ImageStatistics(), grid)
-    assert torch.equal(made.transform_images(images, image_statistics(images), CLICKS), images)
+    visual_prompt = BasisVisualPrompt(ImageStatistics(), grid)
+    assert torch.equal(visual_prompt.transform_images(images, image_statistics(images), CLICKS), images)
 
 
 @pytest.mark.parametrize("grid", [1, 4])
 def test_shapes(grid: int) -> None:
     images = _images()
-    made = BasisVisualPrompt(ImageStatistics(), grid)
-    _wake(made)
-    code = made.code(image_statistics(images), CLICKS, 48)
+    visual_prompt = BasisVisualPrompt(ImageStatistics(), grid)
+    _set_random_weights(visual_prompt)
+    code = visual_prompt.code(image_statistics(images), CLICKS, 48)
     assert code.shape == (2, 3, FUNCTIONS, grid, grid)
-    assert made.apply_code(images, code).shape == images.shape
-    assert made.sample_directions(code.shape, torch.Generator().manual_seed(0)).shape == code.shape
+    assert visual_prompt.apply_code(images, code).shape == images.shape
+    assert visual_prompt.sample_directions(code.shape, torch.Generator().manual_seed(0)).shape == code.shape
 
 
 def test_with_one_cell_the_code_has_twelve_numbers() -> None:
-    made = BasisVisualPrompt(ImageStatistics())
-    assert made.code(torch.zeros(1, STATISTICS), CLICKS[:1], 48).numel() == 12
+    visual_prompt = BasisVisualPrompt(ImageStatistics())
+    assert visual_prompt.code(torch.zeros(1, STATISTICS), CLICKS[:1], 48).numel() == 12
 
 
-def test_for_a_label_the_code_depends_on_the_image_and_not_on_the_click() -> None:
+def test_code_for_a_label_depends_on_the_image_only() -> None:
     images = _images()
     images[1] *= 0.3
     features = image_statistics(images)
-    made = BasisVisualPrompt(ImageStatistics())
-    _wake(made)
-    code = made.code(features, CLICKS, 48)
-    assert torch.equal(code, made.code(features, CLICKS[::-1], 48))
-    assert torch.equal(code, made.code(features, [Prompt(box=(0.0, 0.0, 9.0, 9.0))] * 2, 48))
+    visual_prompt = BasisVisualPrompt(ImageStatistics())
+    _set_random_weights(visual_prompt)
+    code = visual_prompt.code(features, CLICKS, 48)
+    assert torch.equal(code, visual_prompt.code(features, CLICKS[::-1], 48))
+    assert torch.equal(code, visual_prompt.code(features, [Prompt(box=(0.0, 0.0, 9.0, 9.0))] * 2, 48))
     assert not torch.allclose(code[0], code[1])
-    assert not made.conditioned_on_click
+    assert not visual_prompt.conditioned_on_click
 
 
-def test_on_a_click_the_code_depends_on_the_image_and_on_the_click() -> None:
+def test_code_for_a_click_depends_on_the_image_and_the_click() -> None:
     images = _images()
     images[1] *= 0.3
     features = image_statistics(images)
-    made = BasisVisualPrompt(ImageStatistics(), condition="click")
-    _wake(made)
-    code = made.code(features, CLICKS, 48)
-    assert made.conditioned_on_click
-    assert not torch.allclose(code, made.code(features, CLICKS[::-1], 48))
-    assert not torch.allclose(code, made.code(features.flip(0), CLICKS, 48))
+    visual_prompt = BasisVisualPrompt(ImageStatistics(), condition="click")
+    _set_random_weights(visual_prompt)
+    code = visual_prompt.code(features, CLICKS, 48)
+    assert visual_prompt.conditioned_on_click
+    assert not torch.allclose(code, visual_prompt.code(features, CLICKS[::-1], 48))
+    assert not torch.allclose(code, visual_prompt.code(features.flip(0), CLICKS, 48))
     assert not torch.equal(
-        made.transform_images(images, features, CLICKS), made.transform_images(images, features, CLICKS[::-1])
+        visual_prompt.transform_images(images, features, CLICKS),
+        visual_prompt.transform_images(images, features, CLICKS[::-1]),
     )
 
 
-def test_the_click_code_follows_the_side_and_outlives_a_round_trip() -> None:
+def test_click_code_scales_with_the_image_and_survives_a_round_trip() -> None:
     features = torch.zeros(2, STATISTICS)
-    made, other = (BasisVisualPrompt(ImageStatistics(), seed=seed, condition="click") for seed in (1, 2))
-    _wake(made)
-    code = made.code(features, CLICKS, 48)
-    assert not torch.allclose(code, made.code(features, CLICKS, 96))
-    other.load_state_dict(made.state_dict())
-    assert torch.equal(code, other.code(features, CLICKS, 48))
+    visual_prompt, different = (BasisVisualPrompt(ImageStatistics(), seed=seed, condition="click") for seed in (1, 2))
+    _set_random_weights(visual_prompt)
+    code = visual_prompt.code(features, CLICKS, 48)
+    assert not torch.allclose(code, visual_prompt.code(features, CLICKS, 96))
+    different.load_state_dict(visual_prompt.state_dict())
+    assert torch.equal(code, different.code(features, CLICKS, 48))
 
 
 def test_other_weights_change_the_image() -> None:
     images = _images()
-    made = BasisVisualPrompt(ImageStatistics())
+    visual_prompt = BasisVisualPrompt(ImageStatistics())
     with torch.no_grad():
-        made.head.bias.fill_(0.1)
-    changed = made.transform_images(images, image_statistics(images), CLICKS)
+        visual_prompt.head.bias.fill_(0.1)
+    changed = visual_prompt.transform_images(images, image_statistics(images), CLICKS)
     assert float((changed - images).abs().mean()) >= 1
     assert torch.equal(changed, changed.round())
     assert float(changed.min()) >= 0
@@ -118,7 +121,7 @@ def test_the_square_term_lifts_both_ends() -> None:
     assert changed[0, 2].flatten().tolist() == [26, 60, 213, 154]
 
 
-def test_the_detail_term_sharpens_edges_alone() -> None:
+def test_detail_term_sharpens_edges_only() -> None:
     images = torch.full((1, 3, 32, 32), 80.0)
     images[..., 16:] = 160
     changed = BasisVisualPrompt(ImageStatistics()).apply_code(images, _code(detail=0.2))
@@ -138,7 +141,7 @@ def test_channels_are_independent() -> None:
     assert not torch.equal(changed[:, 1], images[:, 1])
 
 
-def test_a_grid_acts_where_its_cell_lies() -> None:
+def test_grid_cell_acts_at_its_position() -> None:
     images = torch.full((1, 3, 64, 64), 100.0)
     code = torch.zeros(1, 3, FUNCTIONS, 2, 2)
     code[:, :, 0, 0, 1] = 0.2  # First row, second column: the upper right.
@@ -157,7 +160,7 @@ def test_functions_are_centred() -> None:
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_detail_is_what_the_mean_of_the_surroundings_lacks(colour: bool) -> None:
+def test_detail_is_the_difference_to_the_local_mean(colour: bool) -> None:
     """For grey images, the detail is computed once for all three channels."""
     x = _images() / 255
     x = x if colour else x[:, :1].expand_as(x)
@@ -165,11 +168,13 @@ def test_detail_is_what_the_mean_of_the_surroundings_lacks(colour: bool) -> None
     torch.testing.assert_close(basis_functions(x)[3], 4 * (x - smooth), atol=1e-5, rtol=0)
 
 
-def test_directions_are_normal_and_fixed_by_the_seed() -> None:
-    made = BasisVisualPrompt(ImageStatistics())
+def test_directions_are_normal_and_reproducible() -> None:
+    visual_prompt = BasisVisualPrompt(ImageStatistics())
     shape = torch.Size((500, 3, FUNCTIONS, 1, 1))
-    one, same, other = (made.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-    assert float(one.mean()) == pytest.approx(0, abs=0.05)
-    assert float(one.std()) == pytest.approx(1, abs=0.05)
+    first, same, different = (
+        visual_prompt.sample_directions(shape, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, different)
+    assert float(first.mean()) == pytest.approx(0, abs=0.05)
+    assert float(first.std()) == pytest.approx(1, abs=0.05)

@@ -21,14 +21,14 @@ def test_the_matrix_is_normal() -> None:
     assert abs(float(matrix.std()) - 1) < 0.15
 
 
-def test_by_hand() -> None:
+def test_click_code_by_hand() -> None:
     code = click_code(CLICKS[:1], 224, FOURIER)
-    where = (np.array([10.0, 20.0]) + 0.5) / 224 * 2 - 1
-    angle = where @ FOURIER.numpy().astype(float) * 2 * math.pi
+    normalised = (np.array([10.0, 20.0]) + 0.5) / 224 * 2 - 1
+    angle = normalised @ FOURIER.numpy().astype(float) * 2 * math.pi
     np.testing.assert_allclose(code.numpy(), [np.concatenate([np.sin(angle), np.cos(angle)])], atol=1e-4)
 
 
-def test_it_follows_the_side_of_the_canvas() -> None:
+def test_click_code_scales_with_the_canvas() -> None:
     (scaled,) = [prompt.scaled(0.5, 0.5) for prompt in CLICKS[:1]]
     expected = click_code(CLICKS[:1], 224, FOURIER)
     torch.testing.assert_close(click_code([scaled], 112, FOURIER), expected, atol=1e-4, rtol=0)

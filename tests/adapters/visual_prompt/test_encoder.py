@@ -19,7 +19,7 @@ def test_statistics_are_the_default() -> None:
     assert load_encoder(**{key: encoder.to_dict()[key] for key in ("name", "source")}).to_dict() == encoder.to_dict()
 
 
-def test_an_unknown_encoder_lists_the_known_ones() -> None:
+def test_error_for_an_unknown_encoder_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="'sam'.*statistics, clip, vit_mae, dino"):
         load_encoder("sam")
 
@@ -30,7 +30,7 @@ def test_statistics_take_no_source() -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("clip", "transformers"), ("vit_mae", "transformers"), ("dino", "timm")])
-def test_a_missing_extra_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_missing_extra(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BapsError, match=rf"The encoder '{name}' needs .*pip install 'baps-monailabel\[encoders\]'"):
         load_encoder(name, "/not/read")

@@ -26,22 +26,22 @@ def test_a_constant_is_unchanged(side: int, width: int) -> None:
     torch.testing.assert_close(local_mean(x, width), x, atol=1e-5, rtol=0)
 
 
-def test_by_hand() -> None:
+def test_local_mean_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0, 6.0], [4.0, 5.0, 6.0]])
     expected = torch.tensor([[3.0, 4.0, 4.75], [3.0, 4.0, 4.75]])
     torch.testing.assert_close(local_mean(x, 3), expected)
 
 
-def test_a_square_larger_than_the_image_gives_the_mean_of_all() -> None:
+def test_square_larger_than_the_image_gives_the_mean_of_the_image() -> None:
     x = torch.rand((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(local_mean(x, 25), x.mean((2, 3), keepdim=True).expand_as(x))
 
 
-def test_an_image_with_a_graph_and_parts_of_a_larger_one_are_taken_and_not_changed() -> None:
-    whole = torch.rand((1, 3, 20, 20), generator=torch.Generator().manual_seed(0), requires_grad=True)
-    part = whole[:, :, 3:17, ::2]
+def test_input_with_a_graph_or_a_view_is_not_changed() -> None:
+    image = torch.rand((1, 3, 20, 20), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    part = image[:, :, 3:17, ::2]
     before = part.detach().clone()
-    found = local_mean(part, 5)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, _pooled(before, 5), atol=1e-5, rtol=0)
+    result = local_mean(part, 5)
+    assert not result.requires_grad
+    torch.testing.assert_close(result, _pooled(before, 5), atol=1e-5, rtol=0)
     assert torch.equal(part, before)

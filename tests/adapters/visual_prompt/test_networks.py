@@ -66,7 +66,7 @@ def sources(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize(("name", "length"), [("clip", 24), ("vit_mae", 32), ("dino", 2048)])
 @pytest.mark.parametrize("side", [224, 96, 300])
-def test_features(sources: dict[str, Path], name: str, length: int, side: int) -> None:
+def test_number_of_features(sources: dict[str, Path], name: str, length: int, side: int) -> None:
     encoder = load_encoder(name, str(sources[name]))
     images = _images(side)
     features = encoder.features(images.requires_grad_())
@@ -80,7 +80,7 @@ def test_features(sources: dict[str, Path], name: str, length: int, side: int) -
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_features_are_those_of_the_model_with_its_own_preprocessing(
+def test_features_equal_the_models_with_its_own_preprocessing(
     models: dict[str, Any], sources: dict[str, Path], name: str
 ) -> None:
     images = _images()
@@ -91,11 +91,13 @@ def test_features_are_those_of_the_model_with_its_own_preprocessing(
             expected = models[name](x).image_embeds
         elif name == "vit_mae":
             models[name].config.mask_ratio = 0.0
-            expected = models[name](x).last_hidden_state[:, 0]  # shuffled anew: the class token does not mind
+            expected = models[name](x).last_hidden_state[
+                :, 0
+            ]  # Shuffled again; the class token does not depend on the order.
         else:
             expected = models[name].forward_features(x).mean((2, 3))
-    found = load_encoder(name, str(sources[name])).features(images)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    result = load_encoder(name, str(sources[name])).features(images)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_vit_mae_sees_every_patch(sources: dict[str, Path]) -> None:
@@ -117,14 +119,16 @@ def test_vit_mae_sees_every_patch(sources: dict[str, Path]) -> None:
         ("vit_mae", "ViTMAEModel", "ViTMAEConfig", 768),
     ],
 )
-def test_full_size(tmp_path: Path, name: str, model_class: str, config_class: str, length: int) -> None:
+def test_default_configurations_have_the_published_size(
+    tmp_path: Path, name: str, model_class: str, config_class: str, length: int
+) -> None:
     """The defaults of the configurations are ViT-B/32 and the base ViT-MAE."""
     config = getattr(transformers, config_class)()
     getattr(transformers, model_class)(config).save_pretrained(tmp_path)
     encoder = load_encoder(name, str(tmp_path))
     assert encoder.features(_images(64, 1)).shape == (1, length)
-    made = build_visual_prompt("concat", encoder=encoder)
-    assert sum(parameter.numel() for parameter in made.parameters()) == {512: 304_706, 768: 453_267}[length]
+    visual_prompt = build_visual_prompt("concat", encoder=encoder)
+    assert sum(parameter.numel() for parameter in visual_prompt.parameters()) == {512: 304_706, 768: 453_267}[length]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -138,30 +142,30 @@ def test_a_network_is_loaded_once(sources: dict[str, Path], name: str, monkeypat
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_visual_prompt_comes_back_with_its_encoder(sources: dict[str, Path], kind: str, name: str) -> None:
-    made = build_visual_prompt(kind, 3, "click", load_encoder(name, str(sources[name])))
+def test_visual_prompt_is_rebuilt_with_its_encoder(sources: dict[str, Path], kind: str, name: str) -> None:
+    visual_prompt = build_visual_prompt(kind, 3, "click", load_encoder(name, str(sources[name])))
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in visual_prompt.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    record = json.loads(json.dumps(made.to_dict()))
-    found = visual_prompt_from_record(record)
-    found.load_state_dict(made.state_dict())
+    record = json.loads(json.dumps(visual_prompt.to_dict()))
+    results = visual_prompt_from_record(record)
+    results.load_state_dict(visual_prompt.state_dict())
     pixels, prompts = to_pixels(_images(64, 2)), [Prompt(((9.0, 9.0),)), Prompt(((30.0, 3.0),))]
-    crops = Adapter(made).crop(pixels, prompts)
-    changed = Adapter(made).transform_images(crops)
+    crops = Adapter(visual_prompt).crop(pixels, prompts)
+    changed = Adapter(visual_prompt).transform_images(crops)
     assert (changed != pixels).any()
-    assert (Adapter(found).transform_images(crops) == changed).all()
-    assert found.to_dict() == made.to_dict()
+    assert (Adapter(results).transform_images(crops) == changed).all()
+    assert results.to_dict() == visual_prompt.to_dict()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_state_holds_no_weights_of_the_encoder(sources: dict[str, Path], kind: str) -> None:
     encoder = load_encoder("clip", str(sources["clip"]))
-    made = build_visual_prompt(kind, encoder=encoder)
+    visual_prompt = build_visual_prompt(kind, encoder=encoder)
     theirs = {value.data_ptr() for value in encoder._network.state_dict().values()}  # type: ignore[attr-defined]
-    assert not theirs & {value.data_ptr() for value in made.state_dict().values()}
-    assert not any("encoder" in key or "vision" in key for key in made.state_dict())
-    assert not any("encoder" in key for key, _ in made.named_parameters())
+    assert not theirs & {value.data_ptr() for value in visual_prompt.state_dict().values()}
+    assert not any("encoder" in key or "vision" in key for key in visual_prompt.state_dict())
+    assert not any("encoder" in key for key, _ in visual_prompt.named_parameters())
 
 
 def test_other_weights_than_recorded_are_refused(sources: dict[str, Path]) -> None:
@@ -172,7 +176,7 @@ def test_other_weights_than_recorded_are_refused(sources: dict[str, Path]) -> No
 
 
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone."])
-def test_a_checkpoint_of_training_code(
+def test_training_checkpoint_is_read(
     models: dict[str, Any], sources: dict[str, Path], tmp_path: Path, prefix: str
 ) -> None:
     state = {prefix + key: value for key, value in models["dino"].state_dict().items()}
@@ -182,26 +186,26 @@ def test_a_checkpoint_of_training_code(
     assert torch.equal(load_encoder("dino", str(tmp_path / "dino.pth")).features(images), expected)
 
 
-def test_a_folder_serves_dino_too(models: dict[str, Any], sources: dict[str, Path], tmp_path: Path) -> None:
+def test_dino_is_read_from_a_folder(models: dict[str, Any], sources: dict[str, Path], tmp_path: Path) -> None:
     save_file(models["dino"].state_dict(), tmp_path / "model.safetensors")
     images = _images(64, 1)
     expected = load_encoder("dino", str(sources["dino"])).features(images)
     assert torch.equal(load_encoder("dino", str(tmp_path)).features(images), expected)
 
 
-def test_half_precision_is_widened(tmp_path: Path) -> None:
+def test_half_precision_is_converted(tmp_path: Path) -> None:
     _clip().half().save_pretrained(tmp_path)
     assert load_encoder("clip", str(tmp_path)).features(_images(64, 1)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("name", "given"), [("clip", "vit_mae"), ("vit_mae", "clip"), ("dino", "clip")])
-def test_another_network_is_refused(sources: dict[str, Path], name: str, given: str) -> None:
+@pytest.mark.parametrize(("name", "other_name"), [("clip", "vit_mae"), ("vit_mae", "clip"), ("dino", "clip")])
+def test_another_network_is_refused(sources: dict[str, Path], name: str, other_name: str) -> None:
     with pytest.raises(BapsError, match=f"does not hold the weights of .*'{name}' needs. Give the folder"):
-        load_encoder(name, str(sources[given]))
+        load_encoder(name, str(sources[other_name]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_part_of_the_weights_is_refused(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_incomplete_weights_are_refused(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
     """transformers would initialise the rest at random."""
     source = sources[name] if name == "dino" else sources[name] / "model.safetensors"
     state = load_file(source)
@@ -214,7 +218,7 @@ def test_a_part_of_the_weights_is_refused(sources: dict[str, Path], tmp_path: Pa
 
 
 def test_a_deeper_resnet_is_refused(models: dict[str, Any], tmp_path: Path) -> None:
-    """A ResNet-101 has all that a ResNet-50 has, and more."""
+    """A ResNet-101 has all tensors of a ResNet-50, and more."""
     extra = {"layer3.6.conv1.weight": torch.zeros(256, 1024, 1, 1)}
     save_file({**models["dino"].state_dict(), **extra}, tmp_path / "deeper.safetensors")
     with pytest.raises(BapsError, match="does not hold the weights of a ResNet-50"):
@@ -222,14 +226,14 @@ def test_a_deeper_resnet_is_refused(models: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("name", "make"), [("clip", _clip), ("vit_mae", _vit_mae)])
-def test_a_model_for_other_sizes_is_refused(tmp_path: Path, name: str, make: Any) -> None:
+def test_model_of_another_image_size_is_refused(tmp_path: Path, name: str, make: Any) -> None:
     make(image_size=112).save_pretrained(tmp_path)
     with pytest.raises(BapsError, match="for images of 224 pixels"):
         load_encoder(name, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["clip", "vit_mae"])
-def test_pickles_are_not_opened(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_pickles_are_refused(sources: dict[str, Path], tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_bytes((sources[name] / "config.json").read_bytes())
     torch.save(load_file(sources[name] / "model.safetensors"), tmp_path / "pytorch_model.bin")
     with pytest.raises(BapsError, match="is not a folder that holds model.safetensors"):
@@ -245,6 +249,6 @@ def test_a_broken_file_is_refused(sources: dict[str, Path], tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_missing_path_is_named(name: str) -> None:
+def test_error_names_the_missing_path(name: str) -> None:
     with pytest.raises(BapsError, match="'/no/such/model' does not exist. Give a folder on this machine, or a hub id"):
         load_encoder(name, "/no/such/model")

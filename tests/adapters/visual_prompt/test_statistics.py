@@ -11,7 +11,7 @@ def _images(count: int = 3, side: int = 96) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("side", [32, 64, 128, 200])
-def test_length(side: int) -> None:
+def test_number_of_features(side: int) -> None:
     features = image_statistics(_images(side=side))
     assert features.shape == (3, STATISTICS)
     assert bool(torch.isfinite(features).all())

@@ -32,7 +32,7 @@ def runs() -> list[dict[str, Any]]:
     ]
 
 
-def test_gains_are_over_zero_shot_on_the_same_patients(runs: list[dict[str, Any]]) -> None:
+def test_gains_are_relative_to_zero_shot_on_the_same_patients(runs: list[dict[str, Any]]) -> None:
     rows = {row["arm"]: row for row in summarise(runs)}
     assert rows["default"]["gain"] == pytest.approx(0.2)
     assert rows["default"]["gain_std"] == pytest.approx(0.0)
@@ -43,17 +43,17 @@ def test_gains_are_over_zero_shot_on_the_same_patients(runs: list[dict[str, Any]
 
 
 def test_images_to_nine_tenths_of_the_best_gain(runs: list[dict[str, Any]]) -> None:
-    """0.68 is nine tenths of the way from 0.5 to 0.7; the bound of the white box does not count."""
+    """0.68 is nine tenths of the way from 0.5 to 0.7; the white box does not count."""
     rows = {row["arm"]: row for row in summarise(runs)}
     assert rows["default"]["images_to_90"] == 3000
 
 
-def test_what_was_not_run_without_an_adapter_is_left_out(runs: list[dict[str, Any]]) -> None:
+def test_runs_without_a_zero_shot_run_are_skipped(runs: list[dict[str, Any]]) -> None:
     alone = [_run("default", [0.6], seed=7)]
     assert summarise([*runs, *alone])[2]["seeds"] == 2
 
 
-def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_tables_are_written_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench-adapt begins -->\nold\n<!-- bench-adapt ends -->\nafter\n")
     summary = summarise(runs)
@@ -62,11 +62,11 @@ def test_tables_go_between_the_marks(runs: list[dict[str, Any]], tmp_path: Path)
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| default (refused: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
+    assert "| default (rejected: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
     assert "| organ | 2 | 0.500 | 0.550 | 0.700 |" in text
 
 
-def test_domains_of_few_arms_stand_together(runs: list[dict[str, Any]]) -> None:
+def test_domains_with_few_arms_share_a_table(runs: list[dict[str, Any]]) -> None:
     few = [
         {**_run("zero_shot", [0.3, 0.5], corrected=CORRECTED), "domain": "other"},
         {**_run("default", [0.4, 0.7], corrected=CORRECTED), "domain": "other"},
@@ -78,7 +78,7 @@ def test_domains_of_few_arms_stand_together(runs: list[dict[str, Any]]) -> None:
     assert not any("not yet" in line for line in lines)
 
 
-def test_the_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "prompt_space")]
     draw([*runs, *more], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000

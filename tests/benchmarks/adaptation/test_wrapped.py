@@ -9,21 +9,21 @@ from baps.prompts import Prompt
 from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
 
 
-def test_a_crop_answers_in_its_place_and_counts(new_black_box: Callable[..., Any]) -> None:
+def test_crop_around_click_gives_the_same_mask_and_counts_images(new_black_box: Callable[..., Any]) -> None:
     inner = new_black_box()
     image = np.zeros((32, 32, 3), np.uint8)
     image[8:16, 10:18] = 250
     prompt = Prompt(((13.0, 12.0),))
-    whole = inner.segment(image[None], [prompt])[0] > 0.5
+    expected = inner.segment(image[None], [prompt])[0] > 0.5
     crop = CropAroundClick(inner, 0.75)
-    found = crop.segment(image[None], [prompt])[0] > 0.5
-    assert whole.any()
-    assert (found != whole).mean() < 0.02
+    cropped = crop.segment(image[None], [prompt])[0] > 0.5
+    assert expected.any()
+    assert (cropped != expected).mean() < 0.02
     assert (crop.images_queried, inner.images_queried) == (1, 2)
-    shown, prompts = inner.queries[-1]
-    assert shown.shape == (1, 32, 32, 3)
+    images, prompts = inner.queries[-1]
+    assert images.shape == (1, 32, 32, 3)
     (x, y) = prompts[0].positive[0]
-    assert shown[0, round(y), round(x), 0] > 200
+    assert images[0, round(y), round(x), 0] > 200
 
 
 def test_hard_masks_are_zero_and_one(new_black_box: Callable[..., Any]) -> None:

@@ -11,7 +11,13 @@ from benchmarks.paths import PAGES
 
 
 def _run(
-    arm: str, organ: str, dice: float, shots: int = 1, seed: int = 0, experiment: str = "shift", **more: Any
+    arm: str,
+    organ: str,
+    dice: float,
+    shots: int = 1,
+    seed: int = 0,
+    experiment: str = "shift",
+    **with_incomplete_seed: Any,
 ) -> dict[str, Any]:
     scores = [
         {"patient": "a", "dice": dice - 0.1, "hd95": 10.0, "surface": 2.0},
@@ -20,7 +26,7 @@ def _run(
     costs = {"parameters": 7789, "seconds": 12.4, "epochs": [30, 40], "memory_mib": 900} if shots else {}
     return {
         "experiment": experiment, "organ": organ, "arm": arm, "shots": shots, "seed": seed, "scores": scores,
-        **costs, **more,
+        **costs, **with_incomplete_seed,
     }  # fmt: skip
 
 
@@ -50,7 +56,7 @@ def _cells(lines: list[str], first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("| ").split("|")]
 
 
-def test_means_are_over_organs_and_spreads_over_seeds(runs: list[dict[str, Any]]) -> None:
+def test_means_over_organs_and_standard_deviations_over_seeds(runs: list[dict[str, Any]]) -> None:
     rows = {(row["experiment"], row["arm"], row["shots"]): row for row in summarise(runs)}
     row = rows["shift", "spatial", 1]
     assert (row["dice"], row["dice_std"]) == (pytest.approx(0.6), pytest.approx(0.1))
@@ -60,13 +66,13 @@ def test_means_are_over_organs_and_spreads_over_seeds(runs: list[dict[str, Any]]
     assert rows["shift", "lora", 1]["why_not"] == "No blocks."
 
 
-def test_a_seed_counts_when_every_organ_was_run(runs: list[dict[str, Any]]) -> None:
+def test_seed_counts_only_if_every_organ_was_run(runs: list[dict[str, Any]]) -> None:
     assert not any(row["arm"] == "full" for row in summarise(runs))
-    more = [*runs, _run("spatial", "liver", 0.1, 1, seed=2)]
-    assert summarise(more)[1] == summarise(runs)[1]
+    with_incomplete_seed = [*runs, _run("spatial", "liver", 0.1, 1, seed=2)]
+    assert summarise(with_incomplete_seed)[1] == summarise(runs)[1]
 
 
-def test_empty_answers_are_counted_and_not_averaged(runs: list[dict[str, Any]]) -> None:
+def test_empty_masks_are_counted_and_not_averaged(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         if run["arm"] == "spatial" and run["shots"] == 3:
             run["scores"][1] |= {"hd95": None, "surface": None, "dice": 0.0}
@@ -79,7 +85,7 @@ def test_empty_answers_are_counted_and_not_averaged(runs: list[dict[str, Any]]) 
     assert cells[4:7] == ["– / –", "– / –", "100% / 100%"]
 
 
-def test_the_table(runs: list[dict[str, Any]]) -> None:
+def test_table_cells(runs: list[dict[str, Any]]) -> None:
     lines = tables(summarise(runs))
     assert _cells(lines, "spatial") == [
         "spatial", "0.600 ± 0.100", "0.800", "2 / 1", "15.0 / 15.0", "3.0 / 3.0", "0% / 0%", "7,789", "35 / 35",
@@ -90,12 +96,12 @@ def test_the_table(runs: list[dict[str, Any]]) -> None:
     assert _cells(lines, "mean") == ["mean", "0.700", "15.0", "3.0"]
     one_shot = [run for run in runs if run["shots"] != 3]
     assert _cells(tables(summarise(one_shot)), "spatial")[1:4] == ["0.600 ± 0.100", "2", "15.0"]
-    not_yet = [*one_shot, *(_run("scratch", organ, 0.2, 3) for organ in ("liver", "spleen"))]
-    assert _cells(tables(summarise(not_yet)), "spatial")[1:4] == ["0.600 ± 0.100", "–", "2 / –"]
-    assert _cells(tables(summarise(not_yet)), "scratch")[1:4] == ["–", "0.200", "– / 1"]
+    with_incomplete_shots = [*one_shot, *(_run("scratch", organ, 0.2, 3) for organ in ("liver", "spleen"))]
+    assert _cells(tables(summarise(with_incomplete_shots)), "spatial")[1:4] == ["0.600 ± 0.100", "–", "2 / –"]
+    assert _cells(tables(summarise(with_incomplete_shots)), "scratch")[1:4] == ["–", "0.200", "– / 1"]
 
 
-def test_the_page_for_users_has_its_place(runs: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_docs_page_has_marks_for_the_tables(runs: list[dict[str, Any]], tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text((PAGES / "organs.md").read_text())
     before = page.read_text()

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from benchmarks.interactive.scribbles import (
     CANDIDATES,
     DEFAULT,
-    KEPT,
     ONE_CLICK,
     PLACEMENTS,
     SHARES,
+    STROKES_KEPT,
     Choice,
     around,
     rows_of,
@@ -20,45 +20,43 @@ from benchmarks.interactive.scribbles import (
 
 @pytest.fixture
 def strokes() -> NDArray[np.bool_]:
-    """A thick line and a thin one that turns, (40, 60)."""
-    drawn = np.zeros((40, 60), bool)
-    drawn[8:13, 10:40] = True
-    drawn[20:35, 50] = drawn[34, 30:51] = True
-    return drawn
+    """Draw a thick line and a thin one with a corner, (40, 60)."""
+    mask = np.zeros((40, 60), bool)
+    mask[8:13, 10:40] = True
+    mask[20:35, 50] = mask[34, 30:51] = True
+    return mask
 
 
 @pytest.mark.parametrize("way", PLACEMENTS)
-def test_every_way_puts_its_clicks_on_the_strokes(way: str, strokes: NDArray[np.bool_]) -> None:
-    for most in (1, 3, 6):
-        clicks = PLACEMENTS[way](strokes, most, np.random.default_rng(0))
-        assert 1 <= len(clicks) == len(set(clicks)) <= most
+def test_every_placement_clicks_on_the_strokes(way: str, strokes: NDArray[np.bool_]) -> None:
+    for max_clicks in (1, 3, 6):
+        clicks = PLACEMENTS[way](strokes, max_clicks, np.random.default_rng(0))
+        assert 1 <= len(clicks) == len(set(clicks)) <= max_clicks
         assert all(strokes[int(y), int(x)] for x, y in clicks)
-        assert PLACEMENTS[way](np.zeros_like(strokes), most, np.random.default_rng(0)) == ()
+        assert PLACEMENTS[way](np.zeros_like(strokes), max_clicks, np.random.default_rng(0)) == ()
 
 
-def test_along_a_line_that_turns_clicks_are_as_far_from_each_other_as_from_the_ends() -> None:
-    drawn = np.zeros((40, 60), bool)
-    drawn[4:34, 50] = drawn[34, 20:51] = True
-    first, second = sorted(PLACEMENTS["along"](drawn, 2, np.random.default_rng(0)))
+def test_along_spaces_clicks_equally_on_a_line_with_a_corner() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[4:34, 50] = mask[34, 20:51] = True
+    first, second = sorted(PLACEMENTS["along"](mask, 2, np.random.default_rng(0)))
     assert first == pytest.approx((35, 34), abs=3)
     assert second == pytest.approx((50, 19), abs=3)
 
 
-def test_the_longest_stroke_alone_may_be_clicked(strokes: NDArray[np.bool_]) -> None:
+def test_clicks_can_be_restricted_to_the_longest_stroke(strokes: NDArray[np.bool_]) -> None:
     choice = Choice("deepest", 1, longest=True)
     ((x, y),) = choice.prompt(strokes, strokes, strokes, np.random.default_rng(0)).positive
     assert (12 <= x <= 37, y) == (True, 10)
 
 
-def test_a_box_is_made_wider_and_clipped_to_the_image(strokes: NDArray[np.bool_]) -> None:
+def test_box_with_margin_is_clipped_to_the_image(strokes: NDArray[np.bool_]) -> None:
     assert around(strokes, 0) == (10, 8, 50, 34)
     assert around(strokes, 1.0) == (0, 0, 59, 39)
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_a_share_of_strokes_is_what_lies_nearest_to_their_deepest_pixel(
-    strokes: NDArray[np.bool_], share: float
-) -> None:
+def test_share_of_strokes_is_nearest_to_their_deepest_pixel(strokes: NDArray[np.bool_], share: float) -> None:
     part = share_of(strokes, share)
     assert part.sum() == round(share * strokes.sum())
     assert not (part & ~strokes).any()
@@ -71,7 +69,7 @@ def test_every_second_image_is_reported() -> None:
             (choice, share, what): [dice + 0.1 * (choice == DEFAULT)]
             for choice in (DEFAULT, ONE_CLICK)
             for share in SHARES
-            for what in ("as it is", KEPT)
+            for what in ("raw", STROKES_KEPT)
         }
         for dice in (0.1, 0.2, 0.3, 0.6)
     ]
@@ -83,5 +81,5 @@ def test_every_second_image_is_reported() -> None:
     assert row["reported"]["std"] == pytest.approx([0.2] * len(SHARES))
 
 
-def test_no_candidate_is_told_where_the_organ_is() -> None:
+def test_no_candidate_uses_the_organ() -> None:
     assert not [choice for choice in CANDIDATES if choice.box == "organ"]

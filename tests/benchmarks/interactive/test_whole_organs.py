@@ -26,7 +26,7 @@ def ball() -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_clicked_slices_are_spread_over_the_organ_and_the_largest_is_among_them(count: int) -> None:
+def test_spread_slices_include_the_largest(count: int) -> None:
     areas = ball().sum((0, 1))
     indices = spread_slices(areas, count)
     assert len(indices) == count
@@ -37,33 +37,33 @@ def test_clicked_slices_are_spread_over_the_organ_and_the_largest_is_among_them(
         assert (indices[0] <= 8, indices[-1] >= 22) == (True, True)
 
 
-def test_the_next_click_goes_where_the_mask_is_worst() -> None:
+def test_next_click_is_where_the_mask_is_worst() -> None:
     organ, random = ball(), np.random.default_rng(0)
     start = OrganClicks("", {15: Prompt(((20.0, 18.0),))}, {}, 0, SHAPE[2] - 1)
     mask = organ.copy()
     mask[..., 20] = False
-    found = click_where_worst(start, mask, organ, random)
-    assert list(found.prompts) == [15, 20]
-    ((x, y),) = found.prompts[20].positive
+    clicks = click_where_worst(start, mask, organ, random)
+    assert list(clicks.prompts) == [15, 20]
+    ((x, y),) = clicks.prompts[20].positive
     assert organ[int(x), int(y), 20]
     mask = organ.copy()
     mask[:, 18:, 15] = False  # On a clicked slice: a correction.
-    found = click_where_worst(start, mask, organ, random)
-    assert list(found.prompts) == [15]
-    assert len(found.prompts[15].positive) == 2
+    clicks = click_where_worst(start, mask, organ, random)
+    assert list(clicks.prompts) == [15]
+    assert len(clicks.prompts[15].positive) == 2
     mask = organ.copy()
-    mask[..., 29] = np.pad(np.ones((20, 20), bool), 10)  # Where the organ is not: a background click.
-    found = click_where_worst(start, mask, organ, random)
-    assert found.prompts == start.prompts
-    assert list(found.background) == [29]
+    mask[..., 29] = np.pad(np.ones((20, 20), bool), 10)  # Outside the organ: a background click.
+    clicks = click_where_worst(start, mask, organ, random)
+    assert clicks.prompts == start.prompts
+    assert list(clicks.background) == [29]
 
 
-def test_interpolated_shapes_lie_between_the_clicked_ones() -> None:
+def test_interpolated_shapes_lie_between_clicked_slices() -> None:
     organ = ball()
     masks = {index: organ[..., index].T for index in (8, 15, 22)}
-    found = interpolate(masks, SHAPE)
-    assert np.flatnonzero(found.any((0, 1))).tolist() == list(range(8, 23))
-    assert dice(found[..., 8:23], organ[..., 8:23]) > 0.93
+    interpolated = interpolate(masks, SHAPE)
+    assert np.flatnonzero(interpolated.any((0, 1))).tolist() == list(range(8, 23))
+    assert dice(interpolated[..., 8:23], organ[..., 8:23]) > 0.93
     small, large = np.zeros((2, 40, 40), bool)
     small[15:25, 15:25], large[11:29, 11:29] = True, True
     middle = interpolate({0: small, 2: large}, SHAPE)[..., 1]
@@ -71,7 +71,7 @@ def test_interpolated_shapes_lie_between_the_clicked_ones() -> None:
     assert interpolate({3: small}, SHAPE).any((0, 1)).nonzero()[0].tolist() == [3]
 
 
-def test_the_table_has_means_and_spreads_over_patients() -> None:
+def test_table_has_means_and_standard_deviations_over_patients() -> None:
     runs = [
         Run(ORGANS[0], patient, True, order, 2, value, 0.3, 0.1, 50, 2.0)
         for order, values in (("spread", (0.8, 0.6)), ("worst", (0.9, 0.9)))

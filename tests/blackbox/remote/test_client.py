@@ -1,4 +1,4 @@
-"""Models in another process, and servers that fail."""
+"""Clients of models in another process, and of servers that fail."""
 
 from __future__ import annotations
 
@@ -51,22 +51,27 @@ def _images(count: int, side: int) -> NDArray[np.uint8]:
     return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _black(count: int) -> NDArray[np.uint8]:
+def _black_images(count: int) -> NDArray[np.uint8]:
     return np.zeros((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
 
-# A model that is served.
+# A served model.
 
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_remote_and_local_masks_are_equal(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(bundled_host.addresses[wire], batch_size=4)
     side = bundled.capabilities.input_size
-    images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # three requests
+    images, prompts = _images(11, side), [PROMPTS[n % 4] for n in range(11)]  # Three requests.
     np.testing.assert_allclose(remote.segment(images, prompts), bundled.segment(images, prompts), atol=1e-5)
     assert remote.images_queried == 11
-    able = remote.capabilities
-    assert (able.name, able.input_size, able.batch_size, able.encodings) == ("bundled", side, 4, False)
+    capabilities = remote.capabilities
+    assert (capabilities.name, capabilities.input_size, capabilities.batch_size, capabilities.encodings) == (
+        "bundled",
+        side,
+        4,
+        False,
+    )
 
 
 def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:
@@ -76,20 +81,22 @@ def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_model_of_hard_masks(hard_host: Host, bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+def test_hard_masks_are_used(hard_host: Host, bundled_host: Host, bundled: BlackBox, wire: str) -> None:
     remote = _remote(hard_host.addresses[wire])
     images = _images(4, bundled.capabilities.input_size)
-    found = remote.segment(images, PROMPTS)
-    assert set(np.unique(found)) == {0, 1}
-    assert np.mean(found != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4  # Nothing but a rounding on the edge.
-    # An adapter for the one is none for the other.
+    result = remote.segment(images, PROMPTS)
+    assert set(np.unique(result)) == {0, 1}
+    assert (
+        np.mean(result != (bundled.segment(images, PROMPTS) > 0.5)) < 1e-4
+    )  # Differences are rounding errors on the edge.
+    # An adapter for one model does not work with the other.
     soft = _remote(bundled_host.addresses[wire])
     assert remote.capabilities.weights_sha256 != soft.capabilities.weights_sha256
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
-    """As in a server, all threads use one connection, also after the thread that made it has ended."""
+def test_threads_share_one_connection(bundled_host: Host, bundled: BlackBox, wire: str) -> None:
+    """As in a server, all threads use one connection, even after the thread that opened it has ended."""
     side = bundled.capabilities.input_size
     images = _images(4, side)
     expected = bundled.segment(images, PROMPTS)
@@ -97,30 +104,30 @@ def test_threads_that_come_and_go(bundled_host: Host, bundled: BlackBox, wire: s
         remote = pool.submit(_remote, bundled_host.addresses[wire]).result()
     for _ in range(2):
         with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
-                np.testing.assert_allclose(found, expected, atol=1e-5)
+            for result in pool.map(lambda _: remote.segment(images, PROMPTS), range(6)):
+                np.testing.assert_allclose(result, expected, atol=1e-5)
     np.testing.assert_allclose(remote.segment(images, PROMPTS), expected, atol=1e-5)
     assert remote.images_queried == 13 * 4
 
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_child_process_loads_its_own_connection(bundled_host: Host, wire: str) -> None:
-    """A training does so while the server that started it has its own connection."""
+    """A training does this while the server that started it has its own connection."""
     address = bundled_host.addresses[wire]
-    here = _remote(address)
-    here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
+    remote = _remote(address)
+    remote.segment(_images(1, remote.capabilities.input_size), PROMPTS[:1])
     program = (
         "import sys, numpy as np; from baps.blackbox import *; "
         "box = load_black_box('remote', remote=RemoteSettings(sys.argv[1])); side = box.capabilities.input_size; "
         "print(box.segment(np.zeros((1, side, side, 3), np.uint8), [Prompt(((5, 5),))]).shape[1] == side)"
     )
-    done = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
-    here.segment(_images(1, here.capabilities.input_size), PROMPTS[:1])
+    process = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "True"
+    remote.segment(_images(1, remote.capabilities.input_size), PROMPTS[:1])
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_model_that_does_not_exist(bundled_host: Host, wire: str) -> None:
+def test_missing_model_is_refused(bundled_host: Host, wire: str) -> None:
     with pytest.raises(BapsError, match=r"bundled2 refused .*Model with name bundled2 does not exist"):
         _remote(f"{bundled_host.addresses[wire]}2")
 
@@ -133,7 +140,7 @@ def test_images_of_another_size_are_not_sent(bundled_host: Host, wire: str) -> N
         remote.segment(np.zeros((1, 36, 50, 3), np.uint8), [CLICK])
 
 
-# A model that goes.
+# A server that disappears.
 
 SETTINGS = AdaptationSettings(
     max_images=500, batch_size=8, curve_points=2, curve_slices=4, click_sets=2, check_slices=3, learning_rate=0.05
@@ -141,26 +148,26 @@ SETTINGS = AdaptationSettings(
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
 
-def _same(one: Adaptation, other: Adaptation) -> None:
-    first, second = one.adapter.state_dict(), other.adapter.state_dict()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert one.acceptance.comparison == other.acceptance.comparison
-    assert [point.dice for point in one.curve] == [point.dice for point in other.curve]
+def _assert_same(first: Adaptation, second: Adaptation) -> None:
+    states = first.adapter.state_dict(), second.adapter.state_dict()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert first.acceptance.comparison == second.acceptance.comparison
+    assert [point.dice for point in first.curve] == [point.dice for point in second.curve]
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_restarting_server_is_retried(own_host: Host, wire: str) -> None:
+def test_restarting_server_is_retried(own_host: Host, wire: str) -> None:
     remote = _remote(own_host.addresses[wire])
     images, prompts = _images(3, 32), [CLICK] * 3
     before = remote.segment(images, prompts)
     own_host.kill()
     Thread(target=own_host.start).start()
     np.testing.assert_array_equal(remote.segment(images, prompts), before)
-    assert remote.images_queried == 3 + 3 + 3  # What was sent again counts again.
+    assert remote.images_queried == 3 + 3 + 3  # Images that are sent again count again.
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_server_that_stays_away_is_an_error(own_host: Host, wire: str) -> None:
+def test_server_that_does_not_come_back_is_an_error(own_host: Host, wire: str) -> None:
     remote = _remote(own_host.addresses[wire], retry_seconds=1)
     own_host.kill()
     with pytest.raises(BapsError, match=r"cannot be reached .* The server stayed away for 1 s\. Start it") as caught:
@@ -168,7 +175,7 @@ def test_a_server_that_stays_away_is_an_error(own_host: Host, wire: str) -> None
     assert not isinstance(caught.value, InputError)
 
 
-def test_a_server_that_comes_back_with_other_weights_is_refused(own_host: Host) -> None:
+def test_server_that_returns_with_other_weights_is_refused(own_host: Host) -> None:
     remote = _remote(own_host.addresses["grpc"])
     before = remote.capabilities.weights_sha256
     own_host.kill()
@@ -181,7 +188,7 @@ def test_a_server_that_comes_back_with_other_weights_is_refused(own_host: Host) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_training_that_lost_its_server_goes_on_from_its_log(
+def test_training_that_lost_its_server_resumes_from_its_log(
     own_host: Host, dim_slices: Slices, tmp_path: Path, wire: str
 ) -> None:
     slices, log, address = dim_slices(5), tmp_path / "log.jsonl", own_host.addresses[wire]
@@ -197,14 +204,14 @@ def test_a_training_that_lost_its_server_goes_on_from_its_log(
     own_host.wait()
     rest = _remote(address)
     result = adapt(rest, slices, SETTINGS, log=log)
-    _same(result, unbroken)
+    _assert_same(result, unbroken)
     assert result.record["replayed_images"] > SETTINGS.max_images // 2  # type: ignore[operator]
-    asked = result.record["black_box_images"]
-    assert asked == unbroken.record["black_box_images"] == rest.images_queried + result.record["replayed_images"]  # type: ignore[operator]
+    queried = result.record["black_box_images"]
+    assert queried == unbroken.record["black_box_images"] == rest.images_queried + result.record["replayed_images"]  # type: ignore[operator]
 
 
 @pytest.mark.slow
-def test_a_training_outlives_its_servers_restart(own_host: Host, dim_slices: Slices) -> None:
+def test_training_survives_a_restart_of_its_server(own_host: Host, dim_slices: Slices) -> None:
     slices, address = dim_slices(5), own_host.addresses["grpc"]
     unbroken = adapt(_remote(address), slices, SETTINGS)
     restarted: list[int] = []
@@ -216,7 +223,7 @@ def test_a_training_outlives_its_servers_restart(own_host: Host, dim_slices: Sli
             Thread(target=own_host.start).start()
 
     result = adapt(_remote(address), slices, SETTINGS, progress=restart)
-    _same(result, unbroken)
+    _assert_same(result, unbroken)
     assert restarted
     assert result.record["black_box_images"] == unbroken.record["black_box_images"] + 8  # type: ignore[operator]
 
@@ -238,8 +245,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     return pauses
 
 
-def _failing(answers: list[Any]) -> Callable[[int], Any]:
-    """Return these replies one after the other; a number is an error status, None a valid reply."""
+def _replies_in_turn(answers: list[Any]) -> Callable[[int], Any]:
+    """Make a function that returns these replies in turn; a number is an error status, None a valid reply."""
 
     def answer(count: int) -> Any:
         now = answers.pop(0) if answers else None
@@ -254,8 +261,10 @@ def _failing(answers: list[Any]) -> Callable[[int], Any]:
 
 def test_a_resent_image_is_counted_again(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address, batch_size=4)
-    faulty.infer = _failing([None, 503, 502, None])
-    np.testing.assert_array_equal(remote.segment(_black(6), [CLICK] * 6), np.full((6, IMAGE_SIZE, IMAGE_SIZE), 0.25))
+    faulty.infer = _replies_in_turn([None, 503, 502, None])
+    np.testing.assert_array_equal(
+        remote.segment(_black_images(6), [CLICK] * 6), np.full((6, IMAGE_SIZE, IMAGE_SIZE), 0.25)
+    )
     assert faulty.image_counts == [4, 2, 2, 2]
     assert remote.images_queried == sum(faulty.image_counts)
     assert _no_pauses == [0.5, 1]
@@ -266,7 +275,7 @@ def test_pauses_double_up_to_a_limit(faulty: FaultyServer, _no_pauses: list[floa
     faulty.infer = lambda _: json_reply(503)
     faulty.ready = 503
     with pytest.raises(BapsError, match=r"HTTP 503.*stayed away for 30 s"):
-        remote.segment(_black(2), [CLICK] * 2)
+        remote.segment(_black_images(2), [CLICK] * 2)
     assert _no_pauses == [0.5, 1, 2, 4, 8, 8, 6.5]
     assert faulty.image_counts == [2]  # Nothing is sent to a server that is not ready.
     assert remote.images_queried == 2
@@ -276,7 +285,7 @@ def test_retries_of_a_failing_server_end_too(faulty: FaultyServer, _no_pauses: l
     remote = _remote(faulty.address, retry_seconds=5)
     faulty.infer = lambda _: json_reply(503)
     with pytest.raises(BapsError, match="stayed away for 5 s"):
-        remote.segment(_black(2), [CLICK] * 2)
+        remote.segment(_black_images(2), [CLICK] * 2)
     assert remote.images_queried == sum(faulty.image_counts)
     assert sum(_no_pauses) == 5
 
@@ -284,36 +293,36 @@ def test_retries_of_a_failing_server_end_too(faulty: FaultyServer, _no_pauses: l
 def test_the_budget_also_limits_resent_images(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address)
     remote.budget = 5
-    faulty.infer = _failing([503])
+    faulty.infer = _replies_in_turn([503])
     with pytest.raises(
         BudgetSpentError, match="3 of 5 images have been sent to the black box: 3 more exceed the budget"
     ):
-        remote.segment(_black(3), [CLICK] * 3)
+        remote.segment(_black_images(3), [CLICK] * 3)
     assert remote.images_queried == sum(faulty.image_counts) == 3
-    remote.segment(_black(2), [CLICK] * 2)
+    remote.segment(_black_images(2), [CLICK] * 2)
     with pytest.raises(BudgetSpentError):
-        remote.segment(_black(1), [CLICK])
+        remote.segment(_black_images(1), [CLICK])
     assert sum(faulty.image_counts) == 5
 
 
-def test_a_slow_server(faulty: FaultyServer) -> None:
+def test_slow_server_is_an_error(faulty: FaultyServer) -> None:
     remote = _remote(faulty.address, timeout=0.2, retry_seconds=0)
 
     def slowly(count: int) -> Any:
         time.sleep(1)
-        return _failing([])(count)
+        return _replies_in_turn([])(count)
 
     faulty.infer = slowly
     with pytest.raises(BapsError, match=r"does not respond in time \(ReadTimeout\)"):
-        remote.segment(_black(1), [CLICK])
+        remote.segment(_black_images(1), [CLICK])
     assert remote.images_queried == 1
 
 
-def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
+def test_refused_request_is_not_retried(faulty: FaultyServer) -> None:
     remote = _remote(faulty.address)
-    faulty.infer = _failing([500])
+    faulty.infer = _replies_in_turn([500])
     with pytest.raises(BapsError, match="HTTP 500.: busy"):
-        remote.segment(_black(1), [CLICK])
+        remote.segment(_black_images(1), [CLICK])
     assert faulty.image_counts == [1]
 
 
@@ -326,43 +335,43 @@ def test_a_refusal_is_not_repeated(faulty: FaultyServer) -> None:
         (np.full((2, IMAGE_SIZE, IMAGE_SIZE), 2, np.float32), "reach from 2 to 2"),
     ],
 )
-def test_an_invalid_response(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
+def test_invalid_response_is_refused(faulty: FaultyServer, values: NDArray[np.float32], message: str) -> None:
     remote = _remote(faulty.address)
     faulty.infer = lambda _: reply(values)
     with pytest.raises(BapsError, match=f"{message}.*Fix the model on its server"):
-        remote.segment(_black(2), [CLICK] * 2)
+        remote.segment(_black_images(2), [CLICK] * 2)
 
 
-def test_masks_of_truth_values(faulty: FaultyServer) -> None:
+def test_boolean_masks_are_used(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(probabilities=None, masks=("BOOL", [-1, IMAGE_SIZE, IMAGE_SIZE]))
     faulty.infer = lambda count: reply(np.ones((count, IMAGE_SIZE, IMAGE_SIZE), np.bool_), "BOOL", "masks")
-    found = _remote(faulty.address).segment(_black(2), [CLICK] * 2)
-    np.testing.assert_array_equal(found, np.ones((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
+    result = _remote(faulty.address).segment(_black_images(2), [CLICK] * 2)
+    np.testing.assert_array_equal(result, np.ones((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
 
 
-def test_a_model_of_any_size(faulty: FaultyServer) -> None:
+def test_model_of_any_size_gets_the_configured_size(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(image=("UINT8", [-1, -1, -1, 3]), probabilities=("FP32", [-1, -1, -1]))
     assert _remote(faulty.address).capabilities.input_size == 1024
     remote = _remote(faulty.address, image_size=IMAGE_SIZE)
     assert remote.capabilities.input_size == IMAGE_SIZE
-    assert remote.segment(_black(1), [CLICK]).shape == (1, IMAGE_SIZE, IMAGE_SIZE)
+    assert remote.segment(_black_images(1), [CLICK]).shape == (1, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def test_a_model_of_one_image(faulty: FaultyServer) -> None:
+def test_model_of_one_image_gets_single_images(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(image=("UINT8", [1, IMAGE_SIZE, IMAGE_SIZE, 3]))
     remote = _remote(faulty.address)
     assert remote.capabilities.batch_size == 1
-    remote.segment(_black(3), [CLICK] * 3)
+    remote.segment(_black_images(3), [CLICK] * 3)
     assert faulty.image_counts == [1, 1, 1]
 
 
-def test_a_model_that_does_not_fit_is_refused_at_the_start(faulty: FaultyServer) -> None:
+def test_incompatible_model_is_refused_at_the_start(faulty: FaultyServer) -> None:
     faulty.metadata = metadata(points=("FP64", [-1, -1, 2]))
     with pytest.raises(InputError, match=r"points is FP64 \[-1, -1, 2\], but FP32 \[-1, -1, 2\] is expected"):
         _remote(faulty.address)
 
 
-def test_a_model_that_is_not_ready(faulty: FaultyServer) -> None:
+def test_model_that_is_not_ready_is_an_error(faulty: FaultyServer) -> None:
     faulty.ready = 400
     with pytest.raises(BapsError, match="is not ready. Wait until"):
         _remote(faulty.address)
@@ -371,7 +380,7 @@ def test_a_model_that_is_not_ready(faulty: FaultyServer) -> None:
 @pytest.mark.parametrize(
     "changed", [{"name": "other"}, {"versions": ["1", "2"]}, {"platform": "onnx"}, {"labels": ("INT32", [1, -1])}]
 )
-def test_the_identity_follows_what_is_declared(faulty: FaultyServer, changed: dict[str, Any]) -> None:
+def test_identity_depends_on_the_metadata(faulty: FaultyServer, changed: dict[str, Any]) -> None:
     first = _remote(faulty.address).capabilities.weights_sha256
     faulty.metadata["inputs"].reverse()
     faulty.metadata["versions"] = None
@@ -380,10 +389,10 @@ def test_the_identity_follows_what_is_declared(faulty: FaultyServer, changed: di
     assert _remote(faulty.address).capabilities.weights_sha256 != first
 
 
-def test_an_identity_may_be_required(faulty: FaultyServer) -> None:
-    found = _remote(faulty.address).capabilities.weights_sha256
-    load_black_box("remote", None, found.upper(), remote=RemoteSettings(faulty.address))
-    with pytest.raises(InputError, match=f"has the identity {found}, but {'0' * 64} was expected"):
+def test_required_identity_is_checked(faulty: FaultyServer) -> None:
+    result = _remote(faulty.address).capabilities.weights_sha256
+    load_black_box("remote", None, result.upper(), remote=RemoteSettings(faulty.address))
+    with pytest.raises(InputError, match=f"has the identity {result}, but {'0' * 64} was expected"):
         load_black_box("remote", None, "0" * 64, remote=RemoteSettings(faulty.address))
 
 
@@ -393,21 +402,21 @@ def test_a_new_version_is_detected_by_its_response(faulty: FaultyServer) -> None
     values = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.float32)
     for version in ("1", "1"):
         faulty.infer = lambda _, version=version: reply(values, model_version=version)  # type: ignore[misc]
-        remote.segment(_black(1), [CLICK])
+        remote.segment(_black_images(1), [CLICK])
     faulty.infer = lambda _: reply(values, model_version="2")
     with pytest.raises(BapsError, match="was replaced"):
-        remote.segment(_black(1), [CLICK])
+        remote.segment(_black_images(1), [CLICK])
 
 
 @pytest.mark.parametrize(
-    ("prompts", "able"),
+    ("prompts", "capabilities"),
     [("clicks,boxes", (True, True, True)), ("clicks", (True, True, False)), ("boxes", (False, False, True))],
 )
 def test_the_operator_declares_the_supported_prompts(
-    faulty: FaultyServer, prompts: str, able: tuple[bool, bool, bool]
+    faulty: FaultyServer, prompts: str, capabilities: tuple[bool, bool, bool]
 ) -> None:
-    found = _remote(faulty.address, prompts=prompts).capabilities
-    assert (found.clicks, found.negative_clicks, found.boxes) == able
+    result = _remote(faulty.address, prompts=prompts).capabilities
+    assert (result.clicks, result.negative_clicks, result.boxes) == capabilities
 
 
 @pytest.mark.parametrize(
@@ -423,6 +432,6 @@ def test_the_operator_declares_the_supported_prompts(
         ({"prompts": "masks"}, "remote_prompts.*clicks,boxes"),
     ],
 )
-def test_settings_that_cannot_be_used(changed: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(RemoteSettings("http://h:8000/m"), **changed)

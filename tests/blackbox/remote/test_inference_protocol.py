@@ -34,7 +34,7 @@ INPUTS = {"image": np.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), "points":
         ("grpcs://h:8001/m", Address("grpcs", "h", 8001, "", "m")),
     ],
 )
-def test_an_address(text: str, address: Address) -> None:
+def test_addresses_are_parsed(text: str, address: Address) -> None:
     assert Address.parse(text) == address
     assert Address.parse(str(address)) == address
 
@@ -94,26 +94,26 @@ def test_a_token_does_not_travel_unencrypted(monkeypatch: pytest.MonkeyPatch, sc
     connect(Address.parse(f"{scheme}://127.0.0.1:8000/m"), 1)
 
 
-def test_metadata_without_what_may_be_missing(faulty: FaultyServer) -> None:
+def test_optional_metadata_may_be_missing(faulty: FaultyServer) -> None:
     del faulty.metadata["platform"]
-    found = _connect(faulty).describe()
-    assert isinstance(found, Description)
-    assert (found.name, found.versions, found.platform) == ("faulty", (), "")
+    result = _connect(faulty).describe()
+    assert isinstance(result, Description)
+    assert (result.name, result.versions, result.platform) == ("faulty", (), "")
 
 
-def test_numbers_as_text_are_read_too(faulty: FaultyServer) -> None:
+def test_json_numbers_are_read(faulty: FaultyServer) -> None:
     """A server without the binary extension replies in JSON only."""
     tensor = {"name": "probabilities", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0, 0.25, 0.5, 1.0]}
     faulty.infer = lambda _: json_reply(200, model_name="faulty", outputs=[tensor])
-    found = _connect(faulty).infer(INPUTS, "probabilities").tensor
-    np.testing.assert_array_equal(found, np.array([[[0, 0.25], [0.5, 1]]], np.float32))
+    result = _connect(faulty).infer(INPUTS, "probabilities").tensor
+    np.testing.assert_array_equal(result, np.array([[[0, 0.25], [0.5, 1]]], np.float32))
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"rubbish", b"[]", b"{}", b'{"name": "faulty", "inputs": [{}], "outputs": []}', b"\xff\xfe", b"null"],
 )
-def test_metadata_of_another_protocol(faulty: FaultyServer, content: bytes) -> None:
+def test_metadata_of_another_protocol_is_refused(faulty: FaultyServer, content: bytes) -> None:
     faulty.metadata = (200, {}, content)
     with pytest.raises(BapsError, match="does not follow the Open Inference Protocol"):
         _connect(faulty).describe()
@@ -134,21 +134,21 @@ _WELL = reply(np.zeros((2, IMAGE_SIZE, IMAGE_SIZE), np.float32))
         json_reply(200, outputs=[{"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [1]}]),
     ],
 )
-def test_responses_that_cannot_be_parsed(faulty: FaultyServer, answer: tuple[int, dict[str, str], bytes]) -> None:
+def test_malformed_responses_are_refused(faulty: FaultyServer, answer: tuple[int, dict[str, str], bytes]) -> None:
     faulty.infer = lambda _: answer
     with pytest.raises(BapsError, match="does not follow the Open Inference Protocol") as caught:
         _connect(faulty).infer(INPUTS, "probabilities")
     assert not isinstance(caught.value, UnreachableError)
 
 
-def test_a_response_without_the_output(faulty: FaultyServer) -> None:
+def test_response_without_the_output_is_refused(faulty: FaultyServer) -> None:
     faulty.infer = lambda _: reply(np.zeros((2, 3)), "FP64", "logits")
     with pytest.raises(BapsError, match="has no output probabilities"):
         _connect(faulty).infer(INPUTS, "probabilities")
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_temporary_errors(faulty: FaultyServer, status: int) -> None:
+def test_temporary_errors_are_recognised(faulty: FaultyServer, status: int) -> None:
     faulty.infer = lambda _: json_reply(status)
     with pytest.raises(UnreachableError, match=f"HTTP {status}"):
         _connect(faulty).infer(INPUTS, "probabilities")
@@ -156,8 +156,8 @@ def test_temporary_errors(faulty: FaultyServer, status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404, 500])
 def test_permanent_errors_quote_the_server(faulty: FaultyServer, status: int) -> None:
-    where = {"Location": f"{faulty.address}/infer"}
-    faulty.infer = lambda _: (status, where, b'{"error": "The image is too small."}')
+    headers = {"Location": f"{faulty.address}/infer"}
+    faulty.infer = lambda _: (status, headers, b'{"error": "The image is too small."}')
     with pytest.raises(BapsError, match=rf"refused \(HTTP {status}\): The image is too small\.") as caught:
         _connect(faulty).infer(INPUTS, "probabilities")
     assert not isinstance(caught.value, UnreachableError)
@@ -165,7 +165,7 @@ def test_permanent_errors_quote_the_server(faulty: FaultyServer, status: int) ->
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_closed_port(scheme: str) -> None:
+def test_closed_port_is_a_temporary_error(scheme: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         server = connect(Address.parse(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}/m"), 5)
@@ -175,14 +175,14 @@ def test_a_closed_port(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_server_that_does_not_respond(scheme: str) -> None:
+def test_timeout_is_a_temporary_error(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         server = connect(Address.parse(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/m"), 0.3)
         with pytest.raises(UnreachableError):
             server.infer(INPUTS, "probabilities")
 
 
-def test_a_connection_that_was_closed_while_idle_costs_nothing(faulty: FaultyServer) -> None:
+def test_idle_connection_that_was_closed_is_reopened(faulty: FaultyServer) -> None:
     """The client notices before it sends the images."""
     faulty.close_silently = True
     server = _connect(faulty)
@@ -193,7 +193,7 @@ def test_a_connection_that_was_closed_while_idle_costs_nothing(faulty: FaultySer
     assert faulty.image_counts == [2] * 5
 
 
-def test_the_clients_are_imported_when_they_are_needed() -> None:
+def test_clients_are_imported_lazily() -> None:
     program = "import sys, baps.blackbox; print({'tritonclient', 'gevent', 'grpc', 'requests'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"

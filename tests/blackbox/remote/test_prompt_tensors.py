@@ -22,13 +22,13 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @given(st.lists(prompts(), min_size=1, max_size=5))
-def test_round_trip_of_prompts(asked: list[Prompt]) -> None:
-    points, labels = to_tensors(asked)
+def test_round_trip_of_prompts(queries: list[Prompt]) -> None:
+    points, labels = to_tensors(queries)
     assert (points.dtype, labels.dtype) == (np.float32, np.int32)
-    assert to_prompts(points, labels) == asked
+    assert to_prompts(points, labels) == queries
 
 
-def test_the_form_of_sams_exported_decoder() -> None:
+def test_tensors_of_sams_exported_decoder() -> None:
     points, labels = to_tensors([Prompt(((1, 2),), ((3, 4),)), Prompt(((5, 6),), (), (7, 8, 9, 10))])
     assert labels.tolist() == [[1, 0, -1], [1, 2, 3]]
     assert points.tolist() == [[[1, 2], [3, 4], [0, 0]], [[5, 6], [7, 8], [9, 10]]]
@@ -50,11 +50,11 @@ def test_the_form_of_sams_exported_decoder() -> None:
         ([[[9.0, 2.0], [1.0, 2.0]]], [[2, 3]], "ends before it starts"),
     ],
 )
-def test_tensors_that_are_not_a_prompt(points: object, labels: object, message: str) -> None:
+def test_invalid_tensors_are_refused(points: object, labels: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         to_prompts(np.array(points, np.float32), np.array(labels, np.int32))
 
 
-def test_padding_may_hold_anything() -> None:
+def test_padding_values_are_ignored() -> None:
     points = np.array([[[np.inf, np.nan], [1, 2]]], np.float32)
     assert to_prompts(points, np.array([[-1, 1]], np.int32)) == [Prompt(((1, 2),))]

@@ -16,12 +16,12 @@ OUTPUTS = {"probabilities": Tensor("FP32", (-1, 64, 64))}
 
 
 def _read(inputs: dict[str, Tensor | None] | None = None, outputs: dict[str, Tensor] | None = None) -> TensorForm:
-    """Check a model whose tensors differ in these; None omits one."""
+    """Check the metadata of a model with changed tensors; None omits one."""
     merged = {name: tensor for name, tensor in {**INPUTS, **(inputs or {})}.items() if tensor}
     return check_description(Description("m", (), "", merged, OUTPUTS if outputs is None else outputs), "there")
 
 
-def test_a_model_that_can_be_used() -> None:
+def test_compatible_model_is_accepted() -> None:
     assert _read() == TensorForm("probabilities", 64, False)
 
 
@@ -34,14 +34,14 @@ def test_probabilities_are_preferred_to_masks() -> None:
     assert _read(outputs={"masks": Tensor("BOOL", (-1, 64, 64)), **OUTPUTS}).output == "probabilities"
 
 
-def test_any_size() -> None:
+def test_any_image_size_is_accepted() -> None:
     free = {"image": Tensor("UINT8", (-1, -1, -1, 3))}
     assert _read(free, {"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size is None
     assert _read(free).image_size == 64
     assert _read(outputs={"probabilities": Tensor("FP32", (-1, -1, -1))}).image_size == 64
 
 
-def test_one_image_in_a_request() -> None:
+def test_single_image_per_request_is_recognised() -> None:
     assert _read({"image": Tensor("UINT8", (1, 64, 64, 3))}).single_image
 
 
@@ -82,7 +82,7 @@ def test_other_outputs_are_refused(outputs: dict[str, Tensor], message: str) -> 
         _read(outputs=outputs)
 
 
-def test_every_fault_is_named() -> None:
+def test_error_names_every_problem() -> None:
     with pytest.raises(InputError, match="points.*labels.*probabilities"):
         _read({"points": None, "labels": None}, {})
 
@@ -98,15 +98,15 @@ def test_valid_probabilities_are_unchanged() -> None:
 def test_rounding_errors_beyond_0_and_1_are_clipped() -> None:
     values = np.full(SHAPE, 1 + 1e-6, np.float32)
     values[0] = -1e-6
-    found = check_output(values, SHAPE, "probabilities", "there")
-    assert (found.min(), found.max()) == (0, 1)
+    result = check_output(values, SHAPE, "probabilities", "there")
+    assert (result.min(), result.max()) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.bool_])
-def test_masks_become_probabilities(kind: type) -> None:
-    found = check_output(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.eye(3, dtype=np.float32)[None].repeat(2, 0))
+def test_masks_are_converted_to_probabilities(kind: type) -> None:
+    result = check_output(np.eye(3, dtype=kind)[None].repeat(2, 0), SHAPE, "masks", "there")
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.eye(3, dtype=np.float32)[None].repeat(2, 0))
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_masks_become_probabilities(kind: type) -> None:
 def test_invalid_outputs_are_refused(answer: np.ndarray, output: str, message: str) -> None:
     with pytest.raises(BapsError, match=message) as caught:
         check_output(answer, SHAPE, output, "there")
-    assert not isinstance(caught.value, InputError)  # The server's fault, and not that of who asked.
+    assert not isinstance(caught.value, InputError)  # An error of the server, not of the user.

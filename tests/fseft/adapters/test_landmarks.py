@@ -10,43 +10,43 @@ from baps.fseft.models import FoundationModel
 SHAPE = (40, 30, 30)
 
 
-def _finding(unet: FoundationModel, organ: int) -> torch.Tensor:
-    """Features (C, H, W, D) from which the model's head finds a cube of one organ, and no other organ."""
+def _features_with_organ(unet: FoundationModel, organ: int) -> torch.Tensor:
+    """Make features (C, H, W, D) in which the model's head finds a cube of one organ and no other organ."""
     assert unet.head is not None
     weights, bias = unet.head.weight.detach().flatten(1), unet.head.bias
     assert bias is not None
-    wanted = torch.full((3, *SHAPE), -4.0)
-    wanted[organ, 10:16, 10:16, 10:16] = 4
-    return torch.tensordot(torch.linalg.pinv(weights), wanted - bias.detach()[:, None, None, None], 1)
+    expected = torch.full((3, *SHAPE), -4.0)
+    expected[organ, 10:16, 10:16, 10:16] = 4
+    return torch.tensordot(torch.linalg.pinv(weights), expected - bias.detach()[:, None, None, None], 1)
 
 
-def test_the_way_from_the_middle_of_an_organ(unet: FoundationModel) -> None:
-    image, features = torch.rand(1, *SHAPE), _finding(unet, 1)
-    found = add_landmarks(unet, image, features, spacing=2.0).float()
+def test_vector_from_the_centre_of_an_organ(unet: FoundationModel) -> None:
+    image, features = torch.rand(1, *SHAPE), _features_with_organ(unet, 1)
+    result = add_landmarks(unet, image, features, spacing=2.0).float()
     looks = unet.channels + 1
-    assert found.shape == (2 * looks + 3 * 3, *SHAPE)
-    torch.testing.assert_close(found[:1], image, rtol=0, atol=1e-3)
-    torch.testing.assert_close(found[1:looks], features, rtol=1e-3, atol=1e-3)
+    assert result.shape == (2 * looks + 3 * 3, *SHAPE)
+    torch.testing.assert_close(result[:1], image, rtol=0, atol=1e-3)
+    torch.testing.assert_close(result[1:looks], features, rtol=1e-3, atol=1e-3)
     surroundings = image[0, 18:23, 8:13, 4:9].mean()
-    torch.testing.assert_close(found[looks, 20, 10, 6], surroundings, rtol=0, atol=1e-3)
-    ways = found[2 * looks :].view(3, 3, *SHAPE)
-    assert not ways[[0, 2]].any()
+    torch.testing.assert_close(result[looks, 20, 10, 6], surroundings, rtol=0, atol=1e-3)
+    vectors = result[2 * looks :].view(3, 3, *SHAPE)
+    assert not vectors[[0, 2]].any()
     expected = torch.tensor([20 - 12.5, 10 - 12.5, 6 - 12.5]) * 2 / 100
-    torch.testing.assert_close(ways[1, :, 20, 10, 6], expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(vectors[1, :, 20, 10, 6], expected, rtol=0, atol=1e-3)
 
 
-def test_of_a_few_voxels_nothing_is_said(unet: FoundationModel) -> None:
-    features = _finding(unet, 1)
+def test_tiny_organs_are_ignored(unet: FoundationModel) -> None:
+    features = _features_with_organ(unet, 1)
     features[:, 11:] = features[:, :1, :1, :1]  # A slice of 36 voxels is left.
     assert not add_landmarks(unet, torch.rand(1, *SHAPE), features, 2.0)[-9:].any()
 
 
-def test_it_learns_where_an_organ_lies(unet: FoundationModel) -> None:
-    """Nothing tells the organ but its place beside another one, which lies elsewhere in each volume."""
+def test_adapter_learns_the_position_of_an_organ(unet: FoundationModel) -> None:
+    """Only the position relative to another organ, which varies between volumes, distinguishes the organ."""
     generator = torch.Generator().manual_seed(0)
 
     def example(shift: int) -> Example:
-        features = _finding(unet, 1).roll(shift, 1)
+        features = _features_with_organ(unet, 1).roll(shift, 1)
         target = torch.zeros(1, *SHAPE, dtype=torch.bool)
         target[0, 4 + shift : 10 + shift, 18:25, 8:18] = True
         return Example(add_landmarks(unet, torch.rand((1, *SHAPE), generator=generator), features, 10.0), target)
@@ -63,8 +63,8 @@ def test_it_learns_where_an_organ_lies(unet: FoundationModel) -> None:
     assert 2 * (mask & unseen.target).sum() / (mask.sum() + unseen.target.sum()) > 0.25, "by chance, 0.05"
 
 
-def test_of_a_model_without_classes(unet: FoundationModel) -> None:
-    """It sees what voxels look like."""
+def test_model_without_classes_uses_features_only(unet: FoundationModel) -> None:
+    """Without classes it sees the features of voxels only."""
     bare = FoundationModel(unet.new_body, unet.channels, (), unet.multiple, (), ())
     inputs = add_landmarks(bare, torch.rand(1, *SHAPE), torch.rand(unet.channels, *SHAPE), 2.0)
     assert len(inputs) == 2 * (unet.channels + 1)
@@ -74,14 +74,14 @@ def test_of_a_model_without_classes(unet: FoundationModel) -> None:
     assert adapter(augment).shape == (1, 1, *SHAPE)
 
 
-def test_made_up_bodies(unet: FoundationModel) -> None:
+def test_augmented_bodies(unet: FoundationModel) -> None:
     adapter, generator = LandmarkAdapter(unet, "gallbladder"), torch.Generator().manual_seed(0)
     inputs = torch.ones(1, 2 * (unet.channels + 1) + 9, 4000, 1, 1)
     augment = adapter.augment(inputs, generator)
     assert torch.equal(augment[:, :-9], inputs[:, :-9]), "what a voxel looks like is left as it is"
-    ways = augment[0, -9:, :, 0, 0].view(3, 3, 4000)
-    assert len(ways.flatten(0, 1).T.unique(dim=0)) == 16
-    missing = (ways == 0).all(1)
-    assert torch.equal(missing, (ways == 0).any(1)), "an organ is missing as a whole"
+    vectors = augment[0, -9:, :, 0, 0].view(3, 3, 4000)
+    assert len(vectors.flatten(0, 1).T.unique(dim=0)) == 16
+    missing = (vectors == 0).all(1)
+    assert torch.equal(missing, (vectors == 0).any(1)), "an organ is missing as a whole"
     assert 0.05 < missing.float().mean() < 0.4
-    assert 0.05 < ways[ways != 0].std() < 0.25
+    assert 0.05 < vectors[vectors != 0].std() < 0.25

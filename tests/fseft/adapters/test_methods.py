@@ -1,4 +1,4 @@
-"""Every method: how much is trained, where it begins, what it applies to."""
+"""Every method: number of trained parameters, initial output, and models that it applies to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def published() -> FoundationModel:
 
 @pytest.fixture(scope="module")
 def swin_answer(swin: FoundationModel, images: torch.Tensor) -> torch.Tensor:
-    """What ``swin`` itself answers, as logits, (1, classes, 64, 64, 64)."""
+    """Compute the logits of ``swin``, (1, classes, 64, 64, 64)."""
     with torch.no_grad():
         return swin(images)
 
@@ -32,7 +32,7 @@ def _count(adapter: FewShotAdapter) -> int:
 
 
 def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tensor) -> torch.Tensor:
-    """What an adapter makes of images, as logits."""
+    """Compute the logits of an adapter."""
     with torch.no_grad():
         if adapter.input_kind == "images":
             return adapter(images)
@@ -58,18 +58,18 @@ def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tenso
         ("output", 29 + 1 + 8 * (29 * 27 + 1) + 8 * 27),
     ],
 )
-def test_as_many_parameters_as_published(published: FoundationModel, name: str, count: int) -> None:
-    """Of a Swin UNETR of 48 features and a binary head (Silva-Rodriguez et al.)."""
+def test_number_of_parameters_is_as_published(published: FoundationModel, name: str, count: int) -> None:
+    """For a Swin UNETR with 48 features and a binary head (Silva-Rodriguez et al.)."""
     assert _count(build_adapter(name, published, "organ 3")) == count
 
 
-def test_everything_is_everything(swin: FoundationModel) -> None:
+def test_full_trains_all_parameters(swin: FoundationModel) -> None:
     in_all = sum(p.numel() for p in swin.body.parameters()) + swin.channels + 1
     assert _count(build_adapter("full", swin, "liver")) == in_all
     assert _count(build_adapter("scratch", swin, "liver")) == in_all
 
 
-def test_the_decoder_alone_or_beside(swin: FoundationModel) -> None:
+def test_decoder_alone_or_with_another_method(swin: FoundationModel) -> None:
     decoder = sum(p.numel() for part in swin.decoder() for p in part.parameters())
     assert _count(build_adapter("decoder", swin, "liver")) == decoder + 13
     alone = _count(build_adapter("lora", swin, "liver"))
@@ -79,7 +79,7 @@ def test_the_decoder_alone_or_beside(swin: FoundationModel) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "scratch"])
-def test_adaptation_begins_at_the_model_itself(
+def test_untrained_adapter_equals_the_model(
     swin: FoundationModel, swin_answer: torch.Tensor, images: torch.Tensor, name: str
 ) -> None:
     adapter = build_adapter(name, swin, "liver", seed=3)
@@ -89,7 +89,7 @@ def test_adaptation_begins_at_the_model_itself(
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "spatial", "output", "bias", "decoder", "full"])
-def test_of_a_unet_too(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
+def test_untrained_adapter_equals_the_unet(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
     assert unsupported_reason(name, unet) == ""
     with torch.no_grad():
         expected = unet(small_images)[:, 2:].sigmoid()
@@ -98,13 +98,13 @@ def test_of_a_unet_too(unet: FoundationModel, small_images: torch.Tensor, name: 
 
 
 @pytest.mark.parametrize("name", ["lora", "adaptformer", "compacter", "affine_ln"])
-def test_what_a_unet_has_no_place_for(unet: FoundationModel, name: str) -> None:
+def test_methods_that_do_not_apply_to_a_unet(unet: FoundationModel, name: str) -> None:
     assert "has none" in unsupported_reason(name, unet)
     with pytest.raises(InputError, match="changes transformer blocks"):
         build_adapter(name, unet, "aorta")
 
 
-def test_a_new_organ_begins_elsewhere(unet: FoundationModel, small_images: torch.Tensor) -> None:
+def test_new_organ_has_a_new_head(unet: FoundationModel, small_images: torch.Tensor) -> None:
     first, second = (build_adapter("linear_probe", unet, "heart", seed=seed) for seed in (0, 1))
     assert not torch.equal(_answer(first, unet, small_images), _answer(second, unet, small_images))
     again = build_adapter("linear_probe", unet, "heart", seed=0)
@@ -114,8 +114,8 @@ def test_a_new_organ_begins_elsewhere(unet: FoundationModel, small_images: torch
 
 
 @pytest.mark.parametrize("name", ["lora", "adaptformer", "compacter", "affine_ln", "bias", "full", "decoder"])
-def test_every_trained_weight_matters(swin: FoundationModel, images: torch.Tensor, name: str) -> None:
-    """Each gets a gradient once training has moved it off its start, and nothing else of the model does."""
+def test_every_trained_weight_has_a_gradient(swin: FoundationModel, images: torch.Tensor, name: str) -> None:
+    """Each trained weight, and no other, gets a gradient once training has changed the initial values."""
     adapter = build_adapter(name, swin, "liver")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_every_trained_weight_matters(swin: FoundationModel, images: torch.Tenso
     assert all(value.grad is None for value in adapter.parameters() if not value.requires_grad)
 
 
-def test_the_model_itself_is_left_as_it_is(swin: FoundationModel) -> None:
+def test_model_is_not_changed(swin: FoundationModel) -> None:
     before = {key: value.clone() for key, value in swin.state_dict().items()}
     for name in ("lora", "adaptformer", "compacter", "full", "scratch"):
         adapter = build_adapter(name, swin, "liver")
@@ -140,26 +140,28 @@ def test_the_model_itself_is_left_as_it_is(swin: FoundationModel) -> None:
     assert swin.classes == ("spleen", "liver", "aorta")
 
 
-def test_from_scratch_nothing_is_kept(unet: FoundationModel) -> None:
+def test_scratch_keeps_no_weight(unet: FoundationModel) -> None:
     adapter = build_adapter("scratch", unet, "liver", seed=5)
-    kept = [k for k, v in unet.body.named_parameters() if torch.equal(v, adapter.get_parameter(f"model.body.{k}"))]
-    assert all("bn1" in key for key in kept), "only normalisation, which starts at 1 and 0"
+    kept_names = [
+        k for k, v in unet.body.named_parameters() if torch.equal(v, adapter.get_parameter(f"model.body.{k}"))
+    ]
+    assert all("bn1" in key for key in kept_names), "only normalisation, which starts at 1 and 0"
 
 
 @pytest.mark.parametrize("name", ["spatial_pointwise", "output", "bias"])
-def test_a_state_is_all_that_was_learned(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
+def test_state_contains_all_trained_weights(unet: FoundationModel, small_images: torch.Tensor, name: str) -> None:
     adapter = build_adapter(name, unet, "liver", seed=1)
     with torch.no_grad():
         for value in adapter.trainable_parameters().values():
             value.add_(0.1)
-    other = build_adapter(name, unet, "liver", seed=1)
-    assert not torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
-    other.load_state_dict(adapter.state_dict())
-    assert torch.equal(_answer(adapter, unet, small_images), _answer(other, unet, small_images))
+    second = build_adapter(name, unet, "liver", seed=1)
+    assert not torch.equal(_answer(adapter, unet, small_images), _answer(second, unet, small_images))
+    second.load_state_dict(adapter.state_dict())
+    assert torch.equal(_answer(adapter, unet, small_images), _answer(second, unet, small_images))
     assert sum(value.numel() for value in adapter.state_dict().values()) == _count(adapter)
 
 
-def test_a_state_of_another_kind_is_refused(swin: FoundationModel, unet: FoundationModel) -> None:
+def test_state_of_another_method_is_refused(swin: FoundationModel, unet: FoundationModel) -> None:
     with pytest.raises(InputError, match="another kind of adapter"):
         build_adapter("spatial", unet, "liver").load_state_dict(build_adapter("spatial", swin, "liver").state_dict())
 
@@ -169,12 +171,12 @@ def test_unknown_methods_are_refused(unet: FoundationModel) -> None:
         build_adapter("magic", unet, "liver")
 
 
-def test_probabilities_of_a_model_without_classes() -> None:
+def test_output_adapter_requires_a_model_with_classes() -> None:
     with pytest.raises(InputError, match="reads the model's classes"):
         build_adapter("output", build_unet([]), "liver")
 
 
-def test_the_random_numbers_of_others_stay(unet: FoundationModel) -> None:
+def test_global_random_state_is_not_changed(unet: FoundationModel) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -182,7 +184,7 @@ def test_the_random_numbers_of_others_stay(unet: FoundationModel) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_head_is_new_and_trained_in_each(swin: FoundationModel) -> None:
+def test_head_is_new_and_trained_in_each_method(swin: FoundationModel) -> None:
     for name in ("lora", "decoder", "bias"):
         adapter = build_adapter(name, swin, "liver")
         head = adapter.get_submodule("model.head")

@@ -7,7 +7,7 @@ from baps.fseft.adapters.spatial import SpatialAdapter
 from baps.fseft.models import FoundationModel
 
 
-def test_by_its_formula(unet: FoundationModel) -> None:
+def test_formula(unet: FoundationModel) -> None:
     """``head(f + Conv(ReLU(Conv(f))))``."""
     generator = torch.Generator().manual_seed(0)
     adapter = SpatialAdapter(unet, "liver", width=3)

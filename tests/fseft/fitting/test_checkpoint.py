@@ -1,4 +1,4 @@
-"""A fit that was broken off goes on as if it never had been."""
+"""An interrupted fit resumes with the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = FitSettings(learning_rate=0.02, epochs=8, crop=6, steps=2)
 
 
 def _example(seed: int) -> Example:
-    """64 features of noise, the first of which tells the organ."""
+    """Make 64 features of noise, the first of which is high in the organ."""
     inputs = torch.randn((64, 8, 8, 8), generator=torch.Generator().manual_seed(seed))
     target = torch.zeros(1, 8, 8, 8, dtype=torch.bool)
     target[0, 2:5, 2:5, 2:5] = True
@@ -27,69 +27,71 @@ def _example(seed: int) -> Example:
 
 
 EXAMPLES = [_example(0), _example(1)]
-QUERIES = [_example(2).inputs + 1, _example(3).inputs + 1]
+UNLABELLED = [_example(2).inputs + 1, _example(3).inputs + 1]
 
 
 def _run(
-    adapter: FewShotAdapter, settings: FitSettings, queries: Sequence[torch.Tensor], file: Path | None, stop: int = 0
+    adapter: FewShotAdapter, settings: FitSettings, unlabelled: Sequence[torch.Tensor], file: Path | None, stop: int = 0
 ) -> FitResult:
-    """Every epoch is kept; after ``stop`` of them the power fails."""
+    """Fit with a checkpoint after every epoch, and interrupt after ``stop`` epochs."""
 
     def progress(epoch: int, dice: float) -> None:
         if epoch == stop:
             raise KeyboardInterrupt
 
     checkpoint = Checkpoint(file, "this fit", seconds=0) if file else None
-    return fit(adapter, EXAMPLES, settings, queries, progress, checkpoint=checkpoint)
+    return fit(adapter, EXAMPLES, settings, unlabelled, progress, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
-@pytest.mark.parametrize("queries", [(), QUERIES], ids=["alone", "with query volumes"])
-def test_it_goes_on_bit_by_bit(
-    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], stop: int
+@pytest.mark.parametrize("unlabelled", [(), UNLABELLED], ids=["alone", "with unlabelled volumes"])
+def test_resumed_fit_is_identical(
+    unet: FoundationModel, tmp_path: Path, unlabelled: Sequence[torch.Tensor], stop: int
 ) -> None:
     unbroken, first, second = (build_adapter("spatial_pointwise", unet, "heart") for _ in range(3))
-    expected = _run(unbroken, SETTINGS, queries, None)
+    expected = _run(unbroken, SETTINGS, unlabelled, None)
     with pytest.raises(KeyboardInterrupt):
-        _run(first, SETTINGS, queries, tmp_path / "run.pt", stop)
+        _run(first, SETTINGS, unlabelled, tmp_path / "run.pt", stop)
     heard: list[int] = []
-    found = fit(
+    result = fit(
         second,
         EXAMPLES,
         SETTINGS,
-        queries,
+        unlabelled,
         lambda epoch, dice: heard.append(epoch),
         checkpoint=Checkpoint(tmp_path / "run.pt", "this fit"),
     )
     assert heard == list(range(stop + 1, 9))
-    assert found == expected
-    assert len(expected.penalties) == (4 if queries else 0)
+    assert result == expected
+    assert len(expected.penalties) == (4 if unlabelled else 0)
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in unbroken.state_dict().items())
     assert not torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
 
 
-@pytest.mark.parametrize(("queries", "ends"), [((), 30), (QUERIES[:1], 70)], ids=["alone", "with query volumes"])
-def test_the_plateau_is_where_it_would_have_been(
-    unet: FoundationModel, tmp_path: Path, queries: Sequence[torch.Tensor], ends: int
+@pytest.mark.parametrize(
+    ("unlabelled", "ends"), [((), 30), (UNLABELLED[:1], 70)], ids=["alone", "with unlabelled volumes"]
+)
+def test_plateau_is_found_at_the_same_epoch(
+    unet: FoundationModel, tmp_path: Path, unlabelled: Sequence[torch.Tensor], ends: int
 ) -> None:
-    """Nothing is learned, so it ends as early as it may: with query volumes, thirty epochs after the middle."""
+    """With a constant loss the fit ends early: with unlabelled volumes, thirty epochs after the middle."""
     settings = replace(SETTINGS, learning_rate=1e-9, epochs=80, crop=0, steps=1)
     unbroken, first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(3))
-    expected = _run(unbroken, settings, queries, None)
+    expected = _run(unbroken, settings, unlabelled, None)
     with pytest.raises(KeyboardInterrupt):
-        _run(first, settings, queries, tmp_path / "run.pt", stop=ends - 3)
-    assert _run(second, settings, queries, tmp_path / "run.pt") == expected
+        _run(first, settings, unlabelled, tmp_path / "run.pt", stop=ends - 3)
+    assert _run(second, settings, unlabelled, tmp_path / "run.pt") == expected
     assert len(expected.losses) == ends
 
 
-def test_a_fit_that_ended_is_not_done_again(unet: FoundationModel, tmp_path: Path) -> None:
+def test_finished_fit_is_not_repeated(unet: FoundationModel, tmp_path: Path) -> None:
     first, second = (build_adapter("linear_probe", unet, "heart") for _ in range(2))
     expected = _run(first, SETTINGS, (), tmp_path / "run.pt")
     assert _run(second, SETTINGS, (), tmp_path / "run.pt", stop=9) == expected
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
-def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_checkpoint_of_another_fit_or_a_damaged_one_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "new folder" / "run.pt"
     checkpoint = Checkpoint(file, "this fit")
     assert checkpoint.load() is None
@@ -101,7 +103,7 @@ def test_what_is_kept_of_another_fit_or_broken_is_not_gone_on_from(tmp_path: Pat
     assert [path.name for path in file.parent.iterdir()] == ["run.pt"]
 
 
-def test_it_is_due_after_a_while_and_no_more_once_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_due_after_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("baps.fseft.fitting.checkpoint.time.monotonic", lambda: now)
     checkpoint = Checkpoint(tmp_path / "run.pt", "this fit", seconds=20)
@@ -112,7 +114,7 @@ def test_it_is_due_after_a_while_and_no_more_once_kept(tmp_path: Path, monkeypat
     assert not checkpoint.due
 
 
-def test_where_it_cannot_be_kept_the_remedy_is_told(tmp_path: Path) -> None:
+def test_unwritable_checkpoint_gives_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BapsError, match="Free some space and train again"):
         Checkpoint(tmp_path / "file" / "run.pt", "this fit").save({})

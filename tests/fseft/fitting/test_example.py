@@ -15,12 +15,12 @@ def _example(voxels: int, labelled_slices: int = 4) -> Example:
     return Example(torch.zeros(2, 4, 4, 4), target, labelled)
 
 
-def test_the_size_is_the_mean_of_whole_labels() -> None:
+def test_size_is_the_mean_of_complete_labels() -> None:
     assert mean_organ_size([_example(10), _example(15), _example(50, labelled_slices=3)]) == 12.5
 
 
 @pytest.mark.parametrize("examples", [[_example(20, labelled_slices=3)], [_example(0)]])
-def test_a_size_that_cannot_be_told_is_refused(examples: list[Example]) -> None:
+def test_unknown_size_is_refused(examples: list[Example]) -> None:
     with pytest.raises(InputError, match="labelled completely"):
         mean_organ_size(examples)
 

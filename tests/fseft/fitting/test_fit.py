@@ -1,4 +1,4 @@
-"""The loop, on features of which one tells the organ."""
+"""The training loop, on features of which one marks the organ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = FitSettings(learning_rate=0.1, epochs=40, crop=6)
 
 
 def _example(seed: int = 0, voxels: int = 3) -> Example:
-    """64 features of noise; the first is high in a cube of the organ."""
+    """Make 64 features of noise, the first of which is high in a cube of the organ."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn((64, 10, 9, 8), generator=generator)
     target = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
@@ -31,7 +31,7 @@ def _dice(adapter: FewShotAdapter, example: Example) -> float:
     return 2 * int((mask & example.target).sum()) / (int(mask.sum()) + int(example.target.sum()))
 
 
-def test_it_learns_and_generalises(unet: FoundationModel) -> None:
+def test_fit_generalises(unet: FoundationModel) -> None:
     adapter = build_adapter("linear_probe", unet, "heart")
     before = _dice(adapter, _example(1))
     fitted = fit(adapter, [_example(0), _example(2)], SETTINGS)
@@ -41,7 +41,7 @@ def test_it_learns_and_generalises(unet: FoundationModel) -> None:
     assert not adapter.training
 
 
-def test_a_seed_tells_the_fit(unet: FoundationModel) -> None:
+def test_fit_is_fixed_by_the_seed(unet: FoundationModel) -> None:
     settings = replace(SETTINGS, epochs=3)
     runs = []
     for seed in (0, 0, 1):
@@ -52,7 +52,7 @@ def test_a_seed_tells_the_fit(unet: FoundationModel) -> None:
     assert runs[0][0] != runs[2][0]
 
 
-def test_the_rate_falls_along_a_cosine(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rate_follows_a_cosine(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -67,7 +67,7 @@ def test_the_rate_falls_along_a_cosine(unet: FoundationModel, monkeypatch: pytes
     torch.testing.assert_close(torch.tensor(rates), expected)
 
 
-def test_it_ends_on_a_plateau(unet: FoundationModel) -> None:
+def test_fit_ends_on_a_plateau(unet: FoundationModel) -> None:
     fitted = fit(
         build_adapter("linear_probe", unet, "liver"),
         [_example()],
@@ -76,30 +76,30 @@ def test_it_ends_on_a_plateau(unet: FoundationModel) -> None:
     assert len(fitted.losses) == 30
 
 
-def test_unlabelled_slices_teach_nothing(unet: FoundationModel) -> None:
-    """What stands there, image or label, does not change the fit."""
+def test_unlabelled_slices_are_ignored(unet: FoundationModel) -> None:
+    """The image and the label of these slices do not change the fit."""
     labelled = torch.zeros(1, 10, 9, 8, dtype=torch.bool)
     labelled[..., 2:5] = True
     example = _example()
-    other = replace(example, inputs=torch.where(labelled, example.inputs, 7.0), target=example.target & labelled)
+    changed = replace(example, inputs=torch.where(labelled, example.inputs, 7.0), target=example.target & labelled)
     states = []
-    for each in (example, other):
+    for volume in (example, changed):
         adapter = build_adapter("linear_probe", unet, "liver")
-        fit(adapter, [replace(each, labelled=labelled)], replace(SETTINGS, epochs=4, crop=0))
+        fit(adapter, [replace(volume, labelled=labelled)], replace(SETTINGS, epochs=4, crop=0))
         states.append(adapter.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
-    """In a volume where everything looks like the organ, the size alone says that it is not."""
+def test_size_of_the_organ_in_query_volumes_is_constrained(unet: FoundationModel) -> None:
+    """In a volume where everything looks like the organ, only the size prevents a full mask."""
     example = _example()
     brighter = example.inputs.clone()
     brighter[0] += 3
     sizes = []
-    for queries in ([], [brighter, brighter]):
+    for unlabelled in ([], [brighter, brighter]):
         adapter = build_adapter("linear_probe", unet, "heart")
         settings = replace(SETTINGS, epochs=60, weight=1.0)
-        fitted = fit(adapter, [example], settings, queries)
+        fitted = fit(adapter, [example], settings, unlabelled)
         with torch.no_grad():
             sizes.append(float(adapter(brighter[None]).sigmoid().sum()))
     expected = int(example.target.sum())
@@ -108,14 +108,14 @@ def test_the_size_of_query_volumes_is_held(unet: FoundationModel) -> None:
     assert fitted.penalties[-1] < fitted.penalties[0]
 
 
-def test_before_the_middle_no_plateau_is_looked_for(unet: FoundationModel) -> None:
+def test_plateau_is_ignored_before_the_middle(unet: FoundationModel) -> None:
     adapter = build_adapter("linear_probe", unet, "liver")
     settings = replace(SETTINGS, learning_rate=1e-9, crop=0, epochs=80)
     assert len(fit(adapter, [_example()], settings, [_example(1).inputs]).losses) == 70
 
 
-def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
-    """Its own decoder, on whole small images."""
+def test_model_is_fitted_on_images(unet: FoundationModel) -> None:
+    """The model's decoder is fitted on whole small images."""
     target = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
     target[0, 4:10, 4:10, 4:10] = True
     image = 0.5 * target.float() + 0.2 * torch.rand((1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
@@ -127,8 +127,8 @@ def test_a_model_is_tuned_on_images(unet: FoundationModel) -> None:
     assert all(torch.equal(value, adapter.get_parameter(key)) for key, value in frozen.items())
 
 
-def test_images_are_made_brighter_or_darker(unet: FoundationModel) -> None:
-    """Half of them, by up to a tenth."""
+def test_brightness_of_images_is_augmented(unet: FoundationModel) -> None:
+    """Half of the images change by up to a tenth."""
     images, generator = torch.full((200, 1, 2, 2, 2), 0.5), torch.Generator().manual_seed(0)
     augment = build_adapter("decoder", unet, "liver").augment(images, generator)
     assert torch.equal(augment, augment[..., :1, :1, :1].expand_as(augment)), "all voxels of an image are shifted alike"
@@ -138,23 +138,23 @@ def test_images_are_made_brighter_or_darker(unet: FoundationModel) -> None:
     assert 0.08 < shifts.max() <= 0.1
 
 
-def test_what_is_shown_is_varied(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the adapter, with the numbers that the seed of the fit gives."""
+def test_inputs_are_augmented(unet: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter augments them, with random numbers from the seed of the fit."""
     adapter = build_adapter("linear_probe", unet, "liver")
-    shown: list[float] = []
+    seen_values: list[float] = []
 
     def augment(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        shown.append(float(torch.rand((), generator=generator)))
+        seen_values.append(float(torch.rand((), generator=generator)))
         return inputs
 
     monkeypatch.setattr(adapter, "augment", augment)
     for _ in range(2):
         fit(adapter, [_example()], replace(SETTINGS, epochs=2))
-    assert len(shown) == 4
-    assert len(set(shown)) == 2
+    assert len(seen_values) == 4
+    assert len(set(seen_values)) == 2
 
 
-def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:
+def test_progress_is_reported_and_can_stop_the_fit(unet: FoundationModel) -> None:
     heard: list[tuple[int, float]] = []
 
     def progress(epoch: int, dice: float) -> None:
@@ -167,6 +167,6 @@ def test_progress_is_told_and_may_stop_it(unet: FoundationModel) -> None:
     assert [epoch for epoch, _ in heard] == [1, 2, 3]
 
 
-def test_without_a_label_there_is_nothing_to_learn(unet: FoundationModel) -> None:
+def test_fit_without_labels_is_refused(unet: FoundationModel) -> None:
     with pytest.raises(InputError, match="no labelled volume"):
         fit(build_adapter("linear_probe", unet, "liver"), [], SETTINGS)

@@ -10,17 +10,17 @@ def _epochs(losses: list[float]) -> int | None:
     return next((n for n, loss in enumerate(losses, 1) if plateau.reached(loss)), None)
 
 
-def test_a_constant_loss_ends_as_early_as_can_be() -> None:
+def test_constant_loss_ends_as_early_as_possible() -> None:
     assert _epochs([0.5] * 100) == 30
 
 
 @pytest.mark.parametrize(("slope", "ends"), [(1e-4, None), (4e-5, 30)])
-def test_twenty_epochs_must_bring_a_thousandth(slope: float, ends: int | None) -> None:
+def test_loss_must_fall_by_a_thousandth_in_twenty_epochs(slope: float, ends: int | None) -> None:
     assert _epochs([1 - slope * n for n in range(200)]) == ends
 
 
-def test_falling_then_flat() -> None:
-    """Epoch 21 is the last above zero; it leaves the ten epochs of twenty before when the 51st is over."""
+def test_loss_that_falls_and_then_is_flat() -> None:
+    """The loss is zero after epoch 21, which leaves the compared window of ten epochs after epoch 51."""
     assert _epochs([1 - n / 21 for n in range(21)] + [0.0] * 100) == 51
 
 

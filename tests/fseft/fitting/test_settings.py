@@ -7,7 +7,7 @@ from baps.fseft.fitting import FitSettings
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"learning_rate": 0}, "learning_rate must be a positive number"),
         ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
@@ -17,6 +17,6 @@ from baps.fseft.fitting import FitSettings
         ({"learning_rate": 0.1, "margin": float("nan")}, "margin must be 0 or more"),
     ],
 )
-def test_out_of_range_is_refused(wrong: dict[str, float], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_out_of_range_is_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         FitSettings(**wrong)  # type: ignore[arg-type]

@@ -9,22 +9,22 @@ PROBABILITY = torch.tensor([0.9, 0.2, 0.5, 0.4]).view(1, 1, 2, 2, 1)
 TRUTH = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 2, 2, 1)
 
 
-def test_by_hand() -> None:
+def test_dice_loss_by_hand() -> None:
     assert float(dice_loss(PROBABILITY, TRUTH)) == pytest.approx(1 - (2 * 1.4 + 1) / (2.0 + 2 + 1))
 
 
-def test_over_the_batch_by_hand() -> None:
+def test_batch_dice_loss_by_hand() -> None:
     both = dice_loss(torch.cat([PROBABILITY, PROBABILITY]), torch.cat([TRUTH, 0 * TRUTH]))
     assert float(both) == pytest.approx(1 - (2 * 1.4 + 1) / (4.0 + 2 + 1))
 
 
-def test_perfect_and_utterly_wrong() -> None:
+def test_perfect_and_wrong_masks() -> None:
     assert float(dice_loss(TRUTH, TRUTH)) == 0
     assert float(dice_loss(1 - TRUTH, TRUTH)) == pytest.approx(1 - 1 / 5)
     assert float(dice_loss(0 * TRUTH, 0 * TRUTH)) == 0
 
 
-def test_unlabelled_voxels_count_neither_way() -> None:
+def test_unlabelled_voxels_are_ignored() -> None:
     labelled = torch.tensor([1, 1, 0, 0], dtype=torch.bool).view(1, 1, 2, 2, 1)
     expected = 1 - (2 * 0.9 + 1) / (1.1 + 1 + 1)
     assert float(dice_loss(PROBABILITY, TRUTH, labelled)) == pytest.approx(expected)
@@ -35,7 +35,7 @@ def test_unlabelled_voxels_count_neither_way() -> None:
     assert bool(changed.grad.flatten()[:2].all())
 
 
-def test_a_voxel_that_stands_for_three_counts_as_three() -> None:
+def test_voxels_are_weighted() -> None:
     weights = torch.tensor([3, 1, 1, 2]).view(1, 1, 2, 2, 1)
     voxels = torch.repeat_interleave(torch.arange(4), weights.flatten())
     every = dice_loss(PROBABILITY.flatten()[voxels], TRUTH.flatten()[voxels])

@@ -12,11 +12,11 @@ def test_logits_are_the_head_on_the_features(
     name: str, request: pytest.FixtureRequest, images: torch.Tensor, small_images: torch.Tensor
 ) -> None:
     model: FoundationModel = request.getfixturevalue(name)
-    given = images if name == "swin" else small_images
+    model_images = images if name == "swin" else small_images
     with torch.no_grad():
-        features, logits = model.features(given), model(given)
-    assert features.shape == (len(given), model.channels, *given.shape[2:])
-    assert logits.shape == (len(given), 3, *given.shape[2:])
+        features, logits = model.features(model_images), model(model_images)
+    assert features.shape == (len(model_images), model.channels, *model_images.shape[2:])
+    assert logits.shape == (len(model_images), 3, *model_images.shape[2:])
     assert model.head is not None
     weight, bias = model.head.weight[:, :, 0, 0, 0], model.head.bias
     assert bias is not None
@@ -24,14 +24,14 @@ def test_logits_are_the_head_on_the_features(
     torch.testing.assert_close(logits, expected.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_penultimate_channels_and_parameters_of_the_published_models() -> None:
+def test_published_models_have_the_published_size() -> None:
     """62.2 M parameters (Silva-Rodriguez et al.)."""
     swin, unet = build_swin_unetr(["x"] * 29), build_unet(["x"])
     assert (swin.channels, unet.channels) == (48, 64)
     assert sum(p.numel() for p in swin.parameters()) == pytest.approx(62.2e6, rel=1e-3)
 
 
-def test_classes_have_places(swin: FoundationModel) -> None:
+def test_index_of_classes(swin: FoundationModel) -> None:
     assert [swin.index(organ) for organ in ("spleen", "liver", "aorta", "heart")] == [0, 1, 2, None]
 
 

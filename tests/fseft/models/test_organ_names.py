@@ -6,7 +6,7 @@ from baps.fseft.models import FSEFT_CLASSES, class_index
 
 
 @pytest.mark.parametrize(
-    ("asked", "meant"),
+    ("name", "meant"),
     [
         ("spleen", "spleen"),
         ("Spleen", "spleen"),
@@ -19,12 +19,12 @@ from baps.fseft.models import FSEFT_CLASSES, class_index
         ("portal and splenic vein", "portal_vein_and_splenic_vein"),
     ],
 )
-def test_a_site_may_name_organs_in_its_own_way(asked: str, meant: str) -> None:
-    found = class_index(FSEFT_CLASSES, asked)
-    assert found is not None
-    assert FSEFT_CLASSES[found] == meant
+def test_organ_names_are_matched_by_words(name: str, meant: str) -> None:
+    result = class_index(FSEFT_CLASSES, name)
+    assert result is not None
+    assert FSEFT_CLASSES[result] == meant
 
 
-@pytest.mark.parametrize("asked", ["kidney", "liver lesion", "", "heart"])
-def test_another_organ_is_not_taken_for_one_that_sounds_alike(asked: str) -> None:
-    assert class_index(FSEFT_CLASSES, asked) is None
+@pytest.mark.parametrize("name", ["kidney", "liver lesion", "", "heart"])
+def test_similar_names_of_other_organs_do_not_match(name: str) -> None:
+    assert class_index(FSEFT_CLASSES, name) is None

@@ -1,4 +1,4 @@
-"""State dicts of the published names and shapes, made from small models; the real files are too large to be here."""
+"""State dicts with the published names and shapes, made from small models, because the real files are too large."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _fseft() -> State:
 
 
 def _universal(model: FoundationModel, coarsest: int) -> State:
-    """SuPreM and CLIP-driven: the backbone, and the parts of a head that depends on the image."""
+    """Make the state of SuPreM and CLIP-driven: the backbone, and parts of a head that depends on the image."""
     state = _renamed(model, lambda key: "module.backbone." + key.removeprefix("body."))
     channels = model.channels
     beside = {
@@ -57,7 +57,7 @@ def _universal(model: FoundationModel, coarsest: int) -> State:
 
 
 def _suprem_unet() -> State:
-    """With the running statistics, which the network never read."""
+    """Make the state of SuPreM's U-Net, with running statistics that the network never uses."""
     state = _universal(_unet(), 512)
     for key in [key for key in state if key.endswith("bn1.weight")]:
         for name in ("running_mean", "running_var"):
@@ -86,67 +86,69 @@ STATES: dict[str, Callable[[], State]] = {
 }
 
 
-def _same(found: FoundationModel, expected: FoundationModel, prefix: str) -> bool:
-    there = {key: value for key, value in expected.state_dict().items() if key.startswith(prefix)}
-    return bool(there) and all(torch.equal(found.state_dict()[key], value) for key, value in there.items())
+def _same(results: FoundationModel, expected: FoundationModel, prefix: str) -> bool:
+    expected_state = {key: value for key, value in expected.state_dict().items() if key.startswith(prefix)}
+    return bool(expected_state) and all(
+        torch.equal(results.state_dict()[key], value) for key, value in expected_state.items()
+    )
 
 
-def test_every_name_is_tested() -> None:
+def test_every_published_name_is_tested() -> None:
     assert tuple(STATES) == PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["fseft", "suprem_swinunetr", "clipdriven", "btcv", "selfsup"])
-def test_a_swin_unetr(name: str) -> None:
-    found = build_from_state(name, STATES[name]())
-    assert _same(found, _swin(), "body.swinViT." if name == "selfsup" else "body.")
-    assert not found.training
+def test_swin_unetr_is_read(name: str) -> None:
+    result = build_from_state(name, STATES[name]())
+    assert _same(result, _swin(), "body.swinViT." if name == "selfsup" else "body.")
+    assert not result.training
 
 
-def test_the_unet() -> None:
+def test_unet_is_read() -> None:
     assert _same(build_from_state("suprem_unet", _suprem_unet()), _unet(), "body.")
 
 
-def test_the_head_of_29_classes() -> None:
-    found = build_from_state("fseft", _fseft())
-    assert found.classes == FSEFT_CLASSES
+def test_head_of_29_classes_is_read() -> None:
+    result = build_from_state("fseft", _fseft())
+    assert result.classes == FSEFT_CLASSES
     assert len(set(FSEFT_CLASSES)) == 29
-    assert [found.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
+    assert [result.index(organ) for organ in ("spleen", "liver", "pancreas", "duodenum", "colon_tumor")] == [
         0,
         5,
         10,
         13,
         28,
     ]
-    assert _same(found, _swin(29), "head.")
+    assert _same(result, _swin(29), "head.")
 
 
-def test_a_softmax_becomes_odds_against_the_background(images: torch.Tensor) -> None:
-    found = build_from_state("btcv", _btcv())
-    assert len(found.classes) == 13
-    assert found.classes[5] == "liver"
+def test_softmax_is_converted_to_odds_against_the_background(images: torch.Tensor) -> None:
+    result = build_from_state("btcv", _btcv())
+    assert len(result.classes) == 13
+    assert result.classes[5] == "liver"
     with torch.no_grad():
         logits = _swin(14)(images)
         expected = logits[:, [0, 6]].softmax(1)[:, 1]
-        torch.testing.assert_close(found(images)[:, 5].sigmoid(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result(images)[:, 5].sigmoid(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["suprem_swinunetr", "suprem_unet", "clipdriven", "selfsup"])
-def test_without_a_linear_head_no_organ_is_known(name: str) -> None:
-    found = build_from_state(name, STATES[name]())
-    assert found.classes == ()
+def test_model_without_a_linear_head_knows_no_organ(name: str) -> None:
+    result = build_from_state(name, STATES[name]())
+    assert result.classes == ()
     assert (
-        build_adapter("linear_probe", found, "liver").trainable_parameters()["head.weight"].shape[1] == found.channels
+        build_adapter("linear_probe", result, "liver").trainable_parameters()["head.weight"].shape[1] == result.channels
     )
 
 
-def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
-    first, again, other = (build_from_state("selfsup", _selfsup(), seed) for seed in (0, 0, 1))
+def test_missing_weights_are_fixed_by_the_seed() -> None:
+    first, again, different = (build_from_state("selfsup", _selfsup(), seed) for seed in (0, 0, 1))
     assert _same(first, again, "body.")
-    assert not _same(first, other, "body.decoder1")
+    assert not _same(first, different, "body.decoder1")
 
 
 @pytest.mark.parametrize(
-    ("name", "held", "said"),
+    ("name", "actual_model", "message"),
     [
         ("fseft", "suprem_unet", "It holds a U-Net, and fseft is a Swin UNETR. It could be suprem_unet"),
         ("suprem_unet", "fseft", "It holds a Swin UNETR, and suprem_unet is a U-Net. It could be fseft"),
@@ -157,9 +159,9 @@ def test_what_a_file_does_not_hold_is_told_by_the_seed() -> None:
         ("selfsup", "btcv", "It holds a decoder too, and selfsup is an encoder alone. It could be btcv"),
     ],
 )
-def test_another_checkpoint_is_refused_with_its_name(name: str, held: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        build_from_state(name, STATES[held]())
+def test_error_names_the_matching_checkpoint(name: str, actual_model: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_from_state(name, STATES[actual_model]())
 
 
 def test_another_network_is_refused() -> None:
@@ -168,19 +170,19 @@ def test_another_network_is_refused() -> None:
         build_from_state("fseft", state)
 
 
-def test_a_missing_tensor_is_named() -> None:
+def test_error_names_a_missing_tensor() -> None:
     state = _btcv()
     del state["decoder3.transp_conv.conv.weight"]
     with pytest.raises(InputError, match=r"1 of the \d+ tensors of btcv are missing.*decoder3.transp_conv.conv.weight"):
         build_from_state("btcv", state)
 
 
-def test_a_width_that_cannot_be_is_refused() -> None:
+def test_invalid_width_is_refused() -> None:
     with pytest.raises(InputError, match="multiple of 12"):
         build_from_state("btcv", {"swinViT.patch_embed.proj.weight": torch.zeros(16, 1, 2, 2, 2)})
 
 
-def test_from_files(tmp_path: Path) -> None:
+def test_models_are_loaded_from_files(tmp_path: Path) -> None:
     torch.save({"net": _suprem_unet(), "optimizer": {"state": {}}, "epoch": 2100}, tmp_path / "suprem_unet.pth")
     model, digest = load_foundation_model("suprem_unet", tmp_path / "suprem_unet.pth")
     assert _same(model, _unet(), "body.")
@@ -191,7 +193,7 @@ def test_from_files(tmp_path: Path) -> None:
         load_foundation_model("suprem_unet", tmp_path / "fseft.safetensors")
 
 
-def test_what_is_no_published_model_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no foundation model named 'gpt'.*suprem_unet"):
         load_foundation_model("gpt", tmp_path / "a.pth")
     with pytest.raises(InputError, match="does not exist"):

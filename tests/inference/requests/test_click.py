@@ -1,4 +1,4 @@
-"""The request forms of 3D Slicer and OHIF."""
+"""Request forms of 3D Slicer and OHIF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOLUME = Volume(np.zeros((40, 50, 30), np.int16), np.diag([-1.0, -1.0, 2.0, 1.0]
 LABELS = ["spleen", "liver"]
 
 
-def test_slicers_deepgrow_form_asks_for_one_slice() -> None:
+def test_deepgrow_form_of_slicer_is_read() -> None:
     request = {"label": "spleen", "foreground": [[5, 6, 7], [8, 9, 7]], "background": [[1, 2, 7]], "slice": 7}
     click = read_click(request, VOLUME, LABELS)
     assert (click.label, click.plane) == ("spleen", Plane(2, 7))
@@ -25,13 +25,13 @@ def test_slicers_deepgrow_form_asks_for_one_slice() -> None:
     assert click.prompt.negative == ((1, 2),)
 
 
-def test_slice_zero_is_a_slice_and_other_slices_points_are_left_out() -> None:
+def test_points_of_other_slices_are_dropped_on_slice_zero() -> None:
     # Slicer sends the points of all slices when the slice is 0.
     request = {"label": "spleen", "foreground": [[5, 6, 0], [8, 9, 12]], "slice": 0}
     assert read_click(request, VOLUME, LABELS).prompt.positive == ((5, 6),)
 
 
-def test_ohif_names_no_label_and_no_slice() -> None:
+def test_ohif_form_without_label_and_slice_is_read() -> None:
     request = {"foreground": [[28, 33, 22]], "background": [], "result_compress": False, "restore_label_idx": False}
     click = read_click(request, VOLUME, LABELS)
     assert (click.label, click.plane, click.prompt.positive) == ("", Plane(2, 22), ((28, 33),))
@@ -49,12 +49,12 @@ def test_an_inverted_box_is_sorted_and_clipped_to_the_slice() -> None:
     assert click.prompt.box == (10, 20, 30, 49)
 
 
-def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
+def test_list_option_uses_its_first_item() -> None:
     assert read_click({"label": ["liver"], "foreground": [[1, 2, 3]]}, VOLUME, LABELS).label == "liver"
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         ({}, "no click and no box"),
         ({"foreground": []}, "no click and no box"),
@@ -79,12 +79,12 @@ def test_a_config_key_that_became_a_list_counts_by_its_first_item() -> None:
         ({"roi": [1, float("inf"), 2, 3, 4, float("inf")]}, "finite"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_a_sentence(request_: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_requests_are_refused_with_a_sentence(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read_click(request_, VOLUME, LABELS)
 
 
-def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> None:
+def test_points_outside_the_volume_are_dropped_with_a_note() -> None:
     request = {"foreground": [[5, 6, 7], [-2, 6, 7]], "background": [[5, 60, 7], [1, 2, 9], [3, 3, 7]], "slice": 7}
     click = read_click(request, VOLUME, LABELS)
     assert (click.prompt.positive, click.prompt.negative) == (((5, 6),), ((3, 3),))
@@ -95,13 +95,13 @@ def test_points_outside_the_volume_are_left_out_and_said_if_others_remain() -> N
     )
 
 
-def test_a_box_outside_the_volume_is_left_out_and_said_if_a_click_remains() -> None:
+def test_box_outside_the_volume_is_dropped_with_a_note() -> None:
     click = read_click({"foreground": [[5, 6, 7]], "roi": [90, 95, 2, 3, 4, 9]}, VOLUME, LABELS)
     assert click.prompt.box is None
     assert "lies outside the volume" in click.notes[0]
 
 
-def test_nothing_left_out_is_nothing_said() -> None:
+def test_no_note_if_nothing_is_dropped() -> None:
     assert read_click({"foreground": [[5, 6, 7]]}, VOLUME, LABELS).notes == ()
 
 
@@ -113,21 +113,25 @@ def test_nothing_left_out_is_nothing_said() -> None:
         ("coronal", Plane(1, 6), (5, 7)),
         ("sagittal", Plane(0, 5), (6, 7)),
         ("J", Plane(1, 6), (5, 7)),
-        (["as stored", "axial", "coronal", "sagittal"], Plane(2, 7), (5, 6)),  # as Slicer sends a choice unmade
+        (
+            ["as stored", "axial", "coronal", "sagittal"],
+            Plane(2, 7),
+            (5, 6),
+        ),  # As Slicer sends an option without a choice.
     ],
 )
-def test_a_plane_by_name(plane: object, expected: Plane, click_at: tuple[int, int]) -> None:
+def test_plane_is_selected_by_name(plane: object, expected: Plane, click_at: tuple[int, int]) -> None:
     click = read_click({"foreground": [[9, 9, 9], [5, 6, 7]], "plane": plane, "slice": 7}, VOLUME, LABELS)
     assert (click.plane, click.prompt.positive) == (expected, (click_at,))
 
 
-def test_a_box_on_another_plane() -> None:
+def test_box_on_another_plane() -> None:
     click = read_click({"roi": [10, 20, 30, 40, 5, 15], "plane": "coronal"}, VOLUME, LABELS)
     assert (click.plane, click.prompt.box) == (Plane(1, 35), (10, 5, 20, 15))
 
 
 @pytest.mark.parametrize("slice_", [40, 8])
-def test_a_box_without_a_point_knows_its_slice_better_than_slicer(slice_: int) -> None:
+def test_box_without_a_point_uses_its_middle_slice(slice_: int) -> None:
     """Slicer then sends the offset of its view in millimetres as the slice."""
     click = read_click({"roi": [1, 9, 1, 9, 3, 5], "slice": slice_, "foreground": []}, VOLUME, LABELS)
     assert (click.plane.index, click.prompt.box) == (4, (1, 1, 9, 9))
@@ -141,41 +145,41 @@ def test_points_of_several_slices_are_grouped_by_slice() -> None:
         "foreground": [[5, 6, 9], [7, 8, 4], [6, 6, 9.2]],
         "background": [[1, 2, 9], [3, 3, 20]],
     }
-    found = read_organ_clicks(request, VOLUME, LABELS)
-    assert found.label == "spleen"
-    assert list(found.prompts) == [4, 9]
-    assert found.prompts[4] == Prompt(((7, 8),))
-    assert found.prompts[9] == Prompt(((5, 6), (6, 6)), ((1, 2),))
-    assert found.background == {20: ((3, 3),)}
-    assert (found.first, found.last, found.notes) == (0, 29, ())
+    result = read_organ_clicks(request, VOLUME, LABELS)
+    assert result.label == "spleen"
+    assert list(result.prompts) == [4, 9]
+    assert result.prompts[4] == Prompt(((7, 8),))
+    assert result.prompts[9] == Prompt(((5, 6), (6, 6)), ((1, 2),))
+    assert result.background == {20: ((3, 3),)}
+    assert (result.first, result.last, result.notes) == (0, 29, ())
 
 
-def test_points_of_an_organ_by_label_name() -> None:
-    found = read_organ_clicks({"spleen": [[5, 6, 7]], "liver": [], "label": "spleen"}, VOLUME, LABELS)
-    assert list(found.prompts) == [7]
+def test_points_by_label_name_are_read() -> None:
+    results = read_organ_clicks({"spleen": [[5, 6, 7]], "liver": [], "label": "spleen"}, VOLUME, LABELS)
+    assert list(results.prompts) == [7]
 
 
-def test_a_box_alone_means_its_middle_slice_and_where_the_organ_ends() -> None:
-    found = read_organ_clicks({"roi": [30, 10, 5, 20, 20, 10], "background": [[1, 1, 15], [1, 1, 12]]}, VOLUME, LABELS)
-    assert found.prompts == {15: Prompt((), ((1, 1),), (10, 5, 30, 20))}
-    assert found.background == {12: ((1, 1),)}
-    assert (found.first, found.last) == (10, 20)
+def test_box_alone_prompts_on_its_middle_slice_and_limits_the_organ() -> None:
+    result = read_organ_clicks({"roi": [30, 10, 5, 20, 20, 10], "background": [[1, 1, 15], [1, 1, 12]]}, VOLUME, LABELS)
+    assert result.prompts == {15: Prompt((), ((1, 1),), (10, 5, 30, 20))}
+    assert result.background == {12: ((1, 1),)}
+    assert (result.first, result.last) == (10, 20)
 
 
-def test_a_box_goes_with_the_clicks_of_its_slices_and_leaves_the_others_out() -> None:
+def test_box_limits_the_clicked_slices() -> None:
     request = {"roi": [10, 30, 5, 20, 10, 20], "foreground": [[12, 12, 11], [12, 12, 25]], "background": [[1, 1, 5]]}
-    found = read_organ_clicks(request, VOLUME, LABELS)
-    assert found.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
-    assert found.background == {}
-    assert found.notes == (
+    result = read_organ_clicks(request, VOLUME, LABELS)
+    assert result.prompts == {11: Prompt(((12, 12),), (), (10, 5, 30, 20))}
+    assert result.background == {}
+    assert result.notes == (
         "1 foreground point on slices that the box does not reach skipped.",
         "1 background point on slices that the box does not reach skipped.",
     )
 
 
-def test_a_box_that_reaches_beyond_the_volume_is_cut() -> None:
-    found = read_organ_clicks({"roi": [10, 30, 5, 20, -4, 90]}, VOLUME, LABELS)
-    assert (found.first, found.last, list(found.prompts)) == (0, 29, [14])
+def test_box_is_clipped_to_the_volume() -> None:
+    result = read_organ_clicks({"roi": [10, 30, 5, 20, -4, 90]}, VOLUME, LABELS)
+    assert (result.first, result.last, list(result.prompts)) == (0, 29, [14])
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,6 @@ def test_a_box_that_reaches_beyond_the_volume_is_cut() -> None:
         ({"foreground": [[1, 1]]}, "foreground"),
     ],
 )
-def test_requests_for_an_organ_that_say_nothing_are_refused(request_: dict[str, object], message: str) -> None:
+def test_empty_requests_for_an_organ_are_refused(request_: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_organ_clicks(request_, VOLUME, LABELS)

@@ -1,4 +1,4 @@
-"""The labelmaps of strokes that 3D Slicer sends."""
+"""Label maps of scribbles that 3D Slicer sends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INFO = [
 
 
 def _painted() -> NDArray[np.uint8]:
-    """The spleen on slice 1, the liver on slice 3, strokes on slice 2 and 4."""
+    """Mark the spleen on slice 1, the liver on slice 3, and strokes on slices 2 and 4."""
     labels = np.zeros(VOLUME.shape, np.uint8)
     labels[2:5, 2:5, 1] = 1
     labels[2:5, 2:5, 3] = 2
@@ -40,7 +40,7 @@ def labelmap(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_values_are_told_by_name(labelmap: str) -> None:
+def test_values_are_read_by_name(labelmap: str) -> None:
     request = {"label": labelmap, "label_info": INFO, "selected_label_name": "spleen", "roi": []}
     scribbles = read_scribbles(request, VOLUME)
     painted = _painted()
@@ -52,28 +52,28 @@ def test_values_are_told_by_name(labelmap: str) -> None:
     assert scribbles.box is None
 
 
-def test_without_names_the_values_are_those_of_monai_label(labelmap: str) -> None:
+def test_default_values_are_those_of_monai_label(labelmap: str) -> None:
     scribbles = read_scribbles({"label": labelmap}, VOLUME)
     np.testing.assert_array_equal(scribbles.foreground, _painted() == 3)
     np.testing.assert_array_equal(scribbles.background, _painted() == 2)
     assert (scribbles.label, scribbles.segmented.any()) == ("", False)
 
 
-def test_a_segment_that_is_not_named_is_empty(labelmap: str) -> None:
+def test_unnamed_segment_is_empty(labelmap: str) -> None:
     request = {"label": labelmap, "label_info": INFO[2:], "selected_label_name": "spleen"}
     assert not read_scribbles(request, VOLUME).segmented.any()
 
 
-def test_a_labelmap_stored_along_other_axes_is_brought_into_order(tmp_path: Path) -> None:
-    turned = VOLUME.affine @ np.diag([-1.0, 1, 1, 1])
-    turned[:3, 3] = VOLUME.affine[:3] @ (19, 0, 0, 1)
-    write_nrrd(tmp_path / "s.nrrd", Volume(_painted()[::-1].copy(), turned))
+def test_label_map_along_other_axes_is_reordered(tmp_path: Path) -> None:
+    rotated = VOLUME.affine @ np.diag([-1.0, 1, 1, 1])
+    rotated[:3, 3] = VOLUME.affine[:3] @ (19, 0, 0, 1)
+    write_nrrd(tmp_path / "s.nrrd", Volume(_painted()[::-1].copy(), rotated))
     scribbles = read_scribbles({"label": str(tmp_path / "s.nrrd"), "label_info": INFO}, VOLUME)
     np.testing.assert_array_equal(scribbles.foreground, _painted() == 4)
 
 
 @pytest.mark.parametrize("roi", [[9, 11, 4, 7, 2, 3], [11, 9, 7, 4, 3, 2], [9.3, 10.8, 3.6, 7.2, 1.6, 3.4]])
-def test_strokes_outside_the_box_are_left_out_and_said(labelmap: str, roi: list[float]) -> None:
+def test_strokes_outside_the_box_are_dropped_with_a_note(labelmap: str, roi: list[float]) -> None:
     scribbles = read_scribbles({"label": labelmap, "label_info": INFO, "roi": roi}, VOLUME)
     assert np.argwhere(scribbles.foreground).tolist() == [[10, j, 2] for j in range(4, 8)]
     assert scribbles.inside == (slice(9, 12), slice(4, 8), slice(2, 4))
@@ -107,12 +107,12 @@ def test_a_box_that_reaches_beyond_the_volume_is_clipped(labelmap: str) -> None:
         ({"roi": [0, 3, 0, 3, 0, 3]}, "12 voxels of foreground strokes outside the box skipped.*Choose Foreground"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_a_sentence(labelmap: str, changed: dict[str, Any], sentence: str) -> None:
+def test_invalid_requests_are_refused_with_a_sentence(labelmap: str, changed: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         read_scribbles({"label": labelmap, "label_info": INFO, "selected_label_name": "spleen", **changed}, VOLUME)
 
 
-def test_a_labelmap_of_another_volume_is_refused(tmp_path: Path) -> None:
+def test_label_map_of_another_volume_is_refused(tmp_path: Path) -> None:
     moved = VOLUME.affine.copy()
     moved[0, 3] += 5
     write_nrrd(tmp_path / "s.nrrd", Volume(_painted(), moved))
@@ -120,6 +120,6 @@ def test_a_labelmap_of_another_volume_is_refused(tmp_path: Path) -> None:
         read_scribbles({"label": str(tmp_path / "s.nrrd"), "label_info": INFO}, VOLUME)
 
 
-def test_a_labelmap_that_is_gone_is_missed(tmp_path: Path) -> None:
+def test_missing_label_map_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         read_scribbles({"label": str(tmp_path / "none.nrrd")}, VOLUME)

@@ -19,10 +19,10 @@ from baps.io.dicom.codestream import check_frames, codestream_size
 _BASELINE, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
 
 
-def _pillow(kind: str, **how: object) -> Callable[[NDArray[np.uint8]], bytes]:
+def _pillow(kind: str, **options: object) -> Callable[[NDArray[np.uint8]], bytes]:
     def encode(pixels: NDArray[np.uint8]) -> bytes:
         target = io.BytesIO()
-        Image.fromarray(pixels).save(target, kind, **how)
+        Image.fromarray(pixels).save(target, kind, **options)
         return target.getvalue()
 
     return encode
@@ -46,7 +46,7 @@ ENCODERS: dict[str, Callable[[NDArray[np.uint8]], bytes]] = {
     columns=st.integers(16, 90),
     samples=st.sampled_from([1, 3]),
 )
-def test_the_size_is_that_of_the_image_that_was_encoded(kind: str, rows: int, columns: int, samples: int) -> None:
+def test_size_of_the_encoded_image_is_read(kind: str, rows: int, columns: int, samples: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4, (rows, columns, samples)[: 2 if samples == 1 else 3], np.uint8)
     stream = bytes(ENCODERS[kind](pixels))
     assert codestream_size(stream) == (rows, columns, samples)
@@ -84,11 +84,11 @@ def test_rle_has_one_fragment_per_frame() -> None:
 
 
 def test_several_sizes_and_palettes_are_refused() -> None:
-    one, other = (imagecodecs.jpeg8_encode(np.zeros((size, size), np.uint8)) for size in (8, 9))
-    header = one[one.index(b"\xff\xc0") :][:13]
-    place = other.index(b"\xff\xc0")
+    first, second = (imagecodecs.jpeg8_encode(np.zeros((size, size), np.uint8)) for size in (8, 9))
+    header = first[first.index(b"\xff\xc0") :][:13]
+    offset = second.index(b"\xff\xc0")
     with pytest.raises(ValueError, match="has 2 sizes"):
-        codestream_size(other[:place] + header + other[place:])
+        codestream_size(second[:offset] + header + second[offset:])
     stream = imagecodecs.jpeg2k_encode(np.zeros((8, 8), np.uint8), codecformat="jp2", reversible=True)
     at = stream.index(b"jp2h") - 4
     box = struct.pack(">I4s", 16, b"pclr") + bytes(8)

@@ -1,4 +1,4 @@
-"""DICOM objects are read as label files: SEG, Label Map Segmentation and RTSTRUCT."""
+"""DICOM objects as label files: SEG, Label Map Segmentation and RTSTRUCT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import describe_segments, write_segmentation
 from baps.io.dicom.stacks import find_stack
 from tests.support.label_map_segmentation import make_label_map
-from tests.support.little_series import SHAPE, random_segments, write_little_series
+from tests.support.small_series import SHAPE, random_segments, write_small_series
 
 WHEN = datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc)
 
@@ -35,15 +35,15 @@ def _seg(headers: list[Dataset], image: Volume, masks: Masks) -> Dataset:
 
 
 def _fractional(headers: list[Dataset], image: Volume, masks: Masks) -> Dataset:
-    made = _seg(headers, image, masks)
-    levels = np.where(made.pixel_array > 0, 200, 40).astype(np.uint8)
-    made.SegmentationType, made.SegmentationFractionalType, made.MaximumFractionalValue = (
+    dataset = _seg(headers, image, masks)
+    levels = np.where(dataset.pixel_array > 0, 200, 40).astype(np.uint8)
+    dataset.SegmentationType, dataset.SegmentationFractionalType, dataset.MaximumFractionalValue = (
         "FRACTIONAL",
         "PROBABILITY",
         255,
     )
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelData = 8, 8, 7, levels.tobytes()
-    return made
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelData = 8, 8, 7, levels.tobytes()
+    return dataset
 
 
 def _structures(headers: list[Dataset], image: Volume, masks: Masks) -> Dataset:
@@ -61,7 +61,7 @@ MAKERS: dict[str, Make] = {
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Dataset], Volume]:
     folder = tmp_path_factory.mktemp("series") / "p1"
-    write_little_series(folder)
+    write_small_series(folder)
     return folder, read_series_headers(folder), read_volume(folder)
 
 
@@ -70,7 +70,7 @@ Series = tuple[Path, list[Dataset], Volume]
 
 def _masks(kind: str) -> Masks:
     masks = {"spleen": random_segments(3)[0], "liver": random_segments(8)[0]}
-    if kind == "Label Map":  # Whose segments do not overlap.
+    if kind == "Label Map":  # Label maps have no overlapping segments.
         masks["spleen"] &= ~masks["liver"]
     return masks
 
@@ -79,15 +79,15 @@ def _masks(kind: str) -> Masks:
 def test_every_kind_is_a_label_file_with_names(series: Series, tmp_path: Path, kind: str) -> None:
     folder, headers, image = series
     masks = _masks(kind)
-    made = MAKERS[kind](headers, image, masks)
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    dataset = MAKERS[kind](headers, image, masks)
+    dataset.save_as(tmp_path / "p1.dcm", write_like_original=False)
     for source in (folder, None):
-        found = read_label_map(tmp_path / "p1.dcm", image, source)
-        assert found.names == {1: "spleen", 2: "liver"}
-        for value, name in found.names.items():
-            np.testing.assert_array_equal(found.mask(value), masks[name])
+        result = read_label_map(tmp_path / "p1.dcm", image, source)
+        assert result.names == {1: "spleen", 2: "liver"}
+        for value, name in result.names.items():
+            np.testing.assert_array_equal(result.mask(value), masks[name])
     (tmp_path / "folder").mkdir()
-    (tmp_path / "p1.dcm").rename(tmp_path / "folder" / "1.dcm")  # As a PACS exports it.
+    (tmp_path / "p1.dcm").rename(tmp_path / "folder" / "1.dcm")  # Files as a PACS exports them.
     assert read_label_map(tmp_path / "folder", image, folder).names == {1: "spleen", 2: "liver"}
 
 
@@ -95,10 +95,10 @@ def test_every_kind_is_a_label_file_with_names(series: Series, tmp_path: Path, k
 def test_an_object_of_another_series_is_refused(series: Series, tmp_path: Path, kind: str) -> None:
     _, headers, image = series
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1.dcm", write_like_original=False)
-    write_little_series(tmp_path / "other")  # At the same place.
-    other = read_volume(tmp_path / "other")
+    write_small_series(tmp_path / "other")  # At the same position.
+    other_volume = read_volume(tmp_path / "other")
     with pytest.raises(InputError, match="The label p1.dcm belongs to another series"):
-        read_label_map(tmp_path / "p1.dcm", other, tmp_path / "other")
+        read_label_map(tmp_path / "p1.dcm", other_volume, tmp_path / "other")
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -106,7 +106,7 @@ def test_an_object_without_references_is_matched_by_frame_of_reference(
     series: Series, tmp_path: Path, kind: str
 ) -> None:
     folder, headers, image = series
-    made = MAKERS[kind](headers, image, _masks(kind))
+    written = MAKERS[kind](headers, image, _masks(kind))
 
     def forget(dataset: Dataset) -> None:
         for element in list(dataset):
@@ -119,8 +119,8 @@ def test_an_object_without_references_is_matched_by_frame_of_reference(
                 for item in element.value:
                     forget(item)
 
-    forget(made)
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    forget(written)
+    written.save_as(tmp_path / "p1.dcm", write_like_original=False)
     assert read_label_map(tmp_path / "p1.dcm", image, folder).names == {1: "spleen", 2: "liver"}
 
     def rename(dataset: Dataset) -> None:
@@ -131,8 +131,8 @@ def test_an_object_without_references_is_matched_by_frame_of_reference(
                 for item in element.value:
                     rename(item)
 
-    rename(made)
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    rename(written)
+    written.save_as(tmp_path / "p1.dcm", write_like_original=False)
     with pytest.raises(InputError, match="another frame of reference"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
@@ -140,13 +140,13 @@ def test_an_object_without_references_is_matched_by_frame_of_reference(
 def test_a_label_map_with_rle_and_with_a_palette(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
     masks = _masks("Label Map")
-    made = make_label_map(headers, image, masks)
-    assert describe_segments(made) == {1: ("spleen", True), 2: ("liver", True)}
-    made.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are the numbers of segments all the same.
-    made.compress(RLELossless, encoding_plugin="pydicom")
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
-    found = read_label_map(tmp_path / "p1.dcm", image, folder)
-    np.testing.assert_array_equal(found.mask(2), masks["liver"])
+    dataset = make_label_map(headers, image, masks)
+    assert describe_segments(dataset) == {1: ("spleen", True), 2: ("liver", True)}
+    dataset.PhotometricInterpretation = "PALETTE COLOR"  # The pixels are still the numbers of the segments.
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    result = read_label_map(tmp_path / "p1.dcm", image, folder)
+    np.testing.assert_array_equal(result.mask(2), masks["liver"])
     read = pydicom.dcmread(tmp_path / "p1.dcm")
     read.file_meta.TransferSyntaxUID = JPEGLSLossless
     read.save_as(tmp_path / "p1.dcm")
@@ -156,22 +156,22 @@ def test_a_label_map_with_rle_and_with_a_palette(series: Series, tmp_path: Path)
 
 def test_a_label_map_with_a_segment_that_it_does_not_describe_is_refused(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
-    made = make_label_map(headers, image, _masks("Label Map"))
-    made.SegmentSequence = made.SegmentSequence[:2]
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    dataset = make_label_map(headers, image, _masks("Label Map"))
+    dataset.SegmentSequence = dataset.SegmentSequence[:2]
+    dataset.save_as(tmp_path / "p1.dcm", write_like_original=False)
     with pytest.raises(InputError, match=r"pixels of the segments \[2\], which its SegmentSequence does not name"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
 
 def test_deflated_and_empty_objects_are_refused(series: Series, tmp_path: Path) -> None:
     folder, headers, image = series
-    made = _structures(headers, image, _masks("RTSTRUCT"))
-    made.ROIContourSequence = []
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    created = _structures(headers, image, _masks("RTSTRUCT"))
+    created.ROIContourSequence = []
+    created.save_as(tmp_path / "p1.dcm", write_like_original=False)
     with pytest.raises(InputError, match=r"p1\.dcm has no segment"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
-    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    made.save_as(tmp_path / "p1.dcm", write_like_original=False)
+    created.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    created.save_as(tmp_path / "p1.dcm", write_like_original=False)
     with pytest.raises(InputError, match="compressed as a whole"):
         read_label_map(tmp_path / "p1.dcm", image, folder)
 
@@ -185,36 +185,36 @@ def test_overlapping_segments_are_refused_where_one_labelmap_is_needed(series: S
 
 
 def test_an_ordinary_dicom_image_can_still_be_a_labelmap(series: Series, tmp_path: Path) -> None:
-    """The labelmap was stored as slices."""
+    """The label map was stored as slices."""
     folder, _, image = series
     labels = random_segments(3)[0].astype(np.int16)
     uid = generate_uid()
     for file in folder.glob("*.dcm"):
-        one = pydicom.dcmread(file)
-        k = int(one.InstanceNumber) - 1
-        one.SeriesInstanceUID, one.PixelData = uid, np.ascontiguousarray(labels[:, :, k].T).tobytes()
+        header = pydicom.dcmread(file)
+        k = int(header.InstanceNumber) - 1
+        header.SeriesInstanceUID, header.PixelData = uid, np.ascontiguousarray(labels[:, :, k].T).tobytes()
         (tmp_path / "labels").mkdir(exist_ok=True)
-        one.save_as(tmp_path / "labels" / file.name)
+        header.save_as(tmp_path / "labels" / file.name)
     np.testing.assert_array_equal(read_labels(tmp_path / "labels", image, folder), labels)
 
 
 @pytest.mark.parametrize("kind", ["binary SEG", "fractional SEG", "RTSTRUCT"])
 @pytest.mark.parametrize("tilt", [0.9, 1.1, -1.6])
 def test_labels_of_a_tilted_gantry_are_preserved(tmp_path: Path, kind: str, tilt: float) -> None:
-    """The volume is straightened, but a label lies on the slices as they were scanned."""
+    """The volume is straightened, but a label lies on the original slices."""
     folder = tmp_path / "p1"
-    write_little_series(folder, tilt=tilt)
+    write_small_series(folder, tilt=tilt)
     headers, image = read_series_headers(folder), read_volume(folder)
     frames = find_stack(headers, image)
     assert frames.straightened
-    scanned = np.zeros(image.shape, bool)  # Elsewhere there are no pixels.
+    scanned = np.zeros(image.shape, bool)  # There are no pixels elsewhere.
     for k, (i, j) in enumerate(frames.offsets):
         scanned[i : i + SHAPE[0], j : j + SHAPE[1], k] = True
     masks = {name: mask & scanned for name, mask in zip("ab", random_segments(8, image.shape), strict=False)}
     MAKERS[kind](headers, image, masks).save_as(tmp_path / "p1.dcm", write_like_original=False)
-    found = read_label_map(tmp_path / "p1.dcm", image, folder)
-    for value, name in found.names.items():
-        np.testing.assert_array_equal(found.mask(value), masks[name])
+    result = read_label_map(tmp_path / "p1.dcm", image, folder)
+    for value, name in result.names.items():
+        np.testing.assert_array_equal(result.mask(value), masks[name])
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -222,7 +222,7 @@ def test_a_label_among_the_slices_is_not_an_image(series: Series, tmp_path: Path
     folder, headers, image = series
     shutil.copytree(folder, tmp_path / "p1")
     MAKERS[kind](headers, image, _masks(kind)).save_as(tmp_path / "p1" / "label.dcm", write_like_original=False)
-    found = read_volume(tmp_path / "p1")
-    np.testing.assert_array_equal(found.voxels, image.voxels)
-    np.testing.assert_allclose(found.affine, image.affine)
+    result = read_volume(tmp_path / "p1")
+    np.testing.assert_array_equal(result.voxels, image.voxels)
+    np.testing.assert_allclose(result.affine, image.affine)
     assert len(read_series_headers(tmp_path / "p1")) == len(headers)

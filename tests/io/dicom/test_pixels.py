@@ -35,7 +35,7 @@ def _sample() -> tuple[pydicom.FileDataset, np.ndarray]:
     return image, read_volume(SAMPLE).voxels
 
 
-def test_a_deflated_file(tmp_path: Path) -> None:
+def test_deflated_file_is_read(tmp_path: Path) -> None:
     image, voxels = _sample()
     image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     image.save_as(tmp_path / "a.dcm")
@@ -46,7 +46,7 @@ def test_a_deflated_file(tmp_path: Path) -> None:
         read_volume(tmp_path / "cut.dcm")
 
 
-def test_deflated_frames(tmp_path: Path) -> None:
+def test_deflated_frames_are_read(tmp_path: Path) -> None:
     image, voxels = _sample()
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = packer.compress(image.PixelData) + packer.flush()
@@ -66,7 +66,7 @@ def test_deflated_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("meta", [True, False])
-def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
+def test_file_without_preamble_is_read(tmp_path: Path, meta: bool) -> None:
     image, voxels = _sample()
     if meta:
         image.save_as(tmp_path / "whole.dcm")
@@ -94,7 +94,7 @@ def test_a_file_without_preamble(tmp_path: Path, meta: bool) -> None:
         ("1.2.3.4.5", "an unknown syntax"),
     ],
 )
-def test_undecodable_pixels_are_named(tmp_path: Path, uid: str, name: str) -> None:
+def test_error_for_undecodable_pixels(tmp_path: Path, uid: str, name: str) -> None:
     image, _ = _sample()
     image.PixelData = encapsulate([b"\xff\x0a" + bytes(98)])
     image["PixelData"].is_undefined_length = True
@@ -112,7 +112,7 @@ def test_undecodable_pixels_are_named(tmp_path: Path, uid: str, name: str) -> No
 
 
 @pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
-def test_float_pixels(tmp_path: Path, keyword: str, kind: type) -> None:
+def test_float_pixels_are_read(tmp_path: Path, keyword: str, kind: type) -> None:
     image, _ = _sample()
     values = np.random.default_rng(0).normal(size=(image.Rows, image.Columns)).astype(kind)
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.30"
@@ -125,19 +125,19 @@ def test_float_pixels(tmp_path: Path, keyword: str, kind: type) -> None:
 
 
 @pytest.mark.parametrize("sample", ["MR_small_jp2klossless.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"])
-@pytest.mark.parametrize("how", ["no table", "fragments", "extended table"])
-def test_compressed_frames_however_they_are_packed(tmp_path: Path, sample: str, how: str) -> None:
-    wanted = pydicom.dcmread(CORPUS / "test_files" / "MR_small.dcm").pixel_array.T
+@pytest.mark.parametrize("variant", ["no table", "fragments", "extended table"])
+def test_fragments_and_offset_tables_of_compressed_frames(tmp_path: Path, sample: str, variant: str) -> None:
+    expected = pydicom.dcmread(CORPUS / "test_files" / "MR_small.dcm").pixel_array.T
     image = pydicom.dcmread(CORPUS / "test_files" / sample)
     frames = 3 * list(generate_pixel_data_frame(image.PixelData, 1))
-    if how == "extended table":
+    if variant == "extended table":
         image.PixelData, image.ExtendedOffsetTable, image.ExtendedOffsetTableLengths = encapsulate_extended(frames)
     else:
-        pieces = 2 if how == "fragments" else 1
-        image.PixelData = encapsulate(frames, fragments_per_frame=pieces, has_bot=how != "no table")
+        pieces = 2 if variant == "fragments" else 1
+        image.PixelData = encapsulate(frames, fragments_per_frame=pieces, has_bot=variant != "no table")
     image.NumberOfFrames, image["PixelData"].is_undefined_length = 3, True
     image.save_as(tmp_path / "a.dcm")
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, np.stack(3 * [wanted], -1))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, np.stack(3 * [expected], -1))
 
 
 @pytest.mark.parametrize(("signed", "stored"), [(0, 12), (0, 16), (1, 12), (1, 16)])
@@ -154,12 +154,12 @@ def test_monochrome1_of_every_type_is_inverted(tmp_path: Path, signed: int, stor
 
 @pytest.mark.parametrize("signed", [0, 1])
 @pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 13), (12, 15), (16, 15), (10, 9)])
-def test_bits_beside_the_values_are_ignored(tmp_path: Path, signed: int, stored: int, high: int) -> None:
+def test_unused_bits_are_ignored(tmp_path: Path, signed: int, stored: int, high: int) -> None:
     image, _ = _sample()
     image.PixelRepresentation, image.BitsStored, image.HighBit, image.RescaleIntercept = signed, stored, high, 0
     random = np.random.default_rng(stored + high)
-    least = -(2 ** (stored - 1)) * signed
-    values = random.integers(least, least + 2**stored, (image.Rows, image.Columns))
+    minimum = -(2 ** (stored - 1)) * signed
+    values = random.integers(minimum, minimum + 2**stored, (image.Rows, image.Columns))
     low = high + 1 - stored
     mask = (2**stored - 1) << low
     beside = random.integers(0, 2**16, values.shape) & ~mask  # An overlay.
@@ -171,7 +171,7 @@ def test_bits_beside_the_values_are_ignored(tmp_path: Path, signed: int, stored:
         np.testing.assert_array_equal(judge[0], values)
 
 
-def test_missing_descriptions_of_the_pixels_are_named(tmp_path: Path) -> None:
+def test_error_names_missing_pixel_attributes(tmp_path: Path) -> None:
     image, _ = _sample()
     del image.PhotometricInterpretation
     image.save_as(tmp_path / "a.dcm")
@@ -179,7 +179,7 @@ def test_missing_descriptions_of_the_pixels_are_named(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.dcm")
 
 
-def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
+def test_pixels_of_a_wrong_size_are_refused(tmp_path: Path) -> None:
     image = pydicom.dcmread(CORPUS / "test_files" / "MR_small_jp2klossless.dcm")
     image.Rows, image.Columns = 32, 32
     image.save_as(tmp_path / "a.dcm")
@@ -188,7 +188,7 @@ def test_pixels_of_another_size_than_the_header_says(tmp_path: Path) -> None:
 
 
 def _encode_rle(frame: np.ndarray) -> bytes:
-    """Compress a frame (rows, columns) of 16 bits by run lengths."""
+    """Compress a frame (rows, columns) of 16 bits with RLE."""
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -229,7 +229,7 @@ def test_frames_are_decoded_in_parts(tmp_path: Path, syntax: str, monkeypatch: p
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
-def test_high_throughput_jpeg_2000() -> None:
+def test_high_throughput_jpeg_2000_is_read() -> None:
     volume = read_volume(CASES / "dicom_htj2k" / "a.dcm")
     judge = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(CASES / "dicom_htj2k" / "a.dcm")))
     np.testing.assert_array_equal(volume.voxels, judge.swapaxes(0, 2))
@@ -237,7 +237,7 @@ def test_high_throughput_jpeg_2000() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_files_of_pydicom_are_read_as_simpleitk_does_or_refused_with_the_right_reason() -> None:
+def test_files_of_pydicom_are_read_like_simpleitk_or_refused() -> None:
     files = [path for path in sorted(CORPUS.rglob("*")) if path.is_file() and path.suffix not in (".py", ".pyc")]
     read, refused = 0, {}
     for file in files:
@@ -252,7 +252,7 @@ def test_the_files_of_pydicom_are_read_as_simpleitk_does_or_refused_with_the_rig
         judge = SimpleITK.GetArrayFromImage(reader.Execute()).swapaxes(0, 2)
         np.testing.assert_allclose(volume.voxels, judge, atol=1e-3, err_msg=file.name)
         regions = pydicom.dcmread(file).get("SequenceOfUltrasoundRegions")
-        if regions is None:  # SimpleITK does not read the spacing in it.
+        if regions is None:  # SimpleITK ignores the spacing of this file.
             assert volume.spacing[:2] == pytest.approx(reader.GetSpacing()[:2], rel=1e-3), file.name
         else:
             assert volume.spacing[:2] == pytest.approx((10 * regions[0].PhysicalDeltaX, 10 * regions[0].PhysicalDeltaY))
@@ -260,18 +260,18 @@ def test_the_files_of_pydicom_are_read_as_simpleitk_does_or_refused_with_the_rig
     assert read > 60
     true = {
         "MR_truncated.dcm": "broken or cut off",
-        "JPEG2000-embedded-sequence-delimiter.dcm": "compressed pixels has 1024 rows, 3722445056 columns",  # It has.
+        "JPEG2000-embedded-sequence-delimiter.dcm": "compressed pixels has 1024 rows, 3722445056 columns",
         "chrJapMulti.dcm": "has no pixels",
         "rtdose.dcm": "is not an image: it is RT",
         "rtstruct.dcm": "is not an image: it is RT",
         "liver_1frame.dcm": "is not an image: it is Segmentation",  # A segmentation.
         "DICOMDIR": "is not an image: it is Media Storage Directory",
         "ExplVR_BigEndNoMeta.dcm": "is not an image: it is RT Ion Plan",  # A treatment plan.
-        "IM000000": "how many Rows and Columns",  # Its pixels were taken out.
+        "IM000000": "how many Rows and Columns",  # Its pixels were removed.
     }
     for name, sentence in true.items():
         assert sentence in refused[name]
-    assert [name for name, said in refused.items() if "broken or cut off" in said] == ["MR_truncated.dcm"]
+    assert [name for name, message in refused.items() if "broken or cut off" in message] == ["MR_truncated.dcm"]
 
 
 @pytest.mark.parametrize("what", ["items", "elements", "value", "values in a sequence"])

@@ -1,4 +1,4 @@
-"""A written DICOM SEG is read back, also by other programs."""
+"""DICOM SEG that is written is read back, also by other programs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DCMQI = Path(sys.executable).parent
 
 @pytest.fixture(scope="module", params=ORIENTATIONS)
 def series(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Dataset], Volume]:
-    """Return headers in no order, and the volume."""
+    """Return shuffled headers, and the volume."""
     folder = tmp_path_factory.mktemp("series") / request.param
     write_series(folder, request.param)
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
@@ -74,8 +74,8 @@ def _marked(masks: dict[str, NDArray[np.bool_]]) -> dict[str, frozenset[int]]:
 def test_a_written_object_is_read_back_in_every_orientation(series: tuple[list[Dataset], Volume]) -> None:
     headers, image = series
     masks = _balls(image)
-    found = read_segmentation(write_segmentation(headers, image, masks, _marked(masks), WHEN), image)
-    for segment, (name, mask) in zip(found.values(), masks.items(), strict=True):
+    result = read_segmentation(write_segmentation(headers, image, masks, _marked(masks), WHEN), image)
+    for segment, (name, mask) in zip(result.values(), masks.items(), strict=True):
         assert segment.name == name
         np.testing.assert_array_equal(segment.mask, mask)
         assert segment.slices == _marked(masks)[name]
@@ -90,9 +90,9 @@ def test_any_mask_is_preserved(
     mask = np.zeros(image.shape, bool)
     mask[first : first + 4, down : down + 5] = few
     everywhere = frozenset(range(image.shape[2]))
-    found = read_segmentation(write_segmentation(headers, image, {"a": mask}, {"a": everywhere}, WHEN), image)
-    np.testing.assert_array_equal(found["a"].mask, mask)
-    assert found["a"].slices == everywhere
+    result = read_segmentation(write_segmentation(headers, image, {"a": mask}, {"a": everywhere}, WHEN), image)
+    np.testing.assert_array_equal(result["a"].mask, mask)
+    assert result["a"].slices == everywhere
 
 
 def test_empty_slices_differ_from_unseen_slices(
@@ -101,28 +101,28 @@ def test_empty_slices_differ_from_unseen_slices(
     _, headers, image = ct
     mask = np.zeros(image.shape, bool)
     mask[40:50, 40:60, 7] = True
-    one = write_segmentation(headers, image, {"a": mask}, {"a": frozenset({6, 7})}, WHEN)
-    assert read_segmentation(one, image)["a"].slices == {6, 7}
+    header = write_segmentation(headers, image, {"a": mask}, {"a": frozenset({6, 7})}, WHEN)
+    assert read_segmentation(header, image)["a"].slices == {6, 7}
 
 
-def test_the_header(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_header_of_the_object(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
     for by_model, kind in ((False, "MANUAL"), (True, "SEMIAUTOMATIC")):
-        made = write_segmentation(headers, image, masks, _marked(masks), WHEN, "Anna=B\\C", by_model)
-        assert describe_segments(made) == {1: ("liver", True), 2: ("tumour", True)}
-        assert {segment.SegmentAlgorithmType for segment in made.SegmentSequence} == {kind}
-    made.SegmentSequence[1].SegmentAlgorithmType = "AUTOMATIC"
-    assert describe_segments(made)[2] == ("tumour", False)
-    assert made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
-    assert (made.ContentDate, str(made.ContentTime), made.TimezoneOffsetFromUTC) == (
+        dataset = write_segmentation(headers, image, masks, _marked(masks), WHEN, "Anna=B\\C", by_model)
+        assert describe_segments(dataset) == {1: ("liver", True), 2: ("tumour", True)}
+        assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {kind}
+    dataset.SegmentSequence[1].SegmentAlgorithmType = "AUTOMATIC"
+    assert describe_segments(dataset)[2] == ("tumour", False)
+    assert dataset.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
+    assert (dataset.ContentDate, str(dataset.ContentTime), dataset.TimezoneOffsetFromUTC) == (
         "20260301",
         "123005.000000",
         "+0000",
     )
-    assert (made.StudyInstanceUID, made.PatientID) == (headers[0].StudyInstanceUID, headers[0].PatientID)
-    assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == headers[0].SeriesInstanceUID
-    assert made.SeriesInstanceUID != headers[0].SeriesInstanceUID
+    assert (dataset.StudyInstanceUID, dataset.PatientID) == (headers[0].StudyInstanceUID, headers[0].PatientID)
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == headers[0].SeriesInstanceUID
+    assert dataset.SeriesInstanceUID != headers[0].SeriesInstanceUID
 
 
 def test_a_validator_accepts_the_object(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
@@ -132,17 +132,17 @@ def test_a_validator_accepts_the_object(ct: tuple[Path, list[Dataset], Volume], 
     _, headers, image = ct
     masks = _balls(image)
     write_segmentation(headers, image, masks, _marked(masks), WHEN, "Anna", True).save_as(tmp_path / "seg.dcm")
-    said = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
-    assert "Segmentation" in said
-    assert "Error" not in said
+    output = subprocess.run([validator, tmp_path / "seg.dcm"], capture_output=True, text=True).stderr
+    assert "Segmentation" in output
+    assert "Error" not in output
 
 
 def test_dcmqi_reads_the_same_voxels(ct: tuple[Path, list[Dataset], Volume], tmp_path: Path) -> None:
     _, headers, image = ct
     masks = _balls(image)
     everywhere = frozenset(range(image.shape[2]))
-    made = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), WHEN)
-    made.save_as(tmp_path / "seg.dcm")
+    dataset = write_segmentation(headers, image, masks, dict.fromkeys(masks, everywhere), WHEN)
+    dataset.save_as(tmp_path / "seg.dcm")
     command = [DCMQI / "segimage2itkimage", "--inputDICOM", tmp_path / "seg.dcm", "-t", "nii"]
     subprocess.run([*command, "--outputDirectory", tmp_path], check=True, capture_output=True)
     for number, mask in enumerate(masks.values(), start=1):
@@ -159,7 +159,7 @@ def test_files_of_dcmqi_are_read(ct: tuple[Path, list[Dataset], Volume], tmp_pat
     label = SimpleITK.GetImageFromArray(liver.astype(np.uint8).T)
     label.CopyInformation(source)
     SimpleITK.WriteImage(label, tmp_path / "liver.nrrd")
-    (tmp_path / "said.json").write_text(
+    (tmp_path / "segments.json").write_text(
         '{"ContentCreatorName": "A", "SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1",'
         ' "segmentAttributes": [[{"labelID": 1, "SegmentLabel": "liver", "SegmentDescription": "liver",'
         ' "SegmentAlgorithmType": "MANUAL", "SegmentedPropertyCategoryCodeSequence": {"CodeValue": "123037004",'
@@ -168,7 +168,7 @@ def test_files_of_dcmqi_are_read(ct: tuple[Path, list[Dataset], Volume], tmp_pat
         ' "CodeMeaning": "Liver"}}]], "ContentLabel": "SEGMENTATION", "ContentDescription": "x"}'
     )
     command = [DCMQI / "itkimage2segimage", "--inputImageList", tmp_path / "liver.nrrd", "--inputMetadata"]
-    command += [tmp_path / "said.json", "--inputDICOMDirectory", folder, "--outputDICOM", tmp_path / "seg.dcm"]
+    command += [tmp_path / "segments.json", "--inputDICOMDirectory", folder, "--outputDICOM", tmp_path / "seg.dcm"]
     subprocess.run([*command, "--skip", "1"], check=True, capture_output=True)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, liver)
@@ -179,31 +179,35 @@ def test_rotated_and_flipped_frames_are_reordered(ct: tuple[Path, list[Dataset],
     _, headers, image = ct
     masks = _balls(image)
     write_segmentation(headers, image, masks, _marked(masks), WHEN).save_as(tmp_path / "seg.dcm")
-    made = pydicom.dcmread(tmp_path / "seg.dcm")
-    pixels = made.pixel_array
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    pixels = dataset.pixel_array
     # Columns along the image's rows from the bottom up, rows along its columns.
-    turned = np.flip(pixels.transpose(0, 2, 1), 2)
-    made.PixelData = pydicom.pixel_data_handlers.util.pack_bits(turned.astype(np.uint8).ravel())
-    shared = made.SharedFunctionalGroupsSequence[0]
+    rotated = np.flip(pixels.transpose(0, 2, 1), 2)
+    dataset.PixelData = pydicom.pixel_data_handlers.util.pack_bits(rotated.astype(np.uint8).ravel())
+    shared = dataset.SharedFunctionalGroupsSequence[0]
     shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, -1, 0, 1, 0, 0]
     last = headers[0].PixelSpacing[0] * (headers[0].Rows - 1)
-    for frame in made.PerFrameFunctionalGroupsSequence:
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x, y + last, z]
-    del made._pixel_array
-    for segment, mask in zip(read_segmentation(made, image).values(), masks.values(), strict=True):
+    del dataset._pixel_array
+    for segment, mask in zip(read_segmentation(dataset, image).values(), masks.values(), strict=True):
         np.testing.assert_array_equal(segment.mask, mask)
 
 
 def test_fractions_count_from_one_half(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
-    made = write_segmentation(headers, image, {"liver": masks["liver"]}, {"liver": frozenset({12})}, WHEN)
-    made.SegmentationType, made.SegmentationFractionalType, made.MaximumFractionalValue = "FRACTIONAL", "OCCUPANCY", 200
-    levels = np.where(made.pixel_array > 0, 101, 99).astype(np.uint8)
-    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelData = 8, 8, 7, levels.tobytes()
-    del made._pixel_array
-    np.testing.assert_array_equal(read_segmentation(made, image)["liver"].mask[:, :, 12], masks["liver"][:, :, 12])
+    dataset = write_segmentation(headers, image, {"liver": masks["liver"]}, {"liver": frozenset({12})}, WHEN)
+    dataset.SegmentationType, dataset.SegmentationFractionalType, dataset.MaximumFractionalValue = (
+        "FRACTIONAL",
+        "OCCUPANCY",
+        200,
+    )
+    levels = np.where(dataset.pixel_array > 0, 101, 99).astype(np.uint8)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelData = 8, 8, 7, levels.tobytes()
+    del dataset._pixel_array
+    np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask[:, :, 12], masks["liver"][:, :, 12])
 
 
 @pytest.mark.parametrize(
@@ -216,20 +220,20 @@ def test_a_segmentation_of_another_series_is_refused(
 ) -> None:
     _, headers, image = ct
     masks = _balls(image)
-    made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
+    dataset = write_segmentation(headers, image, masks, _marked(masks), WHEN)
     moved = image.affine.copy()
     moved[:3, 3] += change
     with pytest.raises(InputError, match="does not lie on the slices of its series"):
-        read_segmentation(made, Volume(image.voxels, moved))
+        read_segmentation(dataset, Volume(image.voxels, moved))
 
 
 def test_a_segmentation_of_another_resolution_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
-    made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
+    dataset = write_segmentation(headers, image, masks, _marked(masks), WHEN)
     finer = image.affine @ np.diag([0.5, 0.5, 1, 1])
     with pytest.raises(InputError, match="another resolution"):
-        read_segmentation(made, Volume(np.zeros((256, 256, 24), np.int16), finer))
+        read_segmentation(dataset, Volume(np.zeros((256, 256, 24), np.int16), finer))
 
 
 def test_an_object_that_is_not_a_segmentation_is_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
@@ -237,10 +241,10 @@ def test_an_object_that_is_not_a_segmentation_is_refused(ct: tuple[Path, list[Da
     with pytest.raises(InputError, match="cannot be read"):
         read_segmentation(headers[0], image)
     masks = _balls(image)
-    made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
-    made.PixelData = made.PixelData[:100]
+    dataset = write_segmentation(headers, image, masks, _marked(masks), WHEN)
+    dataset.PixelData = dataset.PixelData[:100]
     with pytest.raises(InputError, match="cannot be read"):
-        read_segmentation(made, image)
+        read_segmentation(dataset, image)
 
 
 def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dataset], Volume]) -> None:
@@ -252,14 +256,14 @@ def test_slices_that_do_not_make_the_volume_are_refused(ct: tuple[Path, list[Dat
         write_segmentation(headers[1:], image, masks, _marked(masks), WHEN)
 
 
-def test_a_multi_frame_image_and_its_segmentation(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_segmentation_of_a_multi_frame_image(ct: tuple[Path, list[Dataset], Volume]) -> None:
     """Frames may be in the order of K or reversed; every mask stays with its frame."""
     _, headers, image = ct
     masks = _balls(image)
     along = sorted(headers, key=lambda header: float(header.ImagePositionPatient[2]))
     for order in (along, along[::-1]):
-        made = write_segmentation([_multi_frame(order)], image, masks, _marked(masks), WHEN)
-        for segment in read_segmentation(made, image).values():
+        dataset = write_segmentation([_multi_frame(order)], image, masks, _marked(masks), WHEN)
+        for segment in read_segmentation(dataset, image).values():
             np.testing.assert_array_equal(segment.mask, masks[segment.name])
 
 
@@ -295,7 +299,7 @@ def test_images_without_a_position_have_no_segmentation(ct: tuple[Path, list[Dat
         write_segmentation([film], image, masks, _marked(masks), WHEN)
 
 
-def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_masks_follow_their_slices_with_varying_steps(ct: tuple[Path, list[Dataset], Volume]) -> None:
     """The steps are within the tolerance, and the volume is evenly spaced."""
     _, headers, image = ct
     along = sorted((deepcopy(header) for header in headers), key=lambda header: float(header.ImagePositionPatient[2]))
@@ -306,11 +310,11 @@ def test_a_mask_goes_with_its_own_slice_where_the_step_varies(ct: tuple[Path, li
     affine[2, 2] = float(along[-1].ImagePositionPatient[2]) / 23
     uneven, mask = Volume(image.voxels, affine), np.zeros(image.shape, bool)
     mask[40:50, 40:60, 14] = True
-    made = write_segmentation(along[::-1], uneven, {"a": mask}, {"a": frozenset({14})}, WHEN)
-    (frame,) = made.PerFrameFunctionalGroupsSequence
+    dataset = write_segmentation(along[::-1], uneven, {"a": mask}, {"a": frozenset({14})}, WHEN)
+    (frame,) = dataset.PerFrameFunctionalGroupsSequence
     source = frame.DerivationImageSequence[0].SourceImageSequence[0]
     assert source.ReferencedSOPInstanceUID == along[14].SOPInstanceUID
-    (read,) = seg.read_segmentation(made, uneven, slice_depths(along, uneven))
+    (read,) = seg.read_segmentation(dataset, uneven, slice_depths(along, uneven))
     np.testing.assert_array_equal(read.mask, mask)
 
 
@@ -330,22 +334,22 @@ def test_names_in_any_script_are_preserved(ct: tuple[Path, list[Dataset], Volume
 def test_segments_of_one_label_are_merged(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     masks = _balls(image)
-    made = write_segmentation(headers, image, masks, _marked(masks), WHEN)
-    made.SegmentSequence[1].SegmentLabel = "liver"
-    np.testing.assert_array_equal(read_segmentation(made, image)["liver"].mask, masks["liver"] | masks["tumour"])
+    dataset = write_segmentation(headers, image, masks, _marked(masks), WHEN)
+    dataset.SegmentSequence[1].SegmentLabel = "liver"
+    np.testing.assert_array_equal(read_segmentation(dataset, image)["liver"].mask, masks["liver"] | masks["tumour"])
 
 
-def test_a_segment_number_that_all_frames_share_is_found(ct: tuple[Path, list[Dataset], Volume]) -> None:
+def test_shared_segment_number_is_read(ct: tuple[Path, list[Dataset], Volume]) -> None:
     _, headers, image = ct
     mask = _balls(image)["liver"]
-    made = write_segmentation(headers, image, {"a": mask}, {"a": frozenset()}, WHEN)
-    shared = made.SharedFunctionalGroupsSequence[0]
-    for frame in made.PerFrameFunctionalGroupsSequence:
+    dataset = write_segmentation(headers, image, {"a": mask}, {"a": frozenset()}, WHEN)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
         if "SegmentIdentificationSequence" in frame:  # Newer versions of highdicom share it themselves.
             shared.SegmentIdentificationSequence = frame.SegmentIdentificationSequence
             del frame.SegmentIdentificationSequence
     assert "SegmentIdentificationSequence" in shared
-    np.testing.assert_array_equal(read_segmentation(made, image)["a"].mask, mask)
+    np.testing.assert_array_equal(read_segmentation(dataset, image)["a"].mask, mask)
 
 
 def test_anonymised_headers_are_accepted(
@@ -360,8 +364,8 @@ def test_anonymised_headers_are_accepted(
             if keyword in header:
                 delattr(header, keyword)
     masks = _balls(image)
-    found = read_segmentation(write_segmentation(bare, image, masks, _marked(masks), WHEN), image)
-    np.testing.assert_array_equal(found["liver"].mask, masks["liver"])
+    result = read_segmentation(write_segmentation(bare, image, masks, _marked(masks), WHEN), image)
+    np.testing.assert_array_equal(result["liver"].mask, masks["liver"])
 
 
 def test_a_garbled_header_is_not_quoted(ct: tuple[Path, list[Dataset], Volume]) -> None:

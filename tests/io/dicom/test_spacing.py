@@ -63,23 +63,23 @@ def _region(kind: int, units: int, step: tuple[float, float], size: int) -> Data
 def test_spacing_and_its_source(tmp_path: Path, tags: Any, spacing: tuple[float, float], note: str) -> None:
     volume = read_volume(_film(tmp_path / "a.dcm", **tags))
     assert volume.spacing[:2] == pytest.approx(spacing)
-    assert [said for said in volume.notes if note in said] if note else not volume.notes
+    assert [message for message in volume.notes if note in message] if note else not volume.notes
 
 
 @pytest.mark.parametrize("value", [[0.5, 0], [-1, 1], [0.5, 0.5, 0.5]])
-def test_an_invalid_spacing_is_named(tmp_path: Path, value: list[float]) -> None:
+def test_error_names_an_invalid_spacing(tmp_path: Path, value: list[float]) -> None:
     with pytest.raises(InputError, match="The PixelSpacing of a.dcm is"):
         read_volume(_film(tmp_path / "a.dcm", PixelSpacing=value))
 
 
-def test_a_value_that_is_not_a_number_is_named(tmp_path: Path) -> None:
+def test_error_names_a_value_that_is_not_a_number(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", PixelSpacing=["0.51", "0.52"])
     path.write_bytes(path.read_bytes().replace(b"0.51\\0.52", b"0.51\\x.52"))
     with pytest.raises(InputError, match=r"The PixelSpacing of a.dcm is '0.51\\x.52'; it must be 2 finite numbers"):
         read_volume(path)
 
 
-def test_a_magnification_that_is_not_a_number_is_named(tmp_path: Path) -> None:
+def test_error_names_a_magnification_that_is_not_a_number(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", ImagerPixelSpacing=[0.3, 0.15], EstimatedRadiographicMagnificationFactor="1.2345")
     path.write_bytes(path.read_bytes().replace(b"1.2345", b"a.bcde"))
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_magnification_that_is_not_a_number_is_named(tmp_path: Path) -> None:
         read_volume(path)
 
 
-def test_a_calibration_that_is_not_a_number_is_named(tmp_path: Path) -> None:
+def test_error_names_a_calibration_that_is_not_a_number(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.dcm", SequenceOfUltrasoundRegions=[_region(1, 3, (float("nan"), 0.1), 60)])
     with pytest.raises(InputError, match="The PhysicalDeltaX of a.dcm is 'nan'; it must be a finite number"):
         read_volume(path)

@@ -42,7 +42,7 @@ def test_frames_out_of_order_are_sorted_by_position(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "sentence"),
+    ("kept_frames", "sentence"),
     [
         (
             (0, 1, 2, 4, 5),
@@ -51,9 +51,11 @@ def test_frames_out_of_order_are_sorted_by_position(tmp_path: Path) -> None:
         ((0, 1, 1, 2, 3), r"doubled slices \(1\): frame 2 of a.dcm and frame 3 of a.dcm lie in the same plane"),
     ],
 )
-def test_frames_that_are_missing_or_doubled_are_refused(tmp_path: Path, kept: tuple[int, ...], sentence: str) -> None:
+def test_frames_that_are_missing_or_doubled_are_refused(
+    tmp_path: Path, kept_frames: tuple[int, ...], sentence: str
+) -> None:
     slices = _slices()
-    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in kept], RANDOM)
+    write_enhanced(tmp_path / "a.dcm", [slices[k] for k in kept_frames], RANDOM)
     with pytest.raises(InputError, match=sentence):
         read_volume(tmp_path / "a.dcm")
 
@@ -61,15 +63,17 @@ def test_frames_that_are_missing_or_doubled_are_refused(tmp_path: Path, kept: tu
 def test_each_frame_has_its_own_slope(tmp_path: Path) -> None:
     slices = [replace(piece, slope=(1.0, 0.5, 2.0)[k % 3]) for k, piece in enumerate(_slices())]
     write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
-    wanted = np.stack([piece.values.T * piece.slope for piece in slices], -1)
-    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, wanted)
+    expected = np.stack([piece.values.T * piece.slope for piece in slices], -1)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.dcm").voxels, expected)
 
 
 @pytest.mark.parametrize("mark", ["TemporalPositionIndex", "EchoTime"])
 @pytest.mark.parametrize("enhanced", [True, False])
 def test_time_points_and_echoes_are_separate_volumes(tmp_path: Path, mark: str, enhanced: bool) -> None:
-    slices = [replace(piece, marks=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)]
-    mixed = [slices[place] for place in np.random.default_rng(1).permutation(8)]
+    slices = [
+        replace(piece, attributes=((mark, value),)) for n, value in enumerate((4, 9)) for piece in _slices(4, 4 * n)
+    ]
+    mixed = [slices[index] for index in np.random.default_rng(1).permutation(8)]
     path = tmp_path / ("a.dcm" if enhanced else "a")
     if enhanced:
         write_enhanced(path, mixed, RANDOM)
@@ -80,52 +84,52 @@ def test_time_points_and_echoes_are_separate_volumes(tmp_path: Path, mark: str, 
     assert sorted(float(title.split()[-1]) for title in raised.value.titles) == [4, 9]
     assert _titles(path) == list(raised.value.titles)
     for number, title in enumerate(raised.value.titles, start=1):
-        own = [piece for piece in slices if piece.marks[0][1] == float(title.split()[-1])]
+        own = [piece for piece in slices if piece.attributes[0][1] == float(title.split()[-1])]
         assert misplaced([read_dicom(path, number)], own) == ""
     with pytest.raises(InputError, match="holds 2 volumes, so there is no volume 3"):
         read_dicom(path, 3)
 
 
 def test_each_file_is_decoded_once_for_all_its_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = [[replace(piece, marks=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
+    times = [[replace(piece, attributes=(("EchoTime", n),)) for piece in _slices(4, 4 * n)] for n in range(4)]
     del times[2][1]
     slices = [piece for time in times for piece in time]
-    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
+    write_enhanced(tmp_path / "a.dcm", [slices[index] for index in RANDOM.permutation(len(slices))], RANDOM)
     decoded = []
     monkeypatch.setattr(volumes, "decode_pixels", lambda path: decoded.append(path) or decode_pixels(path))
-    found = dict(read_each_volume(tmp_path / "a.dcm"))
+    results = dict(read_each_volume(tmp_path / "a.dcm"))
     assert len(decoded) == 1
     for n, time in enumerate(times):
-        (volume,) = [one for title, one in found.items() if float(title.split()[-1]) == n]
+        (volume,) = [one for title, one in results.items() if float(title.split()[-1]) == n]
         if n == 2:
             assert isinstance(volume, InputError)
         else:
             assert misplaced([volume], time) == ""
 
 
-def test_frames_that_only_three_attributes_distinguish(tmp_path: Path) -> None:
+def test_frames_distinguished_by_three_attributes_are_separate(tmp_path: Path) -> None:
     marks = [
         (("TemporalPositionIndex", time), ("EchoTime", echo), ("FlipAngle", angle))
         for time in (1, 2)
         for echo in (4, 9)
         for angle in (10, 20)
     ]
-    volumes = [[replace(piece, marks=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
+    volumes = [[replace(piece, attributes=mark) for piece in _slices(3, 3 * n)] for n, mark in enumerate(marks)]
     slices = [piece for volume in volumes for piece in volume]
-    write_enhanced(tmp_path / "a.dcm", [slices[place] for place in RANDOM.permutation(len(slices))], RANDOM)
-    found = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
+    write_enhanced(tmp_path / "a.dcm", [slices[index] for index in RANDOM.permutation(len(slices))], RANDOM)
+    results = [read_dicom(tmp_path / "a.dcm", number) for number in range(1, 9)]
     assert len(_titles(tmp_path / "a.dcm")) == 8
     for volume in volumes:
-        assert any(misplaced([one], volume) == "" for one in found)
+        assert any(misplaced([one], volume) == "" for one in results)
 
 
-def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
+def test_phases_with_different_times_per_slice(tmp_path: Path) -> None:
     phases = [
-        [replace(piece, marks=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
+        [replace(piece, attributes=(("TriggerTime", 37 * n + 1.3 * k),)) for k, piece in enumerate(_slices(4, 4 * n))]
         for n in range(3)
     ]
     slices = [piece for phase in phases for piece in phase]
-    write_series(tmp_path / "a", [slices[place] for place in RANDOM.permutation(len(slices))])
+    write_series(tmp_path / "a", [slices[index] for index in RANDOM.permutation(len(slices))])
     assert sorted(_titles(tmp_path / "a")) == [f"TriggerTime {number} of 3" for number in (1, 2, 3)]
     for title, volume in read_each_volume(tmp_path / "a"):
         assert misplaced([volume], phases[int(title.split()[1]) - 1]) == ""
@@ -134,7 +138,7 @@ def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
         read_volume(tmp_path / "b")
 
 
-def test_positions_rounded_to_a_third_of_the_step_are_no_gaps_and_a_missing_slice_is(tmp_path: Path) -> None:
+def test_rounded_positions_differ_from_a_missing_slice(tmp_path: Path) -> None:
     slices = _slices(40, step=(0, 0, 0.3125))
     rounded = [replace(piece, position=np.round(piece.position, 1)) for piece in slices]
     write_enhanced(tmp_path / "a.dcm", rounded, RANDOM)
@@ -144,15 +148,15 @@ def test_positions_rounded_to_a_third_of_the_step_are_no_gaps_and_a_missing_slic
         read_volume(tmp_path / "b.dcm")
 
 
-def test_slices_of_a_few_micrometres(tmp_path: Path) -> None:
+def test_slices_of_a_few_micrometres_are_read(tmp_path: Path) -> None:
     slices = [replace(piece, spacing=(0.005, 0.005)) for piece in _slices(step=(0, 0, 0.005))]
     write_enhanced(tmp_path / "a.dcm", slices, RANDOM)
     assert read_volume(tmp_path / "a.dcm").spacing == pytest.approx((0.005, 0.005, 0.005))
 
 
 def test_stacks_of_several_orientations_are_separate_volumes(tmp_path: Path) -> None:
-    turned = np.eye(3)[[1, 2, 0]]
-    scout = [replace(_slices(1, 6)[0], orientation=turned[:2], position=np.array([7.0, 8, 9]))]
+    rotated = np.eye(3)[[1, 2, 0]]
+    scout = [replace(_slices(1, 6)[0], orientation=rotated[:2], position=np.array([7.0, 8, 9]))]
     write_enhanced(tmp_path / "a.dcm", _slices() + scout, RANDOM)
     assert _titles(tmp_path / "a.dcm") == ["axial, 6 of 6 x 5", "sagittal, 1 of 6 x 5"]
     assert misplaced([read_dicom(tmp_path / "a.dcm", 1)], _slices()) == ""
@@ -166,7 +170,7 @@ def test_objects_with_and_without_positions_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.dcm")
 
 
-def test_a_count_of_frames_that_is_wrong_is_named(tmp_path: Path) -> None:
+def test_error_names_a_wrong_number_of_frames(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "a.dcm", _slices(), RANDOM)
     image = pydicom.dcmread(tmp_path / "a.dcm")
     image.PerFrameFunctionalGroupsSequence = image.PerFrameFunctionalGroupsSequence[:4]
@@ -196,15 +200,15 @@ def test_a_tilted_stack_is_straightened_by_whole_pixels(tmp_path: Path, step: tu
     shown = SimpleITK.ReadImage(str(tmp_path / "a.nii.gz"))
     for piece in slices:
         for j, i in np.ndindex(5, 6):
-            there = (
+            position = (
                 piece.position
                 + i * piece.spacing[1] * piece.orientation[0]
                 + j * piece.spacing[0] * piece.orientation[1]
             )
-            assert shown[shown.TransformPhysicalPointToIndex(there)] == piece.values[j, i]
+            assert shown[shown.TransformPhysicalPointToIndex(position)] == piece.values[j, i]
 
 
-def test_rounded_positions_change_nothing_but_open_in_itk(tmp_path: Path) -> None:
+def test_volume_with_rounded_positions_opens_in_itk(tmp_path: Path) -> None:
     rotated = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
     normal = np.cross(rotated[0], rotated[1])
     slices = [
@@ -248,12 +252,12 @@ def _nuclear(path: Path, kind: str, vectors: dict[str, list[int]]) -> Path:
     return path
 
 
-def test_reconstructed_slices_of_nuclear_medicine(tmp_path: Path) -> None:
+def test_reconstructed_slices_of_nuclear_medicine_are_read(tmp_path: Path) -> None:
     order = [2, 1, 3, 6, 5, 4]
     volume = read_volume(_nuclear(tmp_path / "a.dcm", "RECON TOMO", {"SliceVector": order}))
     slices = _slices()
-    wanted = np.stack([slices[order.index(k)].values.T for k in range(1, 7)], -1)
-    np.testing.assert_array_equal(volume.voxels, wanted)
+    expected = np.stack([slices[order.index(k)].values.T for k in range(1, 7)], -1)
+    np.testing.assert_array_equal(volume.voxels, expected)
     assert volume.spacing == pytest.approx((0.9, 1.5, 3))
     path = _nuclear(
         tmp_path / "b.dcm",
@@ -277,20 +281,20 @@ def test_one_slice_of_nuclear_medicine_has_the_position_of_its_detector(tmp_path
     np.testing.assert_allclose(read_volume(path).affine[:3, 3], (20, -5, -20))
 
 
-def test_an_ultrasound_volume(tmp_path: Path) -> None:
-    """Enhanced US Volume Storage has its own attributes, and its name does not say that it is an image."""
+def test_ultrasound_volume_is_read(tmp_path: Path) -> None:
+    """Enhanced US Volume Storage has its own attributes, and its name does not contain "Image"."""
     slices = _slices()
     write_enhanced(tmp_path / "a.dcm", [slices[k] for k in (5, 0, 3, 1, 4, 2)], RANDOM)
     image = pydicom.dcmread(tmp_path / "a.dcm")
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.6.2"
     for group in (*image.SharedFunctionalGroupsSequence, *image.PerFrameFunctionalGroupsSequence):
-        for place, kind in (("PlanePosition", "ImagePosition"), ("PlaneOrientation", "ImageOrientation")):
-            if f"{place}Sequence" in group:
+        for index, kind in (("PlanePosition", "ImagePosition"), ("PlaneOrientation", "ImageOrientation")):
+            if f"{index}Sequence" in group:
                 item = Dataset()
-                values = group[f"{place}Sequence"].value[0][f"{kind}Patient"].value
+                values = group[f"{index}Sequence"].value[0][f"{kind}Patient"].value
                 setattr(item, f"{kind}Volume", list(map(float, values)))
-                setattr(group, f"{place}VolumeSequence", [item])
-                delattr(group, f"{place}Sequence")
+                setattr(group, f"{index}VolumeSequence", [item])
+                delattr(group, f"{index}Sequence")
     image.save_as(tmp_path / "a.dcm")
     assert misplaced([read_volume(tmp_path / "a.dcm")], slices) == ""
 
@@ -302,7 +306,7 @@ def test_films_of_one_series_are_separate_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the cases beside the repository (shared/cases)")
-def test_cases_from_hospitals() -> None:
+def test_enhanced_series_with_unusual_frames() -> None:
     for case in ("enhanced_interleaved", "enhanced_slopes"):
         volume = read_volume(CASES / case / "a.dcm")
         np.testing.assert_array_equal(volume.voxels, np.load(CASES / case / "truth.npy"))
@@ -312,7 +316,7 @@ def test_cases_from_hospitals() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("dcm2niix"), reason="dcm2niix is not installed: apt-get install dcm2niix")
-def test_the_geometry_is_that_of_dcm2niix(tmp_path: Path) -> None:
+def test_geometry_equals_that_of_dcm2niix(tmp_path: Path) -> None:
     axes = Rotation.from_euler("xyz", (20, -30, 40), degrees=True).as_matrix().T
     slices = [
         replace(piece, orientation=axes[:2], position=np.array([-20.0, 5, 9]) + 3 * k * axes[2])
@@ -323,5 +327,5 @@ def test_the_geometry_is_that_of_dcm2niix(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     judge, volume = SimpleITK.ReadImage(str(tmp_path / "judge.nii")), read_volume(tmp_path / "a")
     for index in np.ndindex(volume.shape):
-        there = (volume.affine @ (*index, 1))[:3] * (-1, -1, 1)
-        assert judge[judge.TransformPhysicalPointToIndex(there)] == volume.voxels[index]
+        position = (volume.affine @ (*index, 1))[:3] * (-1, -1, 1)
+        assert judge[judge.TransformPhysicalPointToIndex(position)] == volume.voxels[index]

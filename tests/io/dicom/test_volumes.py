@@ -96,7 +96,7 @@ def _write_series(
 
 
 def _positions(volume: Volume) -> NDArray[np.float64]:
-    """(I, J, K, 3), mm, LPS."""
+    """Compute the positions of all voxels, (I, J, K, 3), mm, LPS."""
     index = np.stack(np.meshgrid(*(np.arange(size) for size in volume.shape), indexing="ij"), -1)
     ras = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     return ras * (-1, -1, 1)
@@ -121,7 +121,7 @@ def _itk_series(folder: Path) -> tuple[NDArray[np.generic], NDArray[np.float64]]
     count=st.integers(2, 4),
     descending=st.booleans(),
 )
-def test_every_voxel_has_the_position_in_its_header(
+def test_every_voxel_is_at_the_position_of_its_header(
     tmp_path_factory: pytest.TempPathFactory,
     angles: tuple[float, ...],
     spacing: tuple[float, float],
@@ -130,7 +130,9 @@ def test_every_voxel_has_the_position_in_its_header(
     count: int,
     descending: bool,
 ) -> None:
-    shifts = np.outer(np.arange(count), distance * np.array(tilt) / spacing[::-1])  # Of each slice, in pixels.
+    shifts = np.outer(
+        np.arange(count), distance * np.array(tilt) / spacing[::-1]
+    )  # The shift of each slice, in pixels.
     assume(np.abs(shifts % 1 - 0.5).min() > 1e-6)  # Halfway between two voxels, either one is right.
     folder = tmp_path_factory.mktemp("series")
     axes = Rotation.from_euler("xyz", angles, degrees=True).as_matrix().T
@@ -139,20 +141,20 @@ def test_every_voxel_has_the_position_in_its_header(
     volume = read_volume(folder)
     positions = _positions(volume)
     write_nifti(folder / "shown.nii.gz", volume)
-    shown = SimpleITK.ReadImage(str(folder / "shown.nii.gz"))  # It opens no other grid than one of boxes.
+    shown = SimpleITK.ReadImage(str(folder / "shown.nii.gz"))  # SimpleITK opens orthogonal grids only.
     for file in files:
         header = pydicom.dcmread(file)
         row, column = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
         between_rows, between_columns = (float(value) for value in header.PixelSpacing)
         for j in range(3):
             for i in range(4):
-                here = np.array(header.ImagePositionPatient, float)
-                here += row * between_columns * i + column * between_rows * j
-                found = shown.TransformPhysicalPointToIndex(here)
-                assert volume.voxels[found] == shown[found] == header.pixel_array[j, i]
-                away = (positions[found] - here) @ axes[:2].T / (between_columns, between_rows)
+                physical_position = np.array(header.ImagePositionPatient, float)
+                physical_position += row * between_columns * i + column * between_rows * j
+                result = shown.TransformPhysicalPointToIndex(physical_position)
+                assert volume.voxels[result] == shown[result] == header.pixel_array[j, i]
+                away = (positions[result] - physical_position) @ axes[:2].T / (between_columns, between_rows)
                 assert np.abs(away).max() < 0.502
-                assert abs((positions[found] - here) @ axes[2]) < 1e-3
+                assert abs((positions[result] - physical_position) @ axes[2]) < 1e-3
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -161,7 +163,7 @@ def test_every_voxel_has_the_position_in_its_header(
     [AXIAL, CORONAL, SAGITTAL, HEAD_DOWN, Rotation.from_euler("xyz", (20, -30, 40), degrees=True).as_matrix().T[:2]],
     ids=["axial", "coronal", "sagittal", "head down", "oblique"],
 )
-def test_voxels_and_affine_are_those_of_itk(
+def test_voxels_and_affine_equal_those_of_itk(
     tmp_path: Path, orientation: Sequence[Sequence[float]], descending: bool
 ) -> None:
     _write_series(tmp_path, orientation, descending=descending, RescaleSlope="1", RescaleIntercept="-1024")
@@ -172,7 +174,7 @@ def test_voxels_and_affine_are_those_of_itk(
     assert volume.voxels.min() == -1024
 
 
-def test_names_without_a_suffix(tmp_path: Path) -> None:
+def test_files_without_a_suffix_are_read(tmp_path: Path) -> None:
     for number, file in enumerate(_write_series(tmp_path)):
         file.rename(tmp_path / f"CT.1.3.12.{number}")
     assert read_volume(tmp_path).shape == (4, 3, 4)
@@ -199,7 +201,7 @@ def test_private_objects_are_ignored_but_private_images_are_read(tmp_path: Path)
     assert read_volume(tmp_path).shape == (4, 3, 4)
 
 
-def test_slopes_that_differ_from_slice_to_slice(tmp_path: Path) -> None:
+def test_slopes_per_slice_are_applied(tmp_path: Path) -> None:
     for number, file in enumerate(_write_series(tmp_path)):
         image = pydicom.dcmread(file)
         image.RescaleSlope, image.RescaleIntercept = ("1", "0.5", "0.25", "2")[number], "0"
@@ -210,7 +212,7 @@ def test_slopes_that_differ_from_slice_to_slice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(voxels, expected)
 
 
-def test_a_compressed_series(tmp_path: Path) -> None:
+def test_compressed_series_is_read(tmp_path: Path) -> None:
     """SimpleITK cannot decode RLE of less than 8 columns."""
     expected = [_pixels(number, 8, 9) for number in range(4)]
     for file, pixels in zip(_write_series(tmp_path), expected, strict=True):
@@ -229,7 +231,7 @@ def test_rounded_positions_are_not_gaps(tmp_path: Path) -> None:
     assert read_volume(tmp_path).spacing[2] == pytest.approx(0.625)
 
 
-def test_missing_slices(tmp_path: Path) -> None:
+def test_missing_slices_are_refused(tmp_path: Path) -> None:
     files = _write_series(tmp_path, count=9)
     for number in (4, 5):
         files[number].unlink()
@@ -238,7 +240,7 @@ def test_missing_slices(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_slices_that_are_shifted_sideways(tmp_path: Path) -> None:
+def test_slices_shifted_sideways_are_refused(tmp_path: Path) -> None:
     file = _write_series(tmp_path, count=6)[3]
     image = pydicom.dcmread(file)
     image.ImagePositionPatient[0] += 5
@@ -247,14 +249,14 @@ def test_slices_that_are_shifted_sideways(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_doubled_slices(tmp_path: Path) -> None:
+def test_doubled_slices_are_refused(tmp_path: Path) -> None:
     files = _write_series(tmp_path)
     (tmp_path / "again.dcm").write_bytes(files[2].read_bytes())
     with pytest.raises(InputError, match=r"doubled slices \(1\): 002\.dcm and again\.dcm lie in the same plane"):
         read_volume(tmp_path)
 
 
-def test_mixed_series(tmp_path: Path) -> None:
+def test_mixed_series_are_refused(tmp_path: Path) -> None:
     _write_series(tmp_path)
     _write(tmp_path / "scout.dcm", _pixels(0), SeriesInstanceUID="1.2.4.2")
     with pytest.raises(
@@ -279,7 +281,7 @@ def test_mixed_series(tmp_path: Path) -> None:
         ("NumberOfFrames", 2, "frame 1 of 003.dcm has no position"),
     ],
 )
-def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: object, sentence: str) -> None:
+def test_slices_that_cannot_be_stacked_are_refused(tmp_path: Path, keyword: str, value: object, sentence: str) -> None:
     file = _write_series(tmp_path)[3]
     image = pydicom.dcmread(file)
     setattr(image, keyword, value)
@@ -290,7 +292,7 @@ def test_slices_that_cannot_be_stacked(tmp_path: Path, keyword: str, value: obje
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.filterwarnings("ignore")
-def test_a_truncated_file_is_named_wherever_it_is_cut(tmp_path: Path, compressed: bool) -> None:
+def test_error_names_a_truncated_file(tmp_path: Path, compressed: bool) -> None:
     files = _write_series(tmp_path, count=3)
     for file in files:
         image = pydicom.dcmread(file)
@@ -299,15 +301,15 @@ def test_a_truncated_file_is_named_wherever_it_is_cut(tmp_path: Path, compressed
             image.compress(RLELossless)
         image.save_as(file)
     assert read_volume(tmp_path).shape == (9, 8, 3)
-    whole = files[2].read_bytes()
-    for length in range(0, len(whole) - 4, 3):  # The last 4 bytes of what is compressed say nothing.
-        files[2].write_bytes(whole[:length])
+    content = files[2].read_bytes()
+    for length in range(0, len(content) - 4, 3):  # The last 4 bytes of compressed data do not matter.
+        files[2].write_bytes(content[:length])
         with pytest.raises(InputError, match=r"002\.dcm") as raised:
             read_volume(tmp_path)
         assert "secret" not in str(raised.value)
 
 
-def test_a_truncated_header_without_a_suffix(tmp_path: Path) -> None:
+def test_truncated_header_without_a_suffix_is_refused(tmp_path: Path) -> None:
     file = _write_series(tmp_path)[3]
     file.rename(tmp_path / "IM3")
     (tmp_path / "IM3").write_bytes((tmp_path / "IM3").read_bytes()[:160])
@@ -315,7 +317,7 @@ def test_a_truncated_header_without_a_suffix(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_pixels_that_are_too_few(tmp_path: Path) -> None:
+def test_too_few_pixels_are_refused(tmp_path: Path) -> None:
     """SimpleITK would pad them."""
     file = _write(tmp_path / "a.dcm", _pixels(0), PixelData=_pixels(0).tobytes()[:-4])
     assert SimpleITK.ReadImage(str(file)).GetSize() == (4, 3, 1)
@@ -323,7 +325,7 @@ def test_pixels_that_are_too_few(tmp_path: Path) -> None:
         read_volume(file)
 
 
-def test_no_pixels(tmp_path: Path) -> None:
+def test_file_without_pixels_is_refused(tmp_path: Path) -> None:
     file = _write(tmp_path / "a.dcm", _pixels(0))
     image = pydicom.dcmread(file)
     del image.PixelData
@@ -332,7 +334,7 @@ def test_no_pixels(tmp_path: Path) -> None:
         read_volume(file)
 
 
-def test_a_folder_without_images(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no DICOM images. Give the folder"):
         read_volume(tmp_path)
     _write(tmp_path / "seg.dcm", _pixels(0), SEGMENTATION)
@@ -362,7 +364,7 @@ def test_a_single_slice_keeps_its_position(tmp_path: Path) -> None:
         (X_RAY, {}, (1, 1)),
     ],
 )
-def test_an_image_without_a_position(
+def test_image_without_a_position_is_at_the_origin(
     tmp_path: Path, kind: str, tags: dict[str, object], spacing: tuple[float, float]
 ) -> None:
     volume = read_volume(_write(tmp_path / "a.dcm", _pixels(0), kind, **tags))
@@ -384,19 +386,19 @@ def test_frames_of_an_enhanced_image_keep_their_position(tmp_path: Path, step: f
     measures.PixelSpacing, measures.SpacingBetweenSlices = ["0.5", "0.8"], "2"
     shared.PlaneOrientationSequence = DicomSequence([orientation])
     shared.PixelMeasuresSequence = DicomSequence([measures])
-    each = []
+    volumes = []
     for number in range(3):
         frame, position = Dataset(), Dataset()
         position.ImagePositionPatient = _numbers((1, 2, 3 + number * step))
         frame.PlanePositionSequence = DicomSequence([position])
-        each.append(frame)
+        volumes.append(frame)
     file = _write(
         tmp_path / "a.dcm",
         frames,
         ENHANCED_CT,
         NumberOfFrames=3,
         SharedFunctionalGroupsSequence=DicomSequence([shared]),
-        PerFrameFunctionalGroupsSequence=DicomSequence(each),
+        PerFrameFunctionalGroupsSequence=DicomSequence(volumes),
     )
     volume = read_volume(file)
     np.testing.assert_array_equal(volume.voxels, frames.swapaxes(0, 2)[:, :, :: 1 if step > 0 else -1])
@@ -407,17 +409,17 @@ def test_frames_of_an_enhanced_image_keep_their_position(tmp_path: Path, step: f
 def test_monochrome1_is_inverted(tmp_path: Path, slope: str) -> None:
     tags: dict[str, object] = {"RescaleSlope": slope, "RescaleIntercept": "-7"}
     usual = read_volume(_write(tmp_path / "a.dcm", _pixels(1), X_RAY, **tags)).voxels
-    turned = read_volume(
+    rotated = read_volume(
         _write(tmp_path / "b.dcm", _pixels(1), X_RAY, PhotometricInterpretation="MONOCHROME1", **tags)
     ).voxels
-    differences = turned.astype(float) + usual
+    differences = rotated.astype(float) + usual
     assert np.ptp(differences) == 0
     assert np.ptp(usual) == np.ptp(_pixels(1)) * float(slope)
 
 
 @pytest.mark.parametrize("planar", [0, 1])
 @pytest.mark.parametrize("model", ["RGB", "YBR_FULL"])
-def test_colour(tmp_path: Path, model: str, planar: int) -> None:
+def test_colour_is_read(tmp_path: Path, model: str, planar: int) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8)
     stored = colours
     if model == "YBR_FULL":
@@ -430,14 +432,14 @@ def test_colour(tmp_path: Path, model: str, planar: int) -> None:
     np.testing.assert_allclose(volume.voxels[:, :, 0].astype(int), colours.swapaxes(0, 1), atol=2)
 
 
-def test_colour_of_more_than_eight_bits(tmp_path: Path) -> None:
+def test_colour_of_more_than_eight_bits_is_refused(tmp_path: Path) -> None:
     colours = np.zeros((3, 4, 3), np.uint16)
     tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
     with pytest.raises(InputError, match=r"a\.dcm holds colours of type uint16; 8 bits"):
         read_volume(_write(tmp_path / "a.dcm", colours, ULTRASOUND, **tags))
 
 
-def test_the_patient(tmp_path: Path) -> None:
+def test_patient_is_read(tmp_path: Path) -> None:
     file = _write_series(tmp_path / "series")[0]
     nameless = _write(tmp_path / "nameless.dcm", _pixels(0), PatientID="")
     assert read_patient(file.parent) == "secret-17"
@@ -459,13 +461,13 @@ def test_dicom_folders_are_recognised_by_content_or_suffix(tmp_path: Path) -> No
     (tmp_path / "suffixed" / "a.DCM").touch()
     (tmp_path / "pictures" / "a.png").write_bytes(b"x" * 200)
     _write_series(tmp_path / "nested" / "series")
-    found = {path.name for path in tmp_path.iterdir() if is_dicom_folder(path)}
-    assert found == {"marked", "unmarked", "suffixed"}
+    results = {path.name for path in tmp_path.iterdir() if is_dicom_folder(path)}
+    assert results == {"marked", "unmarked", "suffixed"}
     assert not is_dicom_folder(tmp_path / "marked" / "IM0")
     assert not is_dicom_folder(tmp_path / "absent")
 
 
-def test_a_series_of_colour_as_nifti(tmp_path: Path) -> None:
+def test_colour_series_is_converted_to_nifti(tmp_path: Path) -> None:
     """The server sends it to viewers in this form."""
     colours = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
     folder = tmp_path / "series"
@@ -506,15 +508,15 @@ def test_hidden_files_and_broken_links_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> None:
+def test_value_longer_than_its_file_is_refused(tmp_path: Path, nested: bool) -> None:
     """GDCM would allocate up to 4 GB before it reads the value."""
-    made = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
-    holder = Dataset() if nested else made
+    dataset = pydicom.dcmread(ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm")
+    holder = Dataset() if nested else dataset
     holder.add_new(0x00091002, "UN", b"a value in its file.")
     if nested:
-        made.ReferencedImageSequence = [holder]
-        made["ReferencedImageSequence"].is_undefined_length = False
-    made.save_as(tmp_path / "a.dcm")
+        dataset.ReferencedImageSequence = [holder]
+        dataset["ReferencedImageSequence"].is_undefined_length = False
+    dataset.save_as(tmp_path / "a.dcm")
     read_volume(tmp_path / "a.dcm")
     content = (tmp_path / "a.dcm").read_bytes()
     value = content.index(b"a value in")
@@ -523,9 +525,9 @@ def test_a_value_that_is_longer_than_its_file(tmp_path: Path, nested: bool) -> N
         read_volume(tmp_path / "a.dcm")
 
 
-def test_elements_that_no_image_may_have(tmp_path: Path) -> None:
+def test_forbidden_elements_are_refused(tmp_path: Path) -> None:
     content = (ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm").read_bytes()
-    place = content.index(b"\x20\x00\x0d\x00UI")
-    (tmp_path / "a.dcm").write_bytes(content[:place] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[place:])
+    offset = content.index(b"\x20\x00\x0d\x00UI")
+    (tmp_path / "a.dcm").write_bytes(content[:offset] + b"\0\0\1\0UL\4\0\0\0\0\0" + content[offset:])
     with pytest.raises(InputError, match="broken or cut off"):
         read_volume(tmp_path / "a.dcm")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from baps.server.auth.browser_sessions import Sessions
+from baps.server.auth.browser_sessions import BrowserSessions
 from baps.server.request_context import Principal
 from baps.site.roles import Role
 
@@ -15,22 +15,22 @@ class Clock:
 
 
 def test_a_session_is_found_by_its_cookie_until_it_is_ended() -> None:
-    sessions = Sessions()
-    one, other = sessions.begin(ANNA, "hash"), sessions.begin(ANNA)
-    assert one != other
-    assert len(one) >= 43
-    assert one not in repr(sessions.__dict__)  # What is kept opens nothing.
-    assert sessions.find(one) == (ANNA, "hash")
-    for guess in ("", one[:-1], "\udc80"):
+    sessions = BrowserSessions()
+    first, second = sessions.begin(ANNA, "hash"), sessions.begin(ANNA)
+    assert first != second
+    assert len(first) >= 43
+    assert first not in repr(sessions.__dict__)  # The stored hash cannot be used as a cookie.
+    assert sessions.find(first) == (ANNA, "hash")
+    for guess in ("", first[:-1], "\udc80"):
         assert sessions.find(guess) is None
-    sessions.end(one)
-    assert sessions.find(one) is None
-    assert sessions.find(other) is not None
+    sessions.end(first)
+    assert sessions.find(first) is None
+    assert sessions.find(second) is not None
 
 
-def test_a_session_that_nobody_uses_ends() -> None:
+def test_an_idle_session_ends() -> None:
     clock = Clock()
-    sessions = Sessions(clock)
+    sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
     for _ in range(3):
         clock.now += 2 * 3600
@@ -41,9 +41,9 @@ def test_a_session_that_nobody_uses_ends() -> None:
     assert sessions.find(value) is None
 
 
-def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
+def test_a_session_ends_after_twelve_hours_even_if_it_is_used() -> None:
     clock = Clock()
-    sessions = Sessions(clock)
+    sessions = BrowserSessions(clock)
     value = sessions.begin(ANNA)
     for _ in range(12):
         clock.now += 3600
@@ -52,13 +52,13 @@ def test_a_session_ends_after_a_day_s_work_however_much_it_is_used() -> None:
     assert sessions.find(value) is None
 
 
-def _asker(name: str) -> Principal:
+def _principal(name: str) -> Principal:
     return Principal(name, Role.ANNOTATOR, "token")
 
 
-def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
-    sessions = Sessions()
-    others = [sessions.begin(_asker(f"user {number}")) for number in range(20)]
+def test_too_many_sessions_of_a_user_end_only_their_own() -> None:
+    sessions = BrowserSessions()
+    others = [sessions.begin(_principal(f"user {number}")) for number in range(20)]
     at_the_provider = sessions.begin(Principal("anna", Role.ANNOTATOR, "openid"))
     used, unused = sessions.begin(ANNA), sessions.begin(ANNA)
     for _ in range(4097):
@@ -70,12 +70,12 @@ def test_a_user_who_signs_in_too_often_ends_their_own_sessions_alone() -> None:
     assert len(sessions._sessions) == 16 + 21
 
 
-def test_memory_is_bounded_whoever_signs_in() -> None:
-    sessions = Sessions()
+def test_the_number_of_sessions_is_limited() -> None:
+    sessions = BrowserSessions()
     many = [sessions.begin(ANNA) for _ in range(16)]
-    alone = [sessions.begin(_asker(str(number))) for number in range(4096)]
+    alone = [sessions.begin(_principal(str(number))) for number in range(4096)]
     assert len(sessions._sessions) == 4096
-    assert not any(map(sessions.find, many))  # Who has most loses first.
+    assert not any(map(sessions.find, many))  # The user with the most sessions loses one first.
     assert all(map(sessions.find, alone))
     for value in alone:
         sessions.end(value)

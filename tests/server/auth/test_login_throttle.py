@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from baps.server.auth.login_throttle import LoginThrottle, network_of
+from baps.server.auth.login_throttle import LoginThrottle, network_key
 
 
 class Clock:
@@ -14,37 +14,37 @@ class Clock:
         return self.now
 
 
-def test_who_fails_ten_times_in_five_minutes_has_to_wait() -> None:
+def test_ten_failures_in_five_minutes_require_a_wait() -> None:
     clock = Clock()
-    attempts = LoginThrottle(clock=clock)
+    throttle = LoginThrottle(clock=clock)
     for _ in range(10):
-        assert attempts.count("10.0.0.1") == 0
+        assert throttle.count("10.0.0.1") == 0
         clock.now += 10
-    assert attempts.count("10.0.0.1") == 200
-    assert attempts.count("10.0.0.2") == 0
+    assert throttle.count("10.0.0.1") == 200
+    assert throttle.count("10.0.0.2") == 0
     clock.now += 201
-    assert attempts.count("10.0.0.1") == 0
-    assert attempts.count("10.0.0.1") > 0  # The others are not yet five minutes old.
+    assert throttle.count("10.0.0.1") == 0
+    assert throttle.count("10.0.0.1") > 0  # The others are not yet five minutes old.
 
 
-def test_an_attempt_that_did_not_fail_is_taken_back() -> None:
-    attempts = LoginThrottle(most=3)
+def test_a_successful_attempt_is_uncounted() -> None:
+    throttle = LoginThrottle(max_failures=3)
     for _ in range(9):
-        assert attempts.count("rita") == 0
-        attempts.take_back("rita")
-    attempts.take_back("nobody")
-    assert [attempts.count("rita") > 0 for _ in range(4)] == [False, False, False, True]
+        assert throttle.count("rita") == 0
+        throttle.uncount("rita")
+    throttle.uncount("nobody")
+    assert [throttle.count("rita") > 0 for _ in range(4)] == [False, False, False, True]
 
 
-def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
-    attempts = LoginThrottle()
+def test_concurrent_attempts_do_not_exceed_the_limit() -> None:
+    throttle = LoginThrottle()
     with ThreadPoolExecutor(16) as pool:
-        waits = list(pool.map(lambda _: attempts.count("rita"), range(200)))
+        waits = list(pool.map(lambda _: throttle.count("rita"), range(200)))
     assert waits.count(0) == 10
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "second", "same"),
     [
         ("2001:db8::1", "2001:db8::ffff", True),
         ("2001:db8::1", "2001:db8:0:1::1", False),
@@ -52,15 +52,15 @@ def test_of_many_attempts_at_once_no_more_are_let_through() -> None:
         ("fe80::1%eth0", "fe80::2%eth1", True),
     ],
 )
-def test_an_ipv6_address_counts_with_its_network(one: str, other: str, same: bool) -> None:
-    assert (network_of(one) == network_of(other)) == same
+def test_ipv6_addresses_are_counted_by_network(first: str, second: str, same: bool) -> None:
+    assert (network_key(first) == network_key(second)) == same
 
 
-def test_memory_is_bounded_and_the_oldest_are_forgotten() -> None:
-    attempts = LoginThrottle()
+def test_the_number_of_keys_is_limited_and_the_oldest_are_forgotten() -> None:
+    throttle = LoginThrottle()
     for number in range(5000):
         for _ in range(10):
-            attempts.count(f"{number}")
-    assert len(attempts._failed) == 4096
-    assert attempts.count("0") == 0
-    assert attempts.count("4999") > 0
+            throttle.count(f"{number}")
+    assert len(throttle._failures) == 4096
+    assert throttle.count("0") == 0
+    assert throttle.count("4999") > 0

@@ -21,7 +21,7 @@ ANNA = Principal("anna", Role.ANNOTATOR, "token")
 
 
 class _Clock:
-    """Seconds that a test sets."""
+    """A clock that the test sets, in seconds."""
 
     now = 0.0
 
@@ -35,7 +35,7 @@ def _audit(folder: Path, clock: _Clock | None = None) -> Audit:
     return audit
 
 
-def _asked(image: str = "Doe^Jane") -> RequestContext:
+def _context(image: str = "Doe^Jane") -> RequestContext:
     return RequestContext(find_policy("POST", "/infer/baps"), ANNA, image, "spleen/v0002")
 
 
@@ -43,8 +43,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
 
 
-def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
-    _audit(tmp_path).record(_asked(), 200)
+def test_a_line_names_the_user_and_not_the_patient(tmp_path: Path) -> None:
+    _audit(tmp_path).record(_context(), 200)
     text = (tmp_path / "audit.jsonl").read_text()
     line = json.loads(text)
     assert re.fullmatch(r"[0-9a-f]{32}", line.pop("image"))
@@ -57,28 +57,28 @@ def test_a_line_says_who_did_what_and_not_to_whom(tmp_path: Path) -> None:
     assert "Doe" not in text
 
 
-def test_lines_of_many_threads_stay_whole_and_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_corrupt_the_file(tmp_path: Path) -> None:
     audits = [_audit(tmp_path) for _ in range(8)]
-    threads = [threading.Thread(target=lambda a=a: [a.record(_asked(), 200) for _ in range(100)]) for a in audits]
+    threads = [threading.Thread(target=lambda a=a: [a.record(_context(), 200) for _ in range(100)]) for a in audits]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     lines = _lines(tmp_path)
     assert len(lines) == 800
-    assert len({line["image"] for line in lines}) == 1  # All made one key.
+    assert len({line["image"] for line in lines}) == 1  # All of them created one key.
     assert not check_audit(tmp_path / "audit.jsonl").breaks
 
 
-def test_words_of_others_stay_within_their_line(tmp_path: Path) -> None:
-    asked = RequestContext(None, Principal('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
-    _audit(tmp_path).record(asked, 403)
+def test_user_names_cannot_break_lines(tmp_path: Path) -> None:
+    context = RequestContext(None, Principal('x"}\n{"user": "root\u2028', Role.ADMIN, "openid"))
+    _audit(tmp_path).record(context, 403)
     (line,) = _lines(tmp_path)
     assert line["user"].startswith('x"}\n')
     assert not check_audit(tmp_path / "audit.jsonl").breaks
 
 
-def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
+def test_requests_of_unknown_users_are_counted(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
     out = RequestContext(find_policy("POST", "/logout"))
@@ -86,10 +86,10 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
         audit.record(out, 303)
     for path in ("/nothing", "/infer/baps", "/info/"):
         audit.record(RequestContext(find_policy("GET", path)), 401)
-    said = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
-    assert said == [("sign out", None), ("ask without leave", None)]
+    result = [(line["what"], line.get("count")) for line in _lines(tmp_path)]
+    assert result == [("sign out", None), ("ask without leave", None)]
     clock.now = 61
-    audit.record(_asked(), 200)
+    audit.record(_context(), 200)
     assert [(line["what"], line.get("count")) for line in _lines(tmp_path)][2:] == [
         ("sign out", 299),
         ("ask without leave", 2),
@@ -103,7 +103,7 @@ def test_requests_of_nobody_who_is_known_are_counted(tmp_path: Path) -> None:
     assert len(_lines(tmp_path)) == 6
 
 
-def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_series(tmp_path: Path) -> None:
+def test_frame_requests_get_one_line_per_user_and_series_in_ten_minutes(tmp_path: Path) -> None:
     clock = _Clock()
     audit = _audit(tmp_path, clock)
     policy = find_policy("GET", "/proxy/dicom/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1")
@@ -111,13 +111,13 @@ def test_of_requests_for_frames_one_in_ten_minutes_has_a_line_for_each_user_and_
         for series in ("1.2.3", "1.2.4"):
             for status in (200, 206, 404):
                 audit.record(RequestContext(policy, principal, series), status)
-    assert len(_lines(tmp_path)) == 2 * 2 * 2  # What was refused has a line of its own.
+    assert len(_lines(tmp_path)) == 2 * 2 * 2  # A refused request has a line of its own.
     clock.now = 601
     audit.record(RequestContext(policy, ANNA, "1.2.3"), 200)
     assert len(_lines(tmp_path)) == 9
 
 
-def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -> None:
+def test_refused_requests_of_a_user_get_one_line_in_ten_minutes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     for _ in range(50):
         audit.record(RequestContext(None, ANNA), 403)
@@ -125,21 +125,21 @@ def test_what_is_refused_to_a_user_has_one_line_in_ten_minutes(tmp_path: Path) -
     assert [line["what"] for line in _lines(tmp_path)] == ["what is not served", "start a training"]
 
 
-def test_many_images_are_hashes_in_as_many_lines_as_need_be(tmp_path: Path) -> None:
-    asked = _asked("")
-    asked.images = [f"image {number}" for number in range(1200)]
+def test_many_images_are_split_over_several_lines(tmp_path: Path) -> None:
+    context = _context("")
+    context.images = [f"image {number}" for number in range(1200)]
     audit = _audit(tmp_path)
-    audit.record(asked, 200)
+    audit.record(context, 200)
     lines = _lines(tmp_path)
     assert [len(line["images"]) for line in lines] == [500, 500, 200]
     assert {line["count"] for line in lines} == {1200}
     assert lines[0]["images"][0] == audit.file.hashed("image 0")
 
 
-def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
-    asked = _asked()
-    asked.also.append("save a label")
-    _audit(tmp_path).record(asked, 200)
+def test_further_actions_get_lines_of_their_own(tmp_path: Path) -> None:
+    context = _context()
+    context.further_actions.append("save a label")
+    _audit(tmp_path).record(context, 200)
     assert [line["what"] for line in _lines(tmp_path)] == ["segment", "save a label"]
 
 
@@ -163,13 +163,13 @@ def test_what_is_done_beside_has_a_line_of_its_own(tmp_path: Path) -> None:
         ("GET", "/train/", "", False),
     ],
 )
-def test_what_reads_of_patients_is_noted(method: str, path: str, query: str, audited: bool) -> None:
+def test_requests_that_read_patient_data_are_audited(method: str, path: str, query: str, audited: bool) -> None:
     policy = find_policy(method, path, query)
     assert policy is not None
     assert policy.audited == audited
 
 
-def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> None:
+def test_the_hash_of_an_image_can_be_computed_as_the_guide_describes(tmp_path: Path) -> None:
     audit = _audit(tmp_path)
     hashed = audit.file.hashed("CT 1")
     openssl = shutil.which("openssl")
@@ -177,11 +177,11 @@ def test_an_image_is_found_with_the_key_as_the_guide_says(tmp_path: Path) -> Non
         pytest.skip("openssl is not installed")
     key = (tmp_path / "audit.jsonl.key").read_text()
     command = [openssl, "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key}"]
-    said = subprocess.run(command, input=b"CT 1", capture_output=True, check=True).stdout.decode()
-    assert said.split()[-1].startswith(hashed)
+    result = subprocess.run(command, input=b"CT 1", capture_output=True, check=True).stdout.decode()
+    assert result.split()[-1].startswith(hashed)
 
 
-def test_all_files_are_sent_to_an_admin_oldest_first(tmp_path: Path) -> None:
+def test_all_audit_files_are_sent_oldest_first(tmp_path: Path) -> None:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 

@@ -1,4 +1,4 @@
-"""Files that come to and go from the folder while it is served."""
+"""Files that are added to or removed from a folder while it is served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from baps.server.datastores import file_watch
 from baps.server.datastores.folder import StudiesDatastore
-from demo.server import ROOT
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES
 
 SERIES = ROOT / "sample-data" / "dicom" / "ct_01"
@@ -20,7 +20,7 @@ IMAGE = SAMPLES / "images" / "ct_01.nii.gz"
 
 @pytest.fixture(autouse=True)
 def _new_files_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_watch, "SETTLED", 0.0)
+    monkeypatch.setattr(file_watch, "SETTLE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def folder(served: StudiesDatastore) -> Path:
     return Path(served._datastore_path)
 
 
-def test_what_is_moved_in_and_out_is_noticed_at_the_next_request(served: StudiesDatastore, tmp_path: Path) -> None:
+def test_moved_files_are_noticed_at_the_next_request(served: StudiesDatastore, tmp_path: Path) -> None:
     assert served.list_images() == ["first"]
     shutil.copy(IMAGE, tmp_path / "beside.nii.gz")
     shutil.copytree(SERIES, tmp_path / "series")
@@ -50,7 +50,7 @@ def test_what_is_moved_in_and_out_is_noticed_at_the_next_request(served: Studies
     assert served.status()["total"] == 1
 
 
-def test_a_label_that_is_moved_in_is_noticed(served: StudiesDatastore, tmp_path: Path) -> None:
+def test_a_moved_label_is_noticed(served: StudiesDatastore, tmp_path: Path) -> None:
     assert served.get_labeled_images() == []
     shutil.copy(SAMPLES / "labels" / "ct_01.nii.gz", tmp_path / "label.nii.gz")
     (tmp_path / "label.nii.gz").rename(folder(served) / "labels" / "final" / "first.nii.gz")
@@ -58,10 +58,8 @@ def test_a_label_that_is_moved_in_is_noticed(served: StudiesDatastore, tmp_path:
     assert served.get_unlabeled_images() == []
 
 
-def test_what_is_being_written_is_listed_when_it_is_whole(
-    served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file_watch, "SETTLED", 0.4)
+def test_incomplete_files_are_not_listed(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "SETTLE_SECONDS", 0.4)
     series, slices = folder(served) / "series", sorted(SERIES.iterdir())
     series.mkdir()
     assert served.list_images() == ["first"]
@@ -79,8 +77,8 @@ def test_what_is_being_written_is_listed_when_it_is_whole(
     assert Path(served.get_image_uri("series")).is_file()
 
 
-def test_a_file_of_a_clock_that_is_ahead_is_listed(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_watch, "SETTLED", 0.2)
+def test_a_file_from_the_future_is_listed(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_watch, "SETTLE_SECONDS", 0.2)
     shutil.copy(IMAGE, folder(served) / "ahead.nii.gz")
     os.utime(folder(served) / "ahead.nii.gz", (time.time() + 3600,) * 2)
     assert served.list_images() == ["first"]
@@ -90,27 +88,27 @@ def test_a_file_of_a_clock_that_is_ahead_is_listed(served: StudiesDatastore, mon
     assert served.list_images() == ["first", "ahead"]
 
 
-def test_nothing_is_read_again_where_nothing_changed(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_folders_are_not_read_again(served: StudiesDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
     old = time.time() - 3600
     served.list_images()
-    for place in (folder(served), *folder(served).rglob("*")):
-        os.utime(place, (old, old))
+    for path in (folder(served), *folder(served).rglob("*")):
+        os.utime(path, (old, old))
     served.list_images()
     reads = []
-    monkeypatch.setattr(served._arrivals, "_read", lambda: reads.append(1))
+    monkeypatch.setattr(served._watch, "_read", lambda: reads.append(1))
     for _ in range(3):
         assert served.list_images() == ["first"]
     assert reads == []
 
 
-def test_a_folder_images_that_comes_to_an_empty_one_is_served(tmp_path: Path) -> None:
-    found = StudiesDatastore(str(tmp_path), auto_reload=True, read_only=False)
-    assert found.list_images() == []
+def test_a_new_images_folder_is_served(tmp_path: Path) -> None:
+    datastore = StudiesDatastore(str(tmp_path), auto_reload=True, read_only=False)
+    assert datastore.list_images() == []
     (tmp_path / "images").mkdir()
     shutil.copy(IMAGE, tmp_path / "images" / "first.nii.gz")
-    assert found.list_images() == ["first"]
+    assert datastore.list_images() == ["first"]
 
 
-def test_no_folder_is_watched(served: StudiesDatastore) -> None:
+def test_no_inotify_watch_is_used(served: StudiesDatastore) -> None:
     served.list_images()
     assert not hasattr(served, "_observer")

@@ -1,4 +1,4 @@
-"""What counts as labelled: labels that can be read on their images, each read once."""
+"""Labels count if they can be read on their images; each is read once."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def _open(studies: Path, read_only: bool = False) -> StudiesDatastore:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the labels that are read."""
+    """The names of the images whose labels are read."""
     names: list[str] = []
     reader = baps.server.datastores.folder.read_label_map
 
-    def noting(path: Path, *given: object) -> object:
+    def noting(path: Path, *arguments: object) -> object:
         names.append(path.name)
-        return reader(path, *given)  # type: ignore[arg-type]
+        return reader(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(baps.server.datastores.folder, "read_label_map", noting)
     return names
 
 
-def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
+def _copy_label(studies: Path, case: str, voxels: Volume | None = None) -> Path:
     path = studies / "labels" / "final" / f"{case}.nii.gz"
     if voxels is None:
         shutil.copy(SAMPLES / "labels" / path.name, path)
@@ -61,100 +61,102 @@ def _by_hand(studies: Path, case: str, voxels: Volume | None = None) -> Path:
     return path
 
 
-def test_what_cannot_be_read_does_not_count_and_the_reason_is_said(studies: Path) -> None:
+def test_an_unreadable_label_does_not_count_and_has_a_reason(studies: Path) -> None:
     image = read_volume(studies / "ct_02.nii.gz")
-    _by_hand(studies, "ct_01")
-    _by_hand(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
-    _by_hand(studies, "ct_03", Volume(np.zeros(image.shape, np.uint8), image.affine))
-    found = _open(studies)
-    assert found.get_labeled_images() == ["ct_01"]
-    assert sorted(found.get_unlabeled_images()) == ["ct_02", "ct_03"]
-    assert found.status()["completed"] == 1
-    cases, skipped = labelled_cases(found, SITE, {})
+    _copy_label(studies, "ct_01")
+    _copy_label(studies, "ct_02", Volume(np.ones((5, 5, 5), np.uint8), image.affine @ np.diag([2, 2, 2, 1])))
+    _copy_label(studies, "ct_03", Volume(np.zeros(image.shape, np.uint8), image.affine))
+    datastore = _open(studies)
+    assert datastore.get_labeled_images() == ["ct_01"]
+    assert sorted(datastore.get_unlabeled_images()) == ["ct_02", "ct_03"]
+    assert datastore.status()["completed"] == 1
+    cases, skipped = labelled_cases(datastore, SITE, {})
     assert [case.image.name for case in cases["liver"]] == ["ct_01.nii.gz"]
     assert skipped.keys() == {"ct_02", "ct_03"}
     assert "does not have the geometry of its image" in skipped["ct_02"]
     assert skipped["ct_03"] == "The label of ct_03 is empty: no voxel is marked."
 
 
-def test_a_label_is_read_once_and_again_when_it_or_its_image_changes(studies: Path, read: list[str]) -> None:
-    file = _by_hand(studies, "ct_01")
-    found = _open(studies)
+def test_a_label_is_read_once_per_change_of_it_or_its_image(studies: Path, read: list[str]) -> None:
+    file = _copy_label(studies, "ct_01")
+    datastore = _open(studies)
     for _ in range(5):
-        assert found.get_labeled_images() == ["ct_01"]
-        assert found.status()["completed"] == 1
+        assert datastore.get_labeled_images() == ["ct_01"]
+        assert datastore.status()["completed"] == 1
     assert read == ["ct_01.nii.gz"]
-    assert _open(studies).get_labeled_images() == ["ct_01"]  # After a new start.
+    assert _open(studies).get_labeled_images() == ["ct_01"]  # After a restart.
     assert read == ["ct_01.nii.gz"]
     file.write_bytes(b"no label")
-    assert found.get_labeled_images() == []
+    assert datastore.get_labeled_images() == []
     assert len(read) == 2
-    _by_hand(studies, "ct_01")
-    assert found.get_labeled_images() == ["ct_01"]
+    _copy_label(studies, "ct_01")
+    assert datastore.get_labeled_images() == ["ct_01"]
     image = read_volume(studies / "ct_01.nii.gz")
     write_nifti(studies / "ct_01.nii.gz", Volume(image.voxels[:, :, :9], image.affine))
-    assert found.get_labeled_images() == []
+    assert datastore.get_labeled_images() == []
     assert len(read) == 4
 
 
-def test_what_was_saved_is_not_read_to_be_counted(studies: Path, read: list[str]) -> None:
-    found = _open(studies)
-    save_label(found, SITE, "ct_01", SAMPLES / "labels" / "ct_01.nii.gz", "final", {})
-    assert found.get_labeled_images() == ["ct_01"]
+def test_a_saved_label_is_not_read_again(studies: Path, read: list[str]) -> None:
+    datastore = _open(studies)
+    save_label(datastore, SITE, "ct_01", SAMPLES / "labels" / "ct_01.nii.gz", "final", {})
+    assert datastore.get_labeled_images() == ["ct_01"]
     assert read == []
 
 
-def test_of_many_labels_a_call_reads_some(studies: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that nobody has read yet are neither labelled nor to be labelled; a training waits for all."""
+def test_a_call_reads_some_of_many_labels(studies: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are neither labelled nor unlabelled yet; a training waits for all of them."""
     clock = iter(range(1000))
     monkeypatch.setattr(label_checks.time, "monotonic", lambda: float(next(clock)))
     for case in CASES:
-        _by_hand(studies, case)
-    found = _open(studies)
-    assert found.get_labeled_images() == ["ct_01"]
-    assert found.get_unlabeled_images() == []
-    assert found.get_labeled_images() == list(CASES)
+        _copy_label(studies, case)
+    datastore = _open(studies)
+    assert datastore.get_labeled_images() == ["ct_01"]
+    assert datastore.get_unlabeled_images() == []
+    assert datastore.get_labeled_images() == list(CASES)
     assert len(read) == 3
     again = _open(studies)
     (studies / label_checks.FILE).unlink()
     assert len(labelled_cases(again, SITE, {})[0]["liver"]) == 3
 
 
-def test_a_folder_that_cannot_be_written_to_is_counted_too(studies: Path) -> None:
-    _by_hand(studies, "ct_01")
+def test_labels_of_a_read_only_folder_are_checked(studies: Path) -> None:
+    _copy_label(studies, "ct_01")
     _open(studies)
-    found = _open(studies, read_only=True)
-    assert found.get_labeled_images() == ["ct_01"]
+    datastore = _open(studies, read_only=True)
+    assert datastore.get_labeled_images() == ["ct_01"]
     assert not (studies / label_checks.FILE).exists()
 
 
-@pytest.mark.parametrize("kept", ["", "[]", '{"program": "0.0.1", "labels": {}}', '{"labels": 3}'])
-def test_what_another_version_kept_or_is_broken_does_not_count(studies: Path, read: list[str], kept: str) -> None:
-    _by_hand(studies, "ct_01")
-    (studies / label_checks.FILE).write_text(kept)
+@pytest.mark.parametrize("content", ["", "[]", '{"program": "0.0.1", "labels": {}}', '{"labels": 3}'])
+def test_results_of_another_version_or_in_a_broken_file_are_ignored(
+    studies: Path, read: list[str], content: str
+) -> None:
+    _copy_label(studies, "ct_01")
+    (studies / label_checks.FILE).write_text(content)
     assert _open(studies).get_labeled_images() == ["ct_01"]
     assert read == ["ct_01.nii.gz"]
     assert json.loads((studies / label_checks.FILE).read_text())["labels"].keys() == {"ct_01"}
 
 
-def test_a_label_that_is_slow_to_read_holds_up_nobody_else(tmp_path: Path) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_label_that_is_slow_to_read_does_not_delay_others(tmp_path: Path) -> None:
+    started, go_on = threading.Event(), threading.Event()
 
     def read(name: str) -> LabelMap:
-        begun.set()
+        started.set()
         assert go_on.wait(60)
         return LabelMap((np.ones((2, 2, 2), np.uint8),))
 
     for name in ("known", "slow"):
         (tmp_path / name).write_bytes(b"x")
     checks, files = LabelChecks(tmp_path), {name: (str(tmp_path / name), "") for name in ("known", "slow")}
-    checks.note("known", files["known"], {})
+    checks.add("known", files["known"], {})
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(checks.check, files, read)
         try:
-            assert begun.wait(60)
+            assert started.wait(60)
             assert list(checks.check(files, read)) == ["known"]
-            checks.note("known", files["known"], {})
+            checks.add("known", files["known"], {})
         finally:
             go_on.set()
         assert list(slow.result(60)) == ["known", "slow"]

@@ -1,4 +1,4 @@
-"""Studies on a mount that cannot be written to, and on a disk without room."""
+"""Studies on a read-only mount, and on a full disk."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from monailabel.config import settings
 
+from baps.demo.server import running_server
 from baps.errors import StorageError
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies
 from baps.server.training_cases import labelled_cases
-from demo.server import ROOT, running_server
 from tests.support.marks import starts
-from tests.support.sites import SAMPLES, spleen_click, truth
+from tests.support.paths import ROOT
+from tests.support.sites import SAMPLES, sample_labels, spleen_click
 
 SETTINGS = {"labels": "spleen=2,liver=1"}
 
 
 @contextmanager
-def mounted(point: Path, *how: str) -> Iterator[None]:
-    """A mount for a test; skips where none may be made."""
-    done = subprocess.run(["mount", *how, str(point)], capture_output=True, text=True)  # noqa: S607
+def mounted(point: Path, *options: str) -> Iterator[None]:
+    """Mount something for a test, or skip the test if mounting is not permitted."""
+    done = subprocess.run(["mount", *options, str(point)], capture_output=True, text=True)  # noqa: S607
     if done.returncode:
         pytest.skip(f"Nothing can be mounted here: {done.stderr.strip()}")
     try:
@@ -47,7 +48,7 @@ def mounted(point: Path, *how: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 @starts("server")
 def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, MONAILabelClient]]:
-    """A read-only mount with two volumes, one of them labelled, and a series; its source, and a server on it."""
+    """A read-only mount with two volumes, one of them labelled, and a series: its source, a folder, and a client."""
     folder = tmp_path_factory.mktemp("scanner")
     source, point = folder / "source", folder / "mount"
     (source / "labels" / "final").mkdir(parents=True)
@@ -68,7 +69,7 @@ def scanner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file, by its path."""
+    """Return the hash of every file, by its path."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -77,7 +78,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_everything_but_saving_works(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_everything_except_saving_works(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, folder, client = scanner
     before = contents(source)
     assert client.info()["labels"] == ["spleen", "liver"]
@@ -90,17 +91,17 @@ def test_everything_but_saving_works(scanner: tuple[Path, Path, MONAILabelClient
     file, _ = client.infer("baps", "ct_01", {"label": "spleen", "foreground": [point]})
     assert nrrd.read(file)[0][tuple(point)] == 1
     label = nibabel.load(client.download_label("ct_02", "final"))
-    assert np.array_equal(np.asarray(label.dataobj), truth("ct_02"))
+    assert np.array_equal(np.asarray(label.dataobj), sample_labels("ct_02"))
     reply = requests.get(f"{client.get_server_url()}/datastore/image?image=series", timeout=60)
     converted = folder / "series.nii.gz"
     converted.write_bytes(reply.content)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(source / "series")))
-    expected, found = reader.Execute(), SimpleITK.ReadImage(str(converted))
-    assert found.GetSize() == expected.GetSize()
-    middle = [size // 2 for size in found.GetSize()]
+    expected, served = reader.Execute(), SimpleITK.ReadImage(str(converted))
+    assert served.GetSize() == expected.GetSize()
+    middle = [size // 2 for size in served.GetSize()]
     assert (
-        found[middle] == expected[expected.TransformPhysicalPointToIndex(found.TransformIndexToPhysicalPoint(middle))]
+        served[middle] == expected[expected.TransformPhysicalPointToIndex(served.TransformIndexToPhysicalPoint(middle))]
     )
     file, _ = client.infer("zero_shot", "series", {"label": "spleen", "foreground": [middle]})
     assert Path(file).stat().st_size
@@ -108,7 +109,7 @@ def test_everything_but_saving_works(scanner: tuple[Path, Path, MONAILabelClient
 
 
 @pytest.mark.slow
-def test_saving_is_refused_with_one_sentence(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_saving_is_refused(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, folder, client = scanner
     before, address = contents(source), client.get_server_url()
     sentence = "The folder of the studies cannot be written to, so the label was not saved."
@@ -126,7 +127,7 @@ def test_saving_is_refused_with_one_sentence(scanner: tuple[Path, Path, MONAILab
 
 
 @pytest.mark.slow
-def test_files_that_come_are_noticed(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
+def test_new_files_are_noticed(scanner: tuple[Path, Path, MONAILabelClient]) -> None:
     source, _, client = scanner
     shutil.copy(SAMPLES / "images" / "ct_04.nii.gz", source.parent)
     os.utime(source.parent / "ct_04.nii.gz", (0, 0))
@@ -136,19 +137,19 @@ def test_files_that_come_are_noticed(scanner: tuple[Path, Path, MONAILabelClient
 
 
 @pytest.mark.slow
-def test_a_full_disk_stores_nothing_in_part(tmp_path: Path) -> None:
+def test_nothing_is_stored_partially_on_a_full_disk(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     image, label = SAMPLES / "images" / "ct_01.nii.gz", SAMPLES / "labels" / "ct_01.nii.gz"
     room = image.stat().st_size + (200 << 10)
     with mounted(studies, "-t", "tmpfs", "-o", f"size={room}", "tmpfs"):
         shutil.copy(image, studies)
-        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as found:
-            client = MONAILabelClient(found[0], tmpdir=str(tmp_path))
+        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as server:
+            client = MONAILabelClient(server[0], tmpdir=str(tmp_path))
             listed = client.datastore()
             with image.open("rb") as file:
-                sent = {"file": ("a.nii.gz", file)}
-                reply = requests.put(f"{found[0]}/datastore/image?image=new", files=sent, timeout=60)
+                files = {"file": ("a.nii.gz", file)}
+                reply = requests.put(f"{server[0]}/datastore/image?image=new", files=files, timeout=60)
             assert (reply.status_code, "nothing was stored" in reply.json()["detail"]) == (507, True)
             assert [path.name for path in studies.glob("*.nii.gz")] == ["ct_01.nii.gz"]
             (studies / "filling").write_bytes(bytes(shutil.disk_usage(studies).free))
@@ -162,8 +163,8 @@ def test_a_full_disk_stores_nothing_in_part(tmp_path: Path) -> None:
             assert client.save_label("ct_01", str(label))["label"] == "ct_01"
 
 
-def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list of a folder that was served before, when it could be written to; later labels lie beside it."""
+def test_information_about_labels_survives_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index of a folder that was writable before is kept, and later labels are added."""
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     studies = tmp_path / "studies"
     studies.mkdir()
@@ -190,7 +191,7 @@ def test_what_is_known_of_labels_is_kept_at_each_start(tmp_path: Path, monkeypat
     assert ReadOnlyStudies(str(studies), False).get_labels_by_image_id("ct_01").keys() == {"final", "draft"}
 
 
-def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_replaces_an_unusable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -201,31 +202,31 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-def test_a_full_disk_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uploads and answers pass through them."""
+def test_a_full_disk_for_temporary_files_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads and responses use temporary files."""
     studies, temporary = tmp_path / "studies", tmp_path / "tmp"
     studies.mkdir()
     temporary.mkdir()
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", studies)
     big = tmp_path / "big.nii.gz"
-    big.write_bytes(bytes(4 << 20))  # More than is held in memory.
+    big.write_bytes(bytes(4 << 20))  # Larger than the limit for files in memory.
     with mounted(temporary, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         monkeypatch.setenv("TMPDIR", str(temporary))
         monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(temporary / "sessions"))
-        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as found:
+        with running_server(studies, tmp_path / "server.log", {**SETTINGS, "adapters": str(tmp_path / "a")}) as server:
             (temporary / "filling").write_bytes(bytes(shutil.disk_usage(temporary).free))
             params = json.dumps({"foreground": [spleen_click("ct_01")], "result_compress": False})
-            for method, path, sent in (
+            for method, path, options in (
                 ("PUT", "/datastore/image?image=new", {"files": {"file": ("a.nii.gz", big.read_bytes())}}),
                 ("PUT", "/datastore/label?image=ct_01", {"files": {"label": ("a.nii.gz", big.read_bytes())}}),
                 ("PUT", "/session/", {"files": {"files": ("a.nii.gz", big.read_bytes())}}),
                 ("POST", "/infer/baps?image=ct_01&output=image", {"data": {"params": params}}),
             ):
-                reply = requests.request(method, found[0] + path, timeout=60, **sent)
+                reply = requests.request(method, server[0] + path, timeout=60, **options)
                 assert reply.status_code == 507, (path, reply.status_code, reply.text)
                 assert "room" in reply.json()["detail"]
-            assert requests.get(f"{found[0]}/info/", timeout=60).ok
+            assert requests.get(f"{server[0]}/info/", timeout=60).ok
             (temporary / "filling").unlink()
-            reply = requests.post(f"{found[0]}/infer/baps?image=ct_01", data={"params": params}, timeout=60)
+            reply = requests.post(f"{server[0]}/infer/baps?image=ct_01", data={"params": params}, timeout=60)
             assert reply.ok
     assert [path.name for path in studies.glob("*.nii.gz")] == ["ct_01.nii.gz"]

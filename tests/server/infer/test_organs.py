@@ -16,7 +16,7 @@ from baps.fseft.predictor import OrganMasks
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from baps.server.infer.organs import OrgansInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 
 LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 """The organ model knows all but the heart, and finds all but one of them."""
@@ -25,7 +25,7 @@ LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 class Organs:
     """Finds the ball, and what lies beside it along K."""
 
-    def __init__(self, ball: NDArray[np.bool_], jobs: Jobs) -> None:
+    def __init__(self, ball: NDArray[np.bool_], jobs: LongRequests) -> None:
         self.ball, self.jobs = ball, jobs
 
     def served(self, organ: str) -> str | None:
@@ -41,7 +41,7 @@ class Organs:
         beside = np.roll(self.ball, 2, axis=2) & ~self.ball
         labelmap = np.where(self.ball, labels["ball"], 0).astype(np.uint8)
         report(1, 3)
-        (self.listed,) = self.jobs.records()
+        (self.listed,) = self.jobs.to_dicts()
         if not go_on():
             return OrganMasks(labelmap, {"ball": "v0003"}, ("heart",), ("shell", "nowhere"))
         labelmap[beside] = labels["shell"]
@@ -52,7 +52,7 @@ class Site:
     """A ball, and the task that answers."""
 
     def __init__(self, folder: Path, volume: Volume, ball: NDArray[np.bool_]) -> None:
-        self.volume, self.ball, self.jobs = volume, ball, Jobs()
+        self.volume, self.ball, self.jobs = volume, ball, LongRequests()
         self.image = folder / "image.nii.gz"
         write_nifti(self.image, volume)
         self.organs = Organs(ball, self.jobs)
@@ -68,9 +68,9 @@ class Site:
 
     def ask(self, **params: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """The reply's labelmap and words."""
-        file, said = self.task({"image": str(self.image), "image_id": "image", **params})
+        file, content = self.task({"image": str(self.image), "image_id": "image", **params})
         voxels: NDArray[np.uint8] = nrrd.read(file)[0]
-        return voxels, said
+        return voxels, content
 
 
 @pytest.fixture
@@ -79,43 +79,43 @@ def site(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.boo
 
 
 def test_the_reply_names_what_is_there_in_the_order_of_the_values(site: Site) -> None:
-    voxels, said = site.ask()
+    voxels, reply = site.ask()
     np.testing.assert_array_equal(voxels == 5, site.ball)
-    assert list(said["label_names"].items()) == [("shell", 2), ("ball", 5)]
-    assert said["adapter"] == {"ball": "v0003", "shell": "unadapted", "nowhere": "unadapted"}
-    unknown, missing = said["notes"]
-    assert "Nothing answers for heart:" in unknown
-    assert missing == "Found nowhere in this volume: nowhere."
+    assert list(reply["label_names"].items()) == [("shell", 2), ("ball", 5)]
+    assert reply["adapter"] == {"ball": "v0003", "shell": "unadapted", "nowhere": "unadapted"}
+    unknown, missing = reply["notes"]
+    assert "There is no model for heart:" in unknown
+    assert missing == "Not found in this volume: nowhere."
     assert site.organs.listed["model"] == "organs"
     assert (site.organs.listed["done"], site.organs.listed["total"]) == (1, 3)
-    assert site.jobs.records() == []
+    assert site.jobs.to_dicts() == []
     assert site.saved == []
 
 
 def test_an_organ_is_saved_on_all_slices(site: Site) -> None:
-    _, said = site.ask(save_as="ball", client_id="Dr. Who")
-    assert said["notes"][-1] == "Saved."
+    _, reply = site.ask(save_as="ball", client_id="Dr. Who")
+    assert reply["notes"][-1] == "Saved."
     ((image_id, volume, organ, mask, slices, author, confirms),) = site.saved
     assert (image_id, organ, author, list(slices)) == ("image", "ball", "Dr. Who", list(range(volume.shape[2])))
     np.testing.assert_array_equal(mask, site.ball)
     assert not confirms
 
 
-def test_one_that_nothing_answers_for_is_not_saved(site: Site) -> None:
+def test_an_organ_without_a_model_is_not_saved(site: Site) -> None:
     with pytest.raises(InputError, match="does not know heart.*train `organs`"):
         site.ask(save_as="heart")
     assert site.saved == []
 
 
-def test_a_cancelled_answer_has_what_was_found_so_far(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_request_returns_the_mask_so_far(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baps.server.jobs.Job.cancelled", True)
-    voxels, said = site.ask(save_as="shell")
-    assert said["label_names"] == {"ball": 5}
+    voxels, reply = site.ask(save_as="shell")
+    assert reply["label_names"] == {"ball": 5}
     assert set(np.unique(voxels)) == {0, 5}
-    assert "It was cancelled: shell, nowhere were not looked for." in said["notes"]
-    assert said["notes"][-1] == "It was not saved as shell, for it was cancelled."
-    _, said = site.ask(save_as="ball")  # An organ that was not looked for may have claimed its voxels.
-    assert said["notes"][-1] == "It was not saved as ball, for it was cancelled."
+    assert "It was cancelled: shell, nowhere were not segmented." in reply["notes"]
+    assert reply["notes"][-1] == "It was not saved as shell, because it was cancelled."
+    _, reply = site.ask(save_as="ball")  # An organ that was not looked for may have claimed its voxels.
+    assert reply["notes"][-1] == "It was not saved as ball, because it was cancelled."
     assert site.saved == []
 
 
@@ -123,8 +123,8 @@ def test_raw_voxels_for_ohif(site: Site) -> None:
     file, _ = site.task({"image": str(site.image), "result_compress": False})
     header, _, data = Path(file).read_bytes().partition(b"\n\n")
     assert b"encoding: raw" in header
-    found = np.frombuffer(data, np.uint8).reshape(site.volume.shape, order="F")
-    np.testing.assert_array_equal(found == 5, site.ball)
+    result = np.frombuffer(data, np.uint8).reshape(site.volume.shape, order="F")
+    np.testing.assert_array_equal(result == 5, site.ball)
 
 
 def test_no_image_and_no_model(site: Site) -> None:

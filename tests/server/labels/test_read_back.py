@@ -1,4 +1,4 @@
-"""A save whose stored label is not what was sent fails, and the earlier label is as it was."""
+"""A save fails if the stored label differs from the one that was sent, and the earlier label is unchanged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.read_back import check_same
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.read_back import check_same_segments
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from tests.support.sites import SAMPLES
 
@@ -28,10 +28,10 @@ SITE = {"liver": 1, "spleen": 2}
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    """With a label by anna."""
+    """Studies with a label by anna."""
     shutil.copy(SAMPLES / "images" / "ct_01.nii.gz", tmp_path)
-    found = StudiesDatastore(str(tmp_path), auto_reload=False, read_only=False)
-    save_label(found, SITE, "ct_01", _label(tmp_path, 3), "final", {"author": "anna"})
+    datastore = StudiesDatastore(str(tmp_path), auto_reload=False, read_only=False)
+    save_label(datastore, SITE, "ct_01", _label(tmp_path, 3), "final", {"author": "anna"})
     return tmp_path
 
 
@@ -44,8 +44,8 @@ def _label(folder: Path, k: int) -> Path:
     return path
 
 
-def _cut_off(given: Path, copy: Path) -> None:
-    copy.write_bytes(given.read_bytes()[:-50])
+def _cut_off(source: Path, copy: Path) -> None:
+    copy.write_bytes(source.read_bytes()[:-50])
 
 
 def _one_voxel_less(path: Path, labels: LabelMap, image: Volume) -> Path:
@@ -60,27 +60,27 @@ _write_label_map = baps.server.labels.save_labels.write_label_map
 
 
 def _save(studies: Path) -> None:
-    found = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
-    save_label(found, SITE, "ct_01", _label(studies, 5), "final", {"author": "anna"})
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+    save_label(datastore, SITE, "ct_01", _label(studies, 5), "final", {"author": "anna"})
 
 
 def _merge(studies: Path) -> None:
-    """Another annotator's organ is added, so that a file is written."""
-    found = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+    """Add an organ of another annotator, so that a merged file is written."""
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     image = read_volume(studies / "ct_01.nii.gz")
     voxels = np.zeros(image.shape, np.uint8)
     voxels[50:55, 20:24, 8] = 1
     write_nifti(studies.parent / "ben.nii.gz", Volume(voxels, image.affine))
-    said = {"author": "ben", "label_info": [{"name": "liver", "idx": 1}]}
-    save_label(found, SITE, "ct_01", studies.parent / "ben.nii.gz", "final", said)
+    info = {"author": "ben", "label_info": [{"name": "liver", "idx": 1}]}
+    save_label(datastore, SITE, "ct_01", studies.parent / "ben.nii.gz", "final", info)
 
 
-def _shown(studies: Path) -> None:
-    found = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+def _save_mask(studies: Path) -> None:
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
     image = read_volume(studies / "ct_01.nii.gz")
     mask = np.zeros(image.shape, bool)
     mask[10:13, 20:24, 9] = True
-    save_shown(found, SITE, "ct_01", image, "liver", mask, [9], "baps", "anna")
+    save_mask(datastore, SITE, "ct_01", image, "liver", mask, [9], "baps", "anna")
 
 
 def _restore(studies: Path) -> None:
@@ -89,7 +89,7 @@ def _restore(studies: Path) -> None:
     history.restore("ct_01", "final", name)
 
 
-ROUTES = [_save, _merge, _shown, _restore]
+ROUTES = [_save, _merge, _save_mask, _restore]
 
 
 def _copies_badly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +102,9 @@ def _writes_badly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("route", "fault"),
-    [*((route, _copies_badly) for route in ROUTES), (_merge, _writes_badly), (_shown, _writes_badly)],
+    [*((route, _copies_badly) for route in ROUTES), (_merge, _writes_badly), (_save_mask, _writes_badly)],
 )
-def test_a_save_that_stores_something_else_fails_and_changes_nothing(
+def test_a_save_that_stores_another_label_fails_and_changes_nothing(
     studies: Path,
     monkeypatch: pytest.MonkeyPatch,
     route: Callable[[Path], None],
@@ -121,32 +121,32 @@ def test_a_save_that_stores_something_else_fails_and_changes_nothing(
     assert (studies / "datastore_v2.json").read_text() == listed
     assert [version.name for version in LabelHistory(studies).versions("ct_01", "final")] == versions
     assert not list((studies / "labels-history" / "final" / "ct_01").glob(".partial*"))
-    route(studies)  # And goes well without the fault.
+    route(studies)  # It succeeds without the fault.
 
 
-def test_what_is_known_of_a_label_is_read_back_too(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that go with other values."""
+def test_the_information_about_a_label_is_read_back(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of two values are swapped."""
     written = LabelHistory._write
 
-    def mixed_up(self: LabelHistory, place: Path, file: Path, suffix: str, info: dict[str, Any]) -> Path:
-        names = [{**one, "idx": 3 - one["idx"]} for one in info["label_info"]]
-        return written(self, place, file, suffix, {**info, "label_info": names})
+    def mixed_up(self: LabelHistory, folder: Path, file: Path, suffix: str, info: dict[str, Any]) -> Path:
+        names = [{**segment, "idx": 3 - segment["idx"]} for segment in info["label_info"]]
+        return written(self, folder, file, suffix, {**info, "label_info": names})
 
     monkeypatch.setattr(LabelHistory, "_write", mixed_up)
     with pytest.raises(BapsError, match=r"read back, liver is not what was sent \(0 of its 20 voxels are there"):
         _save(studies)
 
 
-def test_segments_are_compared_one_by_one() -> None:
+def test_differing_segments_are_reported() -> None:
     mask = np.zeros((3, 3, 3), bool)
     mask[0] = True
-    check_same(["a"], lambda _: mask, lambda _: mask.copy(), "")
+    check_same_segments(["a"], lambda _: mask, lambda _: mask.copy(), "")
     for stored in (None, mask[:2], ~mask, mask & False):
         with pytest.raises(BapsError, match=r"read back, a is not what was sent .* The PACS has nothing of it\."):
-            check_same(["a"], lambda _: mask, lambda _, stored=stored: stored, "The PACS has nothing of it.")
+            check_same_segments(["a"], lambda _: mask, lambda _, stored=stored: stored, "The PACS has nothing of it.")
 
 
-def test_a_version_that_does_not_fit_its_image_any_more_is_not_restored(studies: Path) -> None:
+def test_a_version_that_no_longer_fits_its_image_is_not_restored(studies: Path) -> None:
     history = LabelHistory(studies)
     (version,) = history.versions("ct_01", "final")
     image = read_volume(studies / "ct_01.nii.gz")

@@ -1,4 +1,4 @@
-"""What grows without end is cut back, and nothing else."""
+"""Old files are removed, and no others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400
 
 @pytest.fixture
 def studies(tmp_path: Path) -> StudiesDatastore:
-    """An image with three versions of its label, and series that were converted."""
+    """An image with three versions of its label, and converted series."""
     folder = tmp_path / "studies"
     folder.mkdir()
     (folder / "ct_01.nii.gz").write_bytes((SAMPLES / "images" / "ct_01.nii.gz").read_bytes())
@@ -49,7 +49,7 @@ def _retention(store: StudiesDatastore, folder: Path, **settings: int) -> Retent
     return Retention(store, Settings(adapters=folder / "adapters", **settings), audit)
 
 
-def test_nothing_goes_unless_a_setting_says_so(studies: StudiesDatastore, tmp_path: Path) -> None:
+def test_nothing_is_removed_without_a_setting(studies: StudiesDatastore, tmp_path: Path) -> None:
     retention = _retention(studies, tmp_path)
     retention.prune_labels()
     retention.remove_unused()
@@ -57,7 +57,7 @@ def test_nothing_goes_unless_a_setting_says_so(studies: StudiesDatastore, tmp_pa
     assert len(list((tmp_path / "studies" / ".converted").glob("*.nii.gz"))) == 2
 
 
-def test_versions_go_and_a_line_says_so(studies: StudiesDatastore, tmp_path: Path) -> None:
+def test_removed_versions_are_audited(studies: StudiesDatastore, tmp_path: Path) -> None:
     _retention(studies, tmp_path, label_versions_keep=1).prune_labels()
     assert len(studies.history.versions("ct_01", "final")) == 1
     (line,) = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
@@ -65,26 +65,26 @@ def test_versions_go_and_a_line_says_so(studies: StudiesDatastore, tmp_path: Pat
     assert Path(studies.get_label_uri("ct_01", "final")).read_text() == "three"
 
 
-def test_series_that_nobody_reads_go(studies: StudiesDatastore, tmp_path: Path) -> None:
+def test_unused_series_are_removed(studies: StudiesDatastore, tmp_path: Path) -> None:
     _retention(studies, tmp_path, cache_days=30).remove_unused()
     assert [file.name for file in (tmp_path / "studies" / ".converted").glob("*.nii.gz")] == ["new.nii.gz"]
     assert (tmp_path / "studies" / "ct_01.nii.gz").exists()
 
 
-def test_what_a_kill_left_half_written_goes_after_a_day(studies: StudiesDatastore, tmp_path: Path) -> None:
+def test_incomplete_files_are_removed_after_a_day(studies: StudiesDatastore, tmp_path: Path) -> None:
     old = _aged(tmp_path / "adapters" / "label-spleen" / ".partial-1", 2)
     folder = tmp_path / "adapters" / ".partial-2"
     _aged(folder / "weights", 2)
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
     new = _aged(tmp_path / "adapters" / ".partial-3", 0.5)
-    kept = _aged(tmp_path / "adapters" / "published", 100)
+    published = _aged(tmp_path / "adapters" / "published", 100)
     link = tmp_path / "adapters" / ".partial-4"
-    link.symlink_to(kept)
-    _retention(studies, tmp_path).remove_unfinished(time.time())
-    assert [file.exists() for file in (old, folder, new, kept)] == [False, False, True, True]
+    link.symlink_to(published)
+    _retention(studies, tmp_path).remove_incomplete(time.time())
+    assert [file.exists() for file in (old, folder, new, published)] == [False, False, True, True]
 
 
-def test_the_server_cuts_back_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_removes_old_files_when_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies, sessions = tmp_path / "studies", tmp_path / "sessions"
     monkeypatch.setenv("MONAI_LABEL_SESSION_PATH", str(sessions))
     (sessions / "expired").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a model shows and a person keeps, in a folder of studies."""
+"""Save labels and masks of models in a folder of studies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from baps.errors import InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
-from tests.support.sites import SAMPLES, Site, spleen_click, truth
+from tests.support.sites import SAMPLES, Site, sample_labels, spleen_click
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 9}
 
@@ -40,32 +40,32 @@ def _disc(image: Volume, k: int, width: int = 5) -> NDArray[np.bool_]:
 
 
 def _save(studies: Path, organ: str, mask: NDArray[np.bool_], slices: list[int]) -> str:
-    found, image = _open(studies)
-    return save_shown(found, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
+    datastore, image = _open(studies)
+    return save_mask(datastore, LABELS, "ct_01", image, organ, mask, slices, "baps", "anna")
 
 
 def _saved(studies: Path) -> NDArray[np.integer]:
-    found, image = _open(studies)
-    return read_labels(Path(found.get_label_uri("ct_01", "final")), image)
+    datastore, image = _open(studies)
+    return read_labels(Path(datastore.get_label_uri("ct_01", "final")), image)
 
 
-def test_slices_of_an_organ_gather_in_one_label(studies: Path) -> None:
+def test_slices_of_an_organ_are_added_to_one_label(studies: Path) -> None:
     _, image = _open(studies)
     assert _save(studies, "kidney", _disc(image, 3), [3])
     assert _save(studies, "kidney", _disc(image, 4), [4])
     assert _save(studies, "liver", _disc(image, 9), [9])
-    wanted = np.where(_disc(image, 3) | _disc(image, 4), 9, 0) + _disc(image, 9)
-    np.testing.assert_array_equal(_saved(studies), wanted)
+    expected = np.where(_disc(image, 3) | _disc(image, 4), 9, 0) + _disc(image, 9)
+    np.testing.assert_array_equal(_saved(studies), expected)
     cases, skipped = labelled_cases(_open(studies)[0], LABELS, {})
     assert skipped == {}
-    assert {name: [case.annotated_slices for case in found] for name, found in cases.items()} == {
+    assert {name: [case.annotated_slices for case in organ_cases] for name, organ_cases in cases.items()} == {
         "kidney": [{3, 4}],
         "liver": [{9}],
         "spleen": [],
     }
 
 
-def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
+def test_a_corrected_slice_replaces_the_earlier_one(studies: Path) -> None:
     _, image = _open(studies)
     _save(studies, "kidney", _disc(image, 3), [3])
     _save(studies, "kidney", _disc(image, 3, width=2), [3])
@@ -73,7 +73,7 @@ def test_a_corrected_slice_takes_the_place_of_the_former(studies: Path) -> None:
     assert len(LabelHistory(studies).versions("ct_01", "final")) == 2
 
 
-def test_the_same_is_not_saved_twice(studies: Path) -> None:
+def test_an_unchanged_mask_is_not_saved_again(studies: Path) -> None:
     _, image = _open(studies)
     assert _save(studies, "kidney", _disc(image, 3), [3])
     file = studies / "labels" / "final" / "ct_01.nii.gz"
@@ -83,16 +83,16 @@ def test_the_same_is_not_saved_twice(studies: Path) -> None:
     assert len(LabelHistory(studies).versions("ct_01", "final")) == 1
 
 
-def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
-    """With its own numbers."""
-    found, image = _open(studies)
-    submitted = np.where(truth("ct_01") == 1, 5, 0).astype(np.uint8)
+def test_a_mask_is_added_to_a_submitted_label(studies: Path) -> None:
+    """The label has values of its own."""
+    datastore, image = _open(studies)
+    submitted = np.where(sample_labels("ct_01") == 1, 5, 0).astype(np.uint8)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(submitted, image.affine))
-    save_label(found, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
+    save_label(datastore, LABELS, "ct_01", path, "final", {"label_info": [{"name": "liver", "idx": 5}]})
     _save(studies, "spleen", _disc(image, 0), [0])
-    found, _ = _open(studies)
-    info = found.get_label_info("ct_01", "final")
+    datastore, _ = _open(studies)
+    info = datastore.get_label_info("ct_01", "final")
     values = {segment["name"]: segment["idx"] for segment in info["label_info"]}
     assert values == {"liver": 5, "spleen": 2}
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, submitted))
@@ -103,18 +103,18 @@ def test_a_label_that_a_person_submitted_is_added_to(studies: Path) -> None:
     }
 
 
-def test_a_value_that_label_info_does_not_name_is_refused(studies: Path) -> None:
-    found, image = _open(studies)
+def test_a_value_without_a_name_in_label_info_is_refused(studies: Path) -> None:
+    datastore, image = _open(studies)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(_disc(image, 3).astype(np.uint8) * 6 + _disc(image, 5), image.affine))
-    said = {"label_info": [{"name": "liver", "idx": 1}]}
+    info = {"label_info": [{"name": "liver", "idx": 1}]}
     with pytest.raises(InputError, match=r"values \[6\] of the label have no name \(1 is liver\).*Nothing was saved"):
-        save_label(found, LABELS, "ct_01", path, "final", said)
-    assert found.get_labeled_images() == []
+        save_label(datastore, LABELS, "ct_01", path, "final", info)
+    assert datastore.get_labeled_images() == []
     assert LabelHistory(studies).versions("ct_01", "final") == []
 
 
-def test_a_value_without_a_name_that_was_laid_there_by_hand_is_kept(studies: Path) -> None:
+def test_unnamed_values_of_a_copied_label_are_kept(studies: Path) -> None:
     _, image = _open(studies)
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
     voxels = np.where(_disc(image, 3), 1, np.where(_disc(image, 7), 6, 0)).astype(np.uint8)
@@ -123,69 +123,69 @@ def test_a_value_without_a_name_that_was_laid_there_by_hand_is_kept(studies: Pat
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 0), 2, voxels))
 
 
-def test_what_cannot_be_saved_changes_nothing(studies: Path) -> None:
-    found, image = _open(studies)
-    given = (image, "spleen", _disc(image, 3), [3], "baps")
+def test_a_mask_that_cannot_be_saved_changes_nothing(studies: Path) -> None:
+    datastore, image = _open(studies)
+    arguments = (image, "spleen", _disc(image, 3), [3], "baps")
     with pytest.raises(NotFoundError, match="not in the datastore"):
-        save_shown(found, LABELS, "../ct_01", *given)
-    with pytest.raises(InputError, match=r"under the name of a label: liver, spleen, kidney. 'heart' is none"):
-        save_shown(found, LABELS, "ct_01", image, "heart", *given[2:])
+        save_mask(datastore, LABELS, "../ct_01", *arguments)
+    with pytest.raises(InputError, match="no label 'heart'. A mask is saved as one of these: liver, spleen, kidney"):
+        save_mask(datastore, LABELS, "ct_01", image, "heart", *arguments[2:])
     with pytest.raises(InputError, match="The mask of spleen is empty"):
-        save_shown(found, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
-    assert found.get_labeled_images() == []
+        save_mask(datastore, LABELS, "ct_01", image, "spleen", np.zeros(image.shape, bool), [3], "baps")
+    assert datastore.get_labeled_images() == []
 
 
 def _infer(server: Site, image: str, **params: object) -> requests.Response:
-    sent = {"foreground": [spleen_click("ct_01")], "label": "spleen", **params}
+    params_json = {"foreground": [spleen_click("ct_01")], "label": "spleen", **params}
     address = f"{server.address}/infer/baps?image={image}&output=json"
-    return requests.post(address, data={"params": json.dumps(sent)}, timeout=60)
+    return requests.post(address, data={"params": json.dumps(params_json)}, timeout=60)
 
 
-def test_the_option_save_as_saves_the_mask_that_is_shown(own_server: Site) -> None:
+def test_the_option_save_as_saves_the_returned_mask(own_server: Site) -> None:
     k = spleen_click("ct_01")[2]
     assert "Saved as spleen." in _infer(own_server, "ct_01", save_as="spleen").json()["notes"]
     assert "It was saved as spleen before." in _infer(own_server, "ct_01", save_as=["spleen"]).json()["notes"]
     assert own_server.client.info()["datastore"]["completed"] == 1
     image = read_volume(own_server.studies / "ct_01.nii.gz")
     saved = read_labels(own_server.studies / "labels" / "final" / "ct_01.nii.gz", image)
-    shown = own_server.client.infer("zero_shot", "ct_01", {"foreground": [spleen_click("ct_01")]})[0]
-    np.testing.assert_array_equal(saved == 2, read_labels(Path(shown), image) > 0)
+    returned = own_server.client.infer("zero_shot", "ct_01", {"foreground": [spleen_click("ct_01")]})[0]
+    np.testing.assert_array_equal(saved == 2, read_labels(Path(returned), image) > 0)
     assert np.flatnonzero(saved.any((0, 1))).tolist() == [k]
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ({"save_as": "heart"}, "There is no save_as 'heart'"),
-        ({"save_label": True}, "saved under a name"),
-        ({"save_as": "spleen", "plane": "coronal"}, "no slice of the label"),
+        ({"save_label": True}, "saved as a label of the site"),
+        ({"save_as": "spleen", "plane": "coronal"}, "Only a mask of a stored slice"),
     ],
 )
-def test_a_save_without_a_name_is_refused(server: Site, option: dict[str, object], said: str) -> None:
+def test_a_save_without_a_name_is_refused(server: Site, option: dict[str, object], message: str) -> None:
     reply = _infer(server, "ct_01", **option)
     assert reply.status_code == 400
-    assert said in reply.json()["detail"]
+    assert message in reply.json()["detail"]
     assert server.client.info()["datastore"]["completed"] == 0
 
 
-def test_nothing_is_saved_unless_it_is_chosen(server: Site) -> None:
+def test_nothing_is_saved_without_the_option(server: Site) -> None:
     for option in ({}, {"save_as": ["do not save", "spleen"]}, {"save_as": ""}):
         assert _infer(server, "ct_01", **option).status_code == 200
     assert server.client.info()["datastore"]["completed"] == 0
 
 
-def test_other_organs_lose_no_voxel(studies: Path) -> None:
+def test_voxels_of_other_organs_are_kept(studies: Path) -> None:
     _, image = _open(studies)
     _save(studies, "liver", _disc(image, 3), [3])
     wide = _disc(image, 3, width=8)
-    assert _save(studies, "kidney", wide, [3]) == "Saved as kidney, but for 20 voxels that are marked as other organs."
+    assert _save(studies, "kidney", wide, [3]) == "Saved as kidney, except 20 voxels that are marked as other organs."
     np.testing.assert_array_equal(_saved(studies), np.where(_disc(image, 3), 1, np.where(wide, 9, 0)))
     with pytest.raises(InputError, match="lies in other organs"):
         _save(studies, "spleen", wide, [3])
 
 
-def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
-    """One that was laid there by hand does not say what it covers."""
+def test_a_label_of_all_slices_stays_a_label_of_all_slices(studies: Path) -> None:
+    """A label that was copied into the folder has no annotated slices."""
     _, image = _open(studies)
     (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
     write_nifti(studies / "labels" / "final" / "ct_01.nii.gz", Volume(_disc(image, 3).astype(np.uint8), image.affine))
@@ -195,57 +195,55 @@ def test_a_label_that_covers_all_goes_on_to_cover_all(studies: Path) -> None:
     assert [case.annotated_slices for name in ("liver", "spleen") for case in cases[name]] == [None, {7}]
 
 
-def test_a_long_name_of_an_author_spoils_nothing(studies: Path) -> None:
-    found, image = _open(studies)
-    given = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
-    save_shown(found, *given)
+def test_a_long_author_name_is_shortened(studies: Path) -> None:
+    datastore, image = _open(studies)
+    arguments = (LABELS, "ct_01", image, "spleen", _disc(image, 3), [3], "baps", "a" * 300)
+    save_mask(datastore, *arguments)
     assert [len(cases) for cases in labelled_cases(_open(studies)[0], LABELS, {})[0].values()] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(("tag", "confirmed", "kept_as"), [("draft", True, "draft"), ("final", False, "original")])
-def test_what_is_not_final_is_not_trained_on_and_replaces_nothing(
-    studies: Path, tag: str, confirmed: bool, kept_as: str
-) -> None:
-    found, image = _open(studies)
+def test_labels_that_are_not_final_are_not_trained_on(studies: Path, tag: str, confirmed: bool, kept_as: str) -> None:
+    datastore, image = _open(studies)
     path = studies.parent / "draft.nii.gz"
     write_nifti(path, Volume(np.where(_disc(image, 3), 2, 0).astype(np.uint8), image.affine))
-    save_label(found, LABELS, "ct_01", path, tag, {"author": "anna", "confirmed": confirmed})
-    assert (found.get_labeled_images(), found.get_unlabeled_images()) == ([], ["ct_01"])
+    save_label(datastore, LABELS, "ct_01", path, tag, {"author": "anna", "confirmed": confirmed})
+    assert (datastore.get_labeled_images(), datastore.get_unlabeled_images()) == ([], ["ct_01"])
     assert labelled_cases(_open(studies)[0], LABELS, {})[0]["spleen"] == []
-    assert list(found._datastore.objects["ct_01"].labels) == [kept_as]
+    assert list(datastore._datastore.objects["ct_01"].labels) == [kept_as]
     _save(studies, "liver", _disc(image, 9), [9])
     assert set(np.unique(_saved(studies))) == {0, 1}
     assert (studies / "labels" / kept_as / "ct_01.nii.gz").read_bytes() == path.read_bytes()
 
 
-def test_another_process_that_saves_is_noticed(studies: Path) -> None:
-    """The command line, say, while the server runs."""
-    found, image = _open(studies)
-    assert found.get_labeled_images() == []
-    _save(studies, "kidney", _disc(image, 3), [3])  # Opens the folder anew.
-    assert found.get_labeled_images() == ["ct_01"]
-    assert found.get_label_info("ct_01", "final")["author"] == "anna"
+def test_labels_of_another_process_are_noticed(studies: Path) -> None:
+    """For example, labels that the command line imports while the server runs."""
+    datastore, image = _open(studies)
+    assert datastore.get_labeled_images() == []
+    _save(studies, "kidney", _disc(image, 3), [3])  # In another datastore of the same folder.
+    assert datastore.get_labeled_images() == ["ct_01"]
+    assert datastore.get_label_info("ct_01", "final")["author"] == "anna"
 
 
-def test_a_training_reads_the_label_that_was_there_when_it_began(studies: Path) -> None:
-    """Whatever is submitted meanwhile, with other values say; but what was laid there by hand holds."""
-    found, image = _open(studies)
+def test_a_training_reads_the_labels_from_its_start(studies: Path) -> None:
+    """Labels that are submitted meanwhile are ignored, but a file that was copied into the folder is used."""
+    datastore, image = _open(studies)
     _save(studies, "spleen", _disc(image, 3), [3])
-    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    (case,) = labelled_cases(datastore, LABELS, {})[0]["spleen"]
     _save(studies, "spleen", _disc(image, 3, width=2), [3])
     np.testing.assert_array_equal(read_labels(case.labels, image) == case.value, _disc(image, 3))
     by_hand = studies / "labels" / "final" / "ct_01.nii.gz"
     write_nifti(by_hand, Volume(np.where(_disc(image, 5), 2, 0).astype(np.uint8), image.affine))
-    (case,) = labelled_cases(found, LABELS, {})[0]["spleen"]
+    (case,) = labelled_cases(datastore, LABELS, {})[0]["spleen"]
     assert case.labels == by_hand.resolve()
 
 
-def test_other_tags_than_those_that_mean_something_are_refused(studies: Path) -> None:
-    found, image = _open(studies)
+def test_unknown_tags_are_refused(studies: Path) -> None:
+    datastore, image = _open(studies)
     path = studies.parent / "submitted.nii.gz"
     write_nifti(path, Volume(_disc(image, 3).astype(np.uint8), image.affine))
     for tag in ("mine", "../x", "FINAL", "final\x1b", ""):
         with pytest.raises(InputError, match="must be one of final, draft, original"):
-            save_label(found, LABELS, "ct_01", path, tag, {})
+            save_label(datastore, LABELS, "ct_01", path, tag, {})
     assert not (studies / "labels" / "mine").exists()
     assert LabelHistory(studies).labels() == []

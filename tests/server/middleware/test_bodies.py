@@ -21,7 +21,7 @@ ANNA = Principal("anna", Role.ANNOTATOR, "token")
 
 
 class _Echo:
-    """An app that keeps what it is sent."""
+    """An application that stores the bodies that it receives."""
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
@@ -42,36 +42,36 @@ def _scope(
     length: int | None, path: str = "/datastore/image", method: str = "PUT", principal: Principal | None = ANNA
 ) -> Scope:
     headers = [(b"transfer-encoding", b"chunked")] if length is None else [(b"content-length", b"%d" % length)]
-    asked = RequestContext(find_policy(method, path), principal)
+    context = RequestContext(find_policy(method, path), principal)
     return {
         "type": "http", "method": method, "path": path, "query_string": b"", "headers": headers,
-        "client": ("10.0.0.1", 1), "baps.context": asked,
+        "client": ("10.0.0.1", 1), "baps.context": context,
     }  # fmt: skip
 
 
 async def _ask(app: Any, scope: Scope, parts: Sequence[bytes], hangs: bool = False) -> tuple[int, str]:
-    """Send a body in parts; without an end if it hangs. The status and the sentence."""
-    left, sent = list(parts), list[Message]()
+    """Send a body in parts, which never ends if it hangs, and return the status and the message."""
+    remaining, messages = list(parts), list[Message]()
 
     async def receive() -> Message:
-        if left:
-            part = left.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(left) or hangs}
+        if remaining:
+            part = remaining.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(remaining) or hangs}
         if hangs:
             await asyncio.sleep(60)
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     await app(scope, receive, send)
-    body = b"".join(message.get("body", b"") for message in sent)
-    return (sent[0]["status"], json.loads(body)["detail"] if body else "") if sent else (0, "")
+    body = b"".join(message.get("body", b"") for message in messages)
+    return (messages[0]["status"], json.loads(body)["detail"] if body else "") if messages else (0, "")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_body_arrives_as_it_was_sent(seed: int) -> None:
-    """Of any size around what stays in memory, in parts of any size, with a length or without."""
+    """The body has any size around the memory limit, parts of any size, and a length or none."""
     random = np.random.default_rng(seed)
     size = int(random.choice([1, 1000, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 128 << 10, 1 << 20, (1 << 20) + 1]))
     body = random.bytes(size)
@@ -83,22 +83,22 @@ def test_a_body_arrives_as_it_was_sent(seed: int) -> None:
     assert echo.got == [body]
 
 
-def test_what_is_too_large_is_refused_while_it_comes() -> None:
+def test_too_large_bodies_are_refused_while_they_arrive() -> None:
     echo = _Echo()
-    status, said = asyncio.run(_ask(Bodies(echo, 2 << 20), _scope(None), [bytes(1 << 20)] * 4, hangs=True))
+    status, detail = asyncio.run(_ask(Bodies(echo, 2 << 20), _scope(None), [bytes(1 << 20)] * 4, hangs=True))
     assert (status, echo.got) == (413, [])
-    assert "larger than the 2 MB" in said
+    assert "larger than the 2 MB" in detail
     small = _scope(None, "/activelearning/first", "POST")
     assert asyncio.run(_ask(Bodies(echo, 2 << 20), small, [bytes(1 << 20)] * 2, hangs=True))[0] == 413
 
 
 @pytest.mark.parametrize("length", [1000, None])
-def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+def test_an_idle_body_times_out(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_IDLE_SECONDS", 0.05)
     assert asyncio.run(_ask(Bodies(_Echo(), 2 << 20), _scope(length), [b"x"], hangs=True))[0] == 408
 
 
-def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_GRACE_SECONDS", 0.2)
 
     async def ask() -> int:
@@ -106,23 +106,25 @@ def test_a_body_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
             await asyncio.sleep(0.01)
             return {"type": "http.request", "body": b"x", "more_body": True}
 
-        sent = list[Message]()
+        messages = list[Message]()
 
         async def send(message: Message) -> None:
-            sent.append(message)
+            messages.append(message)
 
         await Bodies(_Echo(), 2 << 20)(_scope(10_000), receive, send)
-        return int(sent[0]["status"])
+        return int(messages[0]["status"])
 
     assert asyncio.run(asyncio.wait_for(ask(), 30)) == 408
 
 
-def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_of_too_many_small_bodies_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_SMALL_EACH", 2)
 
     async def run() -> None:
         bodies = Bodies(_Echo(), 2 << 20)
-        small = _scope(1000, "/activelearning/first", "POST")  # Of images a thread looks first, in any order.
+        small = _scope(
+            1000, "/activelearning/first", "POST"
+        )  # Bodies with images are first checked in threads, in any order.
         unfinished = [asyncio.create_task(_ask(bodies, small, [b"x"], hangs=True)) for _ in range(3)]
         await asyncio.sleep(0.1)
         assert [task.done() for task in unfinished] == [True, False, False]
@@ -139,7 +141,7 @@ def test_the_oldest_of_too_many_small_ones_is_ended(monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
-def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bodies_wait_and_are_refused_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_EACH", 1)
     monkeypatch.setattr(baps.server.middleware.bodies, "_LARGE_WAITING", 1)
 
@@ -147,10 +149,10 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
         bodies, other = Bodies(_Echo(), 4 << 20), Principal("bert", Role.ANNOTATOR, "token")
         unfinished = [asyncio.create_task(_ask(bodies, _scope(2 << 20), [b"x"], hangs=True)) for _ in range(2)]
         await asyncio.sleep(0.1)
-        status, said = await _ask(bodies, _scope(2 << 20), [bytes(2 << 20)])
-        assert (status, said[:21]) == (429, "You are sending 2 fil")
+        status, detail = await _ask(bodies, _scope(2 << 20), [bytes(2 << 20)])
+        assert (status, detail[:21]) == (429, "You are sending 2 fil")
         assert await _ask(bodies, _scope(2 << 20, principal=other), [bytes(2 << 20)]) == (200, "")
-        assert await _ask(bodies, _scope(3), [b"abc"]) == (200, "")  # A click beside one's own uploads.
+        assert await _ask(bodies, _scope(3), [b"abc"]) == (200, "")  # A click during uploads of the same user.
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
@@ -158,7 +160,7 @@ def test_large_ones_wait_and_then_are_refused(monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(run())
 
 
-def test_a_user_may_have_so_many_bytes_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_space_of_a_user_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baps.server.middleware.bodies, "_IMAGES_EACH", 1)
 
     async def run() -> None:
@@ -173,7 +175,7 @@ def test_a_user_may_have_so_many_bytes_on_the_disk(monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
-def test_what_names_something_missing_is_refused_unread() -> None:
+def test_a_request_for_a_missing_image_is_refused_unread() -> None:
     async def run() -> None:
         read = False
 
@@ -182,38 +184,41 @@ def test_what_names_something_missing_is_refused_unread() -> None:
             read = True
             return {"type": "http.disconnect"}
 
-        sent = list[Message]()
+        messages = list[Message]()
 
         async def send(message: Message) -> None:
-            sent.append(message)
+            messages.append(message)
 
         app = CloseUnread(Bodies(_Echo(), 2 << 20, find_missing=lambda _: "There is no image."))
         await app(_scope(1 << 20), receive, send)
-        assert (sent[0]["status"], read) == (404, False)
-        assert (b"connection", b"close") in sent[0]["headers"]
+        assert (messages[0]["status"], read) == (404, False)
+        assert (b"connection", b"close") in messages[0]["headers"]
 
     asyncio.run(run())
 
 
-def test_a_length_that_means_nothing_is_not_waited_for() -> None:
-    """As 3D Slicer's client sends it, with a GET after an upload."""
+def test_the_declared_body_of_a_get_is_not_awaited() -> None:
+    """3D Slicer's client repeats the length of an upload with the GET that follows."""
+    scopes: list[Scope] = []
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
     scope = _scope(1000, "/datastore/label", "GET")
-    assert asyncio.run(asyncio.wait_for(_ask(Bodies(answer, 2 << 20), scope, [], hangs=True), 10)) == (200, "")
+    assert asyncio.run(asyncio.wait_for(_ask(Bodies(app, 2 << 20), scope, [], hangs=True), 10)) == (200, "")
+    assert len(scopes) == 1
 
 
-def test_a_disk_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_FREE", 1 << 60)
-    monkeypatch.setattr(baps.server.middleware.bodies, "_KEPT_SHARE", 1)
-    status, said = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
-    assert (status, "no room" in said) == (507, True)
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(baps.server.middleware.bodies, "_MIN_FREE_SHARE", 1)
+    status, detail = asyncio.run(_ask(Bodies(_Echo(), 4 << 20), _scope(2 << 20), [bytes(2 << 20)]))
+    assert (status, "no room" in detail) == (507, True)
 
 
-def test_a_form_has_so_many_fields() -> None:
+def test_the_number_of_form_fields_is_limited() -> None:
     app = FastAPI()
 
     def count(params: str = Form(""), file: UploadFile | None = None) -> int:
@@ -227,16 +232,3 @@ def test_a_form_has_so_many_fields() -> None:
         assert client.post("/", data=many, files=files).status_code == 400
         assert client.post("/", data=many).status_code == 400
         assert client.post("/", data={"params": "x" * (2 << 20)}, files=files).status_code == 400
-
-
-def test_nobody_waits_for_the_body_of_a_get() -> None:
-    """MONAI Label's client announces with it the one that it sent before."""
-    asked: list[Scope] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        asked.append(scope)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    status, _ = asyncio.run(_ask(Bodies(app, 1 << 30), _scope(1000, "/datastore/label", "GET"), [], hangs=True))
-    assert (status, len(asked)) == (200, 1)

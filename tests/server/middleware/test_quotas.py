@@ -8,8 +8,8 @@ import pytest
 from baps.server.middleware.quotas import GROUPS, FairQueue, QueueFullError
 
 
-def test_a_free_slot_goes_to_the_users_in_turn() -> None:
-    """One user asks eight times before two others ask once each; they wait for one answer, not for eight."""
+def test_free_slots_are_given_to_users_in_turn() -> None:
+    """One user sends eight requests before two others send one each; they wait for one response, not for eight."""
 
     async def order() -> list[str]:
         queue, served = FairQueue(1, 1, 100), list[str]()
@@ -29,25 +29,25 @@ def test_a_free_slot_goes_to_the_users_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("users", "together"), [("aaaaa", 2), ("ab", 2), ("aabbcc", 3), ("aaab", 3)])
-def test_neither_all_slots_nor_those_of_a_user_are_exceeded(users: str, together: int) -> None:
-    async def most() -> int:
-        queue, running, seen = FairQueue(3, 2, 100), 0, 0
+def test_total_and_per_user_slots_are_limited(users: str, together: int) -> None:
+    async def run() -> int:
+        queue, running, max_running = FairQueue(3, 2, 100), 0, 0
 
         async def ask(user: str) -> None:
-            nonlocal running, seen
+            nonlocal running, max_running
             async with queue.slot(user):
                 running += 1
-                seen = max(seen, running)
+                max_running = max(max_running, running)
                 await asyncio.sleep(0.01)
                 running -= 1
 
         await asyncio.gather(*map(ask, users))
-        return seen
+        return max_running
 
-    assert asyncio.run(most()) == together
+    assert asyncio.run(run()) == together
 
 
-def test_more_than_may_wait_are_refused_and_others_are_not() -> None:
+def test_too_many_waiting_requests_of_one_user_are_refused() -> None:
     async def run() -> None:
         queue = FairQueue(1, 1, 2)
         async with queue.slot("a"):
@@ -56,17 +56,17 @@ def test_more_than_may_wait_are_refused_and_others_are_not() -> None:
             with pytest.raises(QueueFullError):
                 async with queue.slot("a"):
                     pass
-            other = asyncio.ensure_future(AsyncExitStack().enter_async_context(queue.slot("b")))
+            other_user = asyncio.ensure_future(AsyncExitStack().enter_async_context(queue.slot("b")))
             await asyncio.sleep(0)
-            assert not other.done()
-            for one in (*waiting, other):
-                one.cancel()
-            await asyncio.gather(*waiting, other, return_exceptions=True)
+            assert not other_user.done()
+            for request in (*waiting, other_user):
+                request.cancel()
+            await asyncio.gather(*waiting, other_user, return_exceptions=True)
 
     asyncio.run(run())
 
 
-def test_who_has_left_holds_nothing() -> None:
+def test_cancelled_requests_release_their_slots() -> None:
     async def run() -> None:
         queue = FairQueue(1, 1, 10)
 
@@ -78,7 +78,7 @@ def test_who_has_left_holds_nothing() -> None:
             waiting, granted = asyncio.ensure_future(ask()), asyncio.ensure_future(ask())
             await asyncio.sleep(0)
             waiting.cancel()
-        granted.cancel()  # Its turn has come, but it has not run since.
+        granted.cancel()  # It has the slot, but has not run since.
         await asyncio.gather(waiting, granted, return_exceptions=True)
         await asyncio.wait_for(ask(), 5)
         assert queue._free == 1

@@ -1,4 +1,4 @@
-"""Whatever path is asked for, the guard and the routes see the same one, below the root path."""
+"""The guard and the routes see the same path below the root path."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PARTS = ["/baps", "baps", "/", "//", "", "/info/", "/audit", "/%2e%2e", "..", "/
 
 
 def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
-    """What the application behind sees of a request, or None if it is refused."""
-    found: list[Scope] = []
+    """Return the scope that the application gets, or None if the request is refused."""
+    scopes: list[Scope] = []
 
     async def app(scope: Scope, _: Receive, __: Send) -> None:
-        found.append(scope)
+        scopes.append(scope)
 
     async def receive() -> Message:
         return {"type": "http.request"}
@@ -36,7 +36,7 @@ def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
 
     scope = {"type": "http", "method": "GET", "path": given_root + path, "root_path": given_root, "headers": []}
     asyncio.run(RootPath(app, root)(scope, receive, send))
-    return found[0] if found else None
+    return scopes[0] if scopes else None
 
 
 @pytest.mark.parametrize("given_root", ["", "/baps", "/baps/"], ids=["setting", "uvicorn", "uvicorn with a slash"])
@@ -55,7 +55,7 @@ def seen(path: str, given_root: str = "", root: str = ROOT) -> Scope | None:
         ("/baps/../audit", "/../audit"),
     ],
 )
-def test_the_root_path_is_taken_off_once(path: str, below: str, given_root: str) -> None:
+def test_the_root_path_is_removed_once(path: str, below: str, given_root: str) -> None:
     scope = seen(path, given_root, "" if given_root else ROOT)
     assert scope is not None
     assert (scope["root_path"], scope["path"]) == (ROOT, ROOT + below)
@@ -63,7 +63,7 @@ def test_the_root_path_is_taken_off_once(path: str, below: str, given_root: str)
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join), st.sampled_from(["", "/baps", "/a/b"]))
-def test_the_guard_sees_the_path_that_the_routes_see(path: str, root: str) -> None:
+def test_guard_and_routes_see_the_same_path(path: str, root: str) -> None:
     scope = seen(path, root=root)
     if scope is None:
         assert path
@@ -74,8 +74,8 @@ def test_the_guard_sees_the_path_that_the_routes_see(path: str, root: str) -> No
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join))
-def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
-    """An application with the admins' route alone: whoever gets there was taken for an admin's request."""
+def test_no_path_reaches_a_route_with_another_policy(path: str) -> None:
+    """In an application with one route for admins, every request that reaches it was checked as such."""
     app = FastAPI()
     kinds = []
 
@@ -96,19 +96,19 @@ def test_no_path_reaches_a_route_of_another_kind(path: str) -> None:
         assert kinds[-1].action == "read who did what"
 
 
-def test_a_redirection_leads_back_below_the_path() -> None:
+def test_redirects_stay_below_the_root_path() -> None:
     app = FastAPI()
 
     @app.get("/info/")
     def info() -> None: ...
 
     client: Any = TestClient(RootPath(app, ROOT), base_url="http://hospital", follow_redirects=False)
-    for asked in ("/info", "/baps/info"):
-        assert client.get(asked).headers["Location"] == "http://hospital/baps/info/"
+    for path in ("/info", "/baps/info"):
+        assert client.get(path).headers["Location"] == "http://hospital/baps/info/"
 
 
 @pytest.mark.parametrize(
-    ("said", "root"),
+    ("text", "root"),
     [
         ("/baps", "/baps"),
         ("baps", "/baps"),
@@ -118,13 +118,13 @@ def test_a_redirection_leads_back_below_the_path() -> None:
         ("/a/b.c_d~e-f/", "/a/b.c_d~e-f"),
     ],
 )
-def test_a_root_path_is_read(said: str, root: str) -> None:
-    assert parse_root_path(said) == root
+def test_root_paths_are_normalized(text: str, root: str) -> None:
+    assert parse_root_path(text) == root
 
 
 @pytest.mark.parametrize(
-    "said", ["/a//b", "/..", "/a/../b", "https://x/baps", '/"', "/a b", "/a?b", "/%62", "/é", "/."]
+    "text", ["/a//b", "/..", "/a/../b", "https://x/baps", '/"', "/a b", "/a?b", "/%62", "/é", "/."]
 )
-def test_what_is_no_plain_path_is_refused(said: str) -> None:
+def test_invalid_root_paths_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="root path is a path such as /baps"):
-        parse_root_path(said)
+        parse_root_path(text)

@@ -1,4 +1,4 @@
-"""Whatever answers, and however: the headers are there."""
+"""All responses have the security headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.testclient import TestClient
 
-from baps.server.middleware.security_headers import ALWAYS, NOTHING, SecurityHeaders
+from baps.server.middleware.security_headers import ALWAYS, STRICTEST_POLICY, SecurityHeaders
 
 
 def _client() -> TestClient:
@@ -43,17 +43,17 @@ def _client() -> TestClient:
         ("/openapi.json", 200),
     ],
 )
-def test_every_answer_has_them(path: str, status: int) -> None:
+def test_every_response_has_the_security_headers(path: str, status: int) -> None:
     client = _client()
     for method in ("GET", "HEAD", "OPTIONS"):
         reply = client.request(method, path, follow_redirects=False)
         assert reply.status_code == status or method != "GET"
         assert {name: reply.headers.get(name) for name in ALWAYS} == dict(ALWAYS)
-        assert reply.headers["Content-Security-Policy"] == NOTHING
+        assert reply.headers["Content-Security-Policy"] == STRICTEST_POLICY
         assert reply.headers["Cache-Control"] == "no-store"
 
 
-def test_an_answer_keeps_its_own_policy_and_nothing_else() -> None:
+def test_a_response_keeps_its_own_policy_and_cache_control() -> None:
     headers = _client().get("/own").headers
     assert (headers["Content-Security-Policy"], headers["Cache-Control"]) == ("default-src 'self'", "private")
     assert headers.get_list("X-Frame-Options") == ["DENY"]

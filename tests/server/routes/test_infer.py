@@ -16,7 +16,7 @@ from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.blackbox import BlackBox
 from baps.registry.store import AdapterStore
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 """What Slicer's client adds to every request."""
@@ -43,10 +43,10 @@ def raw(content: bytes) -> np.ndarray:
     """What OHIF makes of a reply: it skips the header and takes the bytes in the image's voxel order."""
     header, _, data = content.partition(b"\n\n")
     assert b"encoding: raw" in header
-    return np.frombuffer(data, np.uint8).reshape(truth("ct_01").shape, order="F")
+    return np.frombuffer(data, np.uint8).reshape(sample_labels("ct_01").shape, order="F")
 
 
-def test_ohif_names_neither_label_nor_slice(server: Site) -> None:
+def test_requests_of_ohif_have_neither_label_nor_slice(server: Site) -> None:
     point = spleen_click("ct_01")
     status, _, file = ask(server, "baps", {**OHIF, "foreground": [point], "background": []}, "image")
     assert status == 200
@@ -56,7 +56,7 @@ def test_ohif_names_neither_label_nor_slice(server: Site) -> None:
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("coronal", 1), ("sagittal", 0), ("axial", 2)])
-def test_a_click_on_another_plane_comes_back_on_that_plane(server: Site, plane: str, axis: int) -> None:
+def test_clicks_on_other_planes(server: Site, plane: str, axis: int) -> None:
     point = spleen_click("ct_01")
     params = {**OHIF, "foreground": [point], "background": [], "plane": plane}
     status, _, file = ask(server, "baps", params, "image")
@@ -70,9 +70,9 @@ def test_a_click_on_another_plane_comes_back_on_that_plane(server: Site, plane: 
 def test_ohif_keeps_the_points_of_earlier_slices(server: Site) -> None:
     i, j, k = spleen_click("ct_01")
     params = {**OHIF, "foreground": [[i, j, k - 2], [i, j, k - 1], [i, j, k]], "background": [[2, 2, k - 2]]}
-    status, said, _ = ask(server, "baps", params)
-    assert (status, said["slice"]) == (200, k)
-    assert said["notes"] == [
+    status, reply, _ = ask(server, "baps", params)
+    assert (status, reply["slice"]) == (200, k)
+    assert reply["notes"] == [
         "2 foreground points of other slices skipped.",
         "1 background point of other slices skipped.",
     ]
@@ -91,12 +91,10 @@ def test_ohif_keeps_the_points_of_earlier_slices(server: Site) -> None:
         ({"roi": [200, 220, 1, 5, 0, 9]}, "outside the volume"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_a_sentence(
-    server: Site, params: dict[str, Any], sentence: str
-) -> None:
+def test_invalid_requests(server: Site, params: dict[str, Any], sentence: str) -> None:
     for viewer in (SLICER, OHIF):
-        status, said, _ = ask(server, "baps", {**viewer, **params})
-        assert (status, sentence in said["detail"]) == (400, True), said
+        status, reply, _ = ask(server, "baps", {**viewer, **params})
+        assert (status, sentence in reply["detail"]) == (400, True), reply
 
 
 def test_two_users_do_not_see_each_others_clicks(server: Site) -> None:
@@ -115,7 +113,7 @@ def test_two_users_do_not_see_each_others_clicks(server: Site) -> None:
     np.testing.assert_array_equal(raw(before), raw(after))
 
 
-def test_where_the_adapter_did_not_answer_it_is_said(own_server: Site, bundled: BlackBox) -> None:
+def test_notes_on_masks_without_the_adapter(own_server: Site, bundled: BlackBox) -> None:
     """Its head finds nothing anywhere. That holds for a first click, and not against a correction."""
     head = OutputHead()
     with torch.no_grad():
@@ -127,14 +125,16 @@ def test_where_the_adapter_did_not_answer_it_is_said(own_server: Site, bundled: 
     )
     i, j, k = spleen_click("ct_01")
     first = {**OHIF, "label": "spleen", "foreground": [[i, j, k]], "background": [], "plane": "axial"}
-    status, said, file = ask(own_server, "baps", first)
-    assert (status, said["adapter"], said["notes"]) == (200, "spleen/v0001", [])
+    status, reply, file = ask(own_server, "baps", first)
+    assert (status, reply["adapter"], reply["notes"]) == (200, "spleen/v0001", [])
     assert not raw(file).any()
-    status, said, file = ask(own_server, "baps", {**first, "foreground": [[i, j, k], [i + 4, j, k]]})
-    assert (status, said["adapter"]) == (200, None)
-    assert said["notes"] == ["The adapted answer went against a click; this one was given with less of the adapter."]
+    status, reply, file = ask(own_server, "baps", {**first, "foreground": [[i, j, k], [i + 4, j, k]]})
+    assert (status, reply["adapter"]) == (200, None)
+    assert reply["notes"] == ["The adapted mask violated a click; this mask is less adapted."]
     assert raw(file)[i, j, k]
-    status, said, file = ask(own_server, "baps", {**first, "plane": "coronal"})
-    assert (status, said["adapter"]) == (200, None)
-    assert said["notes"] == ["Adapters are made for the slices as they are stored; this one was answered without."]
+    status, reply, file = ask(own_server, "baps", {**first, "plane": "coronal"})
+    assert (status, reply["adapter"]) == (200, None)
+    assert reply["notes"] == [
+        "Adapters are trained on the slices as they are stored. This mask is from the unadapted model."
+    ]
     assert raw(file)[i, j, k]

@@ -20,7 +20,7 @@ from tests.support.provider import Provider, running_provider
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     with running_provider() as running:
-        running.about["grant_types_supported"] = ["authorization_code", "password"]
+        running.discovery_changes["grant_types_supported"] = ["authorization_code", "password"]
         yield running
 
 
@@ -32,7 +32,7 @@ def _begin(browser: TestClient, root: str = "", target: str = "/info/") -> str:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("root", ["", "/baps"])
-def test_the_way_to_the_provider_and_back(tmp_path: Path, provider: Provider, scheme: str, root: str) -> None:
+def test_sign_in_with_a_provider(tmp_path: Path, provider: Provider, scheme: str, root: str) -> None:
     site = LoginSite(tmp_path, provider, root)
     browser = site.browser(scheme)
     address = _begin(browser, root, f"{root}/ohif/")
@@ -42,9 +42,7 @@ def test_the_way_to_the_provider_and_back(tmp_path: Path, provider: Provider, sc
     assert {cookie.name.removeprefix("__Host-").removeprefix("__Secure-") for cookie in browser.cookies.jar} == {"baps"}
 
 
-def test_what_belongs_to_a_way_is_seen_by_nobody_and_kept_by_the_browser_alone(
-    tmp_path: Path, provider: Provider
-) -> None:
+def test_the_state_of_a_sign_in_is_an_encrypted_cookie(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
     browser = site.browser("https")
     address = _begin(browser)
@@ -57,7 +55,7 @@ def test_what_belongs_to_a_way_is_seen_by_nobody_and_kept_by_the_browser_alone(
     assert browser.get(f"/login/openid/return?{provider.code(address)}").status_code == 200
 
 
-def test_one_comes_back_once(tmp_path: Path, provider: Provider) -> None:
+def test_a_sign_in_can_be_finished_once(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
     browser = site.browser()
     back = f"/login/openid/return?{provider.code(_begin(browser))}"
@@ -69,7 +67,7 @@ def test_one_comes_back_once(tmp_path: Path, provider: Provider) -> None:
     assert other.get(back).status_code == 401
 
 
-def test_junk_ends_no_way_and_another_browsers_way_is_none(tmp_path: Path, provider: Provider) -> None:
+def test_other_states_are_refused(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
     browser, attacker = site.browser(), site.browser()
     address, theirs = _begin(browser), _begin(attacker)
@@ -85,7 +83,9 @@ def test_junk_ends_no_way_and_another_browsers_way_is_none(tmp_path: Path, provi
     assert browser.get(f"/login/openid/return?{provider.code(address)}", headers=planted).status_code == 200
 
 
-def test_a_way_ends_after_ten_minutes(tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sign_in_expires_after_ten_minutes(
+    tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = LoginSite(tmp_path, provider)
     browser = site.browser()
     back = f"/login/openid/return?{provider.code(_begin(browser))}"
@@ -94,7 +94,7 @@ def test_a_way_ends_after_ten_minutes(tmp_path: Path, provider: Provider, monkey
     assert browser.get(back).status_code == 400
 
 
-def test_the_cookie_of_a_way_is_small_enough_for_browsers(tmp_path: Path, provider: Provider) -> None:
+def test_the_cookie_of_a_sign_in_is_small_enough(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
     for target in ("/ohif/?a=" + "x" * 5000, "/ohif/?a=" + "é" * 1400, "/ohif/?a=" + "é" * 700):
         reply = site.browser().get("/login/openid", params={"next": target})
@@ -104,7 +104,7 @@ def test_the_cookie_of_a_way_is_small_enough_for_browsers(tmp_path: Path, provid
 # Sessions.
 
 
-def test_signing_out_takes_a_button(tmp_path: Path) -> None:
+def test_signing_out_needs_a_post(tmp_path: Path) -> None:
     site = LoginSite(tmp_path)
     browser = site.browser()
     site.sign_in(browser, "anna")
@@ -118,7 +118,7 @@ def test_signing_out_takes_a_button(tmp_path: Path) -> None:
     assert browser.get("/info/").status_code == 401
 
 
-def test_who_has_sessions_of_two_users_is_neither(tmp_path: Path) -> None:
+def test_cookies_of_two_users_are_refused(tmp_path: Path) -> None:
     """Another server of the host, or a page of it, has planted one."""
     site = LoginSite(tmp_path)
     values = {}
@@ -145,7 +145,7 @@ FOREIGN = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}]
 
 @pytest.mark.parametrize("site_", FOREIGN)
 @pytest.mark.parametrize("path", ["/ohif/", "/login", "/", "/docs"])
-def test_a_link_of_another_page_leads_to_our_pages(tmp_path: Path, path: str, site_: dict[str, str]) -> None:
+def test_links_of_other_pages_open_pages(tmp_path: Path, path: str, site_: dict[str, str]) -> None:
     assert LoginSite(tmp_path).browser().get(path, headers={**LINK, **site_}).status_code in (200, 303)
 
 
@@ -165,7 +165,7 @@ def test_a_link_of_another_page_leads_to_our_pages(tmp_path: Path, path: str, si
         ("OPTIONS", "/info/", {}),
     ],
 )
-def test_else_they_ask_nothing(tmp_path: Path, method: str, path: str, headers: dict[str, str]) -> None:
+def test_requests_of_other_pages_are_refused(tmp_path: Path, method: str, path: str, headers: dict[str, str]) -> None:
     """Neither with a token nor without one."""
     site = LoginSite(tmp_path)
     for known, foreign in product(({"Authorization": f"Bearer {site.tokens['anna']}"}, {}), FOREIGN):
@@ -174,7 +174,7 @@ def test_else_they_ask_nothing(tmp_path: Path, method: str, path: str, headers: 
         assert "patients" not in reply.text
 
 
-def test_named_origins_and_programs_ask_as_before(tmp_path: Path) -> None:
+def test_allowed_origins_and_programs(tmp_path: Path) -> None:
     site = LoginSite(tmp_path, origins=["https://viewer.hospital"])
     known = {"Authorization": f"Bearer {site.tokens['anna']}"}
     named = {"Origin": "https://viewer.hospital", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
@@ -192,7 +192,7 @@ def test_named_origins_and_programs_ask_as_before(tmp_path: Path) -> None:
     ["//evil.example", "///evil.example", "/\\evil.example", "/%5cevil.example", "https:evil.example", "\t//e.example",
      "/ohif/../..//evil.example", "http://hospital.evil.example/", "/logout", "/login?next=//evil.example", "/x//e"],
 )  # fmt: skip
-def test_the_login_leads_nowhere_else(tmp_path: Path, place: str, root: str) -> None:
+def test_the_login_redirects_to_this_server_only(tmp_path: Path, place: str, root: str) -> None:
     site = LoginSite(tmp_path, root=root)
     for target in (place, root + place):
         form = {"username": "anna", "password": site.tokens["anna"], "next": target}
@@ -216,7 +216,7 @@ def test_a_websocket_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/login", "/auth/token"])
-def test_right_tokens_are_let_in_whatever_failed_before(tmp_path: Path, path: str) -> None:
+def test_valid_tokens_are_never_throttled(tmp_path: Path, path: str) -> None:
     site = LoginSite(tmp_path)
     browser = site.browser()
     seen = [browser.post(path, data={"username": "anna", "password": f"{n}"}).status_code for n in range(20)]
@@ -230,7 +230,7 @@ def test_right_tokens_are_let_in_whatever_failed_before(tmp_path: Path, path: st
     assert browser.get("/info/", headers={"Authorization": f"Bearer {site.tokens['anna']}"}).status_code == 200
 
 
-def test_a_providers_password_is_not_guessed(tmp_path: Path, provider: Provider) -> None:
+def test_passwords_of_a_provider_are_throttled(tmp_path: Path, provider: Provider) -> None:
     provider.password = "open sesame"  # noqa: S105
     site = LoginSite(tmp_path, provider)
 
@@ -241,7 +241,7 @@ def test_a_providers_password_is_not_guessed(tmp_path: Path, provider: Provider)
     assert sign_in("olga", "open sesame") == 200
     spellings = ("rita", "Rita", " rita", "RITA", "\uff52ita")
     assert [sign_in(spellings[n % 5], str(n)) for n in range(12)] == [401] * 10 + [429] * 2
-    assert len(provider.tried) == 11
+    assert len(provider.passwords_tried) == 11
     assert sign_in("rita", "open sesame") == 429
     assert sign_in("rita", "open sesame", "10.0.0.2") == 200  # Who guesses elsewhere does not lock her out here.
     assert sign_in("olaf", "open sesame") == 200
@@ -252,14 +252,14 @@ def test_a_providers_password_is_not_guessed(tmp_path: Path, provider: Provider)
     assert sign_in("anna", site.tokens["anna"]) == 200
 
 
-def test_a_provider_that_does_not_answer_counts_against_nobody(tmp_path: Path, provider: Provider) -> None:
+def test_an_unreachable_provider_is_not_a_failed_attempt(tmp_path: Path, provider: Provider) -> None:
     site = LoginSite(tmp_path, provider)
-    provider.about["token_endpoint"] = "http://127.0.0.1:9/token"  # noqa: S105
+    provider.discovery_changes["token_endpoint"] = "http://127.0.0.1:9/token"  # noqa: S105
     form = {"username": "rita", "password": "x"}
     assert {site.browser().post("/login", data=form).status_code for _ in range(15)} == {503}
 
 
-def test_the_cookie_of_the_session_is_the_one_that_is_set(tmp_path: Path) -> None:
+def test_session_cookie(tmp_path: Path) -> None:
     site = LoginSite(tmp_path)
     reply = site.browser("https").post("/login", data={"username": "anna", "password": site.tokens["anna"]})
     (morsel,) = SimpleCookie(reply.headers["Set-Cookie"]).values()

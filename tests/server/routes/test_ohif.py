@@ -21,7 +21,7 @@ def client() -> TestClient:
 
 
 @pytest.mark.parametrize("path", ["", "index.html", "monai-label", "viewer?StudyInstanceUIDs=1.2"])
-def test_a_folder_of_files_says_what_to_use(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_ohif_page_of_a_folder(client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "/data/studies")
     reply = client.get(f"/ohif/{path}")
     assert reply.status_code == 200
@@ -31,13 +31,13 @@ def test_a_folder_of_files_says_what_to_use(client: TestClient, monkeypatch: pyt
     assert "Orthanc" not in reply.text
 
 
-def test_a_pacs_is_shown_in_ohif(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ohif_page_of_a_pacs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "http://pacs/dicom-web")
     assert "app-config.js" in client.get("/ohif/").text
     assert "app-config.js" in client.get("/ohif/monai-label").text
 
 
-def test_the_configuration_names_no_product_and_offers_nothing_that_is_refused(client: TestClient) -> None:
+def test_configuration(client: TestClient) -> None:
     theirs = client.get("/ohif/app-config.js").text.partition("// Added to the configuration")[0]
     assert "Orthanc" not in theirs
     assert re.search(r"dicomUploadEnabled: false", theirs)

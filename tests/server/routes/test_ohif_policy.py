@@ -26,9 +26,9 @@ class _Inline(HTMLParser):
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self._inside = tag == "script" and "src" not in found
-        self.addresses += [found[name] or "" for name in ("src", "href") if name in found]
+        result = dict(attrs)
+        self._inside = tag == "script" and "src" not in result
+        self.addresses += [result[name] or "" for name in ("src", "href") if name in result]
 
     def handle_data(self, data: str) -> None:
         if self._inside:
@@ -50,7 +50,7 @@ def _client(root: str) -> TestClient:
 
 @pytest.mark.parametrize("root", ["", "/baps"])
 @pytest.mark.parametrize("path", ["", "viewer", "index.html"])
-def test_the_page_runs_its_own_scripts_alone(root: str, path: str) -> None:
+def test_content_security_policy(root: str, path: str) -> None:
     reply = _client(root).get(f"{root}/ohif/{path}")
     page = _Inline()
     page.feed(reply.text)
@@ -65,13 +65,13 @@ def test_the_page_runs_its_own_scripts_alone(root: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["", "/baps"])
-def test_scripts_and_styles_are_kept_for_a_while(root: str) -> None:
+def test_scripts_and_styles_are_cached(root: str) -> None:
     client = _client(root)
     page = _Inline()
     page.feed(client.get(f"{root}/ohif/").text)
-    found = [address for address in page.addresses if "bundle" in address]
-    assert len(found) == 2
-    for address in found:
+    result = [address for address in page.addresses if "bundle" in address]
+    assert len(result) == 2
+    for address in result:
         reply = client.get(address)
         assert reply.headers["Cache-Control"] == "private, max-age=3600"
         assert "fonts.googleapis.com" not in reply.text or address.endswith(".js")

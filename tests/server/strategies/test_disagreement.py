@@ -1,4 +1,4 @@
-"""The strategy, with two methods whose answers are known."""
+"""The strategy with two methods whose masks are known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from baps.server.strategies.disagreement import Disagreement
 
 
 class Organs:
-    """An organ model that finds the ball, moved by so many voxels; None finds nothing."""
+    """An organ model that returns the ball, shifted by a number of voxels, or nothing for None."""
 
     def __init__(self, moved: Mapping[int, int | None], ball: NDArray[np.bool_]) -> None:
         self.moved, self.ball = moved, ball
@@ -40,7 +40,7 @@ class Organs:
 
 
 class Studies:
-    """A datastore of images that have no label."""
+    """A datastore of images without labels."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, list[str]()
@@ -53,7 +53,7 @@ class Studies:
 
 
 class Ward:
-    """Images named by their numbers; the black box finds the bright ball on all of them."""
+    """Images named by numbers, and a black box that finds the bright ball on all of them."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class Ward:
 
     def strategy(self, seconds: float = 600) -> Disagreement:
         labels = {"ball": 3, "other": 4}
-        clicks = self.folder / "clicks.lock"
-        return Disagreement(lambda: self.segmenter, lambda: self.organs, labels, clicks, seconds)  # type: ignore[arg-type, return-value]
+        lock_file = self.folder / "clicks.lock"
+        return Disagreement(lambda: self.segmenter, lambda: self.organs, labels, lock_file, seconds)  # type: ignore[arg-type, return-value]
 
     def propose(self, strategy: Disagreement) -> dict[str, Any]:
-        found = strategy({"strategy": "disagreement"}, self.studies)
-        assert found is not None
-        return found
+        sample = strategy({"strategy": "disagreement"}, self.studies)
+        assert sample is not None
+        return sample
 
 
 @pytest.fixture
@@ -95,32 +95,32 @@ def new_ward(
     return make
 
 
-def test_the_volume_with_the_largest_disagreement_is_proposed(new_ward: Callable[..., Ward]) -> None:
+def test_the_volume_with_the_largest_disagreement_is_selected(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6, 3: 3, 4: None})
-    found = ward.propose(ward.strategy())
-    assert found["id"] == "2"
-    assert found["disagreement"] > 0.3
-    assert "of 3 volumes that were compared; 4 have no label" in found["reason"]
+    sample = ward.propose(ward.strategy())
+    assert sample["id"] == "2"
+    assert sample["disagreement"] > 0.3
+    assert "of 3 volumes that were compared; 4 have no label" in sample["reason"]
     ward.studies.images = ["1"]
     assert ward.propose(ward.strategy())["disagreement"] < 0.1
 
 
-def test_it_asks_the_promptable_model_on_few_slices(new_ward: Callable[..., Ward]) -> None:
+def test_the_black_box_is_queried_on_few_slices(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0})
     ward.propose(ward.strategy())
     assert len(ward.segmenter.black_box.queries) == 5  # type: ignore[attr-defined]
 
 
-def test_what_was_compared_stays_in_memory_and_the_next_request_goes_on(new_ward: Callable[..., Ward]) -> None:
+def test_the_next_request_continues_with_further_volumes(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6, 3: 3})
-    strategy = ward.strategy(seconds=0)  # One volume a request.
+    strategy = ward.strategy(seconds=0)  # One volume per request.
     for count in (1, 2, 3, 3):
-        found = ward.propose(strategy)
+        sample = ward.propose(strategy)
         assert len(ward.organs.asked) == count
-    assert found["id"] == "2"
+    assert sample["id"] == "2"
     assert sorted(ward.organs.asked) == [1, 2, 3]
 
-    ward.studies.images.remove("2")  # It got a label.
+    ward.studies.images.remove("2")  # It has a label now.
     assert ward.propose(strategy)["id"] == "3"
     ward.organs.version = "v0002"
     ward.propose(strategy)
@@ -137,7 +137,7 @@ def test_the_order_is_the_same_after_a_restart(new_ward: Callable[..., Ward]) ->
     assert ward.organs.asked[:6] != sorted(ward.organs.asked[:6])
 
 
-def test_a_broken_volume_is_passed_over_once(new_ward: Callable[..., Ward]) -> None:
+def test_a_broken_volume_is_skipped(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0, 2: 6})
     (ward.studies.folder / "1.nii.gz").write_bytes(b"junk")
     strategy = ward.strategy()
@@ -146,11 +146,11 @@ def test_a_broken_volume_is_passed_over_once(new_ward: Callable[..., Ward]) -> N
     assert ward.organs.asked == [2]
 
 
-def test_a_volume_that_could_not_be_had_is_tried_again(
+def test_a_volume_that_could_not_be_fetched_is_tried_again(
     new_ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ward = new_ward({1: 0, 2: 6})
-    strategy, there = ward.strategy(), ward.studies.get_image_uri
+    strategy, get_image_uri = ward.strategy(), ward.studies.get_image_uri
 
     def away(image: str) -> str:
         raise BapsError("The PACS cannot be reached.")
@@ -158,27 +158,27 @@ def test_a_volume_that_could_not_be_had_is_tried_again(
     monkeypatch.setattr(ward.studies, "get_image_uri", away)
     with pytest.raises(BapsError, match="cannot be reached"):
         ward.propose(strategy)
-    monkeypatch.setattr(ward.studies, "get_image_uri", there)
+    monkeypatch.setattr(ward.studies, "get_image_uri", get_image_uri)
     assert ward.propose(strategy)["id"] == "2"
 
 
-def test_where_nothing_can_be_compared_one_is_drawn_and_it_is_said_why(new_ward: Callable[..., Ward]) -> None:
+def test_a_random_image_is_selected_if_nothing_can_be_compared(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: None, 2: None})
-    found = ward.propose(ward.strategy())
-    assert found["id"] in ("1", "2")
-    assert "disagreement" not in found
-    assert "drawn by chance" in found["reason"]
+    sample = ward.propose(ward.strategy())
+    assert sample["id"] in ("1", "2")
+    assert "disagreement" not in sample
+    assert "selected at random" in sample["reason"]
 
 
-def test_where_a_model_cannot_be_loaded_one_is_drawn(new_ward: Callable[..., Ward]) -> None:
+def test_a_random_image_is_selected_if_a_model_cannot_be_loaded(new_ward: Callable[..., Ward]) -> None:
     ward = new_ward({1: 0})
 
     def refuse() -> Segmenter:
         raise BapsError("The model cannot be loaded.")
 
     strategy = Disagreement(refuse, refuse, {"ball": 3}, ward.folder / "clicks.lock")  # type: ignore[arg-type]
-    assert strategy({}, ward.studies) == {"id": "1", "reason": "It was drawn by chance: The model cannot be loaded."}
+    assert strategy({}, ward.studies) == {"id": "1", "reason": "It was selected at random: The model cannot be loaded."}
 
 
-def test_where_all_images_have_labels_none_is_proposed(new_ward: Callable[..., Ward]) -> None:
+def test_nothing_is_selected_if_all_images_have_labels(new_ward: Callable[..., Ward]) -> None:
     assert new_ward({}).strategy()({}, Studies(Path())) is None

@@ -10,7 +10,7 @@ from baps.server.strategies.random import RandomStrategy
 
 
 class _Images:
-    """A datastore of images that were offered so many seconds ago."""
+    """A datastore of images that were selected a number of seconds ago."""
 
     def __init__(self, ago: dict[str, float | None]) -> None:
         self.ago = ago
@@ -27,18 +27,18 @@ class _Images:
 
 
 @pytest.mark.parametrize("ago", [0, -100, None])
-def test_images_that_were_all_offered_just_now_are_offered_again(ago: float | None) -> None:
-    found = RandomStrategy()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
-    assert found is not None
-    assert found["id"] in ("a", "b")
-    assert found["weight"] >= 1
+def test_images_that_were_just_selected_are_selected_again(ago: float | None) -> None:
+    sample = RandomStrategy()({"strategy": "random"}, _Images({"a": ago, "b": ago}))
+    assert sample is not None
+    assert sample["id"] in ("a", "b")
+    assert sample["weight"] >= 1
 
 
-def test_what_waited_longer_comes_first() -> None:
+def test_images_that_were_never_selected_are_preferred() -> None:
     images = _Images({"just now": 0, "never": None, "an hour ago": 3600})
     drawn = Counter(RandomStrategy()({"strategy": "random"}, images)["id"] for _ in range(50))  # type: ignore[index]
     assert drawn.most_common(1)[0][0] == "never"
 
 
-def test_none_is_left() -> None:
+def test_nothing_is_selected_if_no_image_is_left() -> None:
     assert RandomStrategy()({"strategy": "random"}, _Images({})) is None

@@ -10,7 +10,7 @@ from baps.server.strategies.usable import first_usable
 
 
 class _Images:
-    """A datastore that fails with an image as its first letter says."""
+    """A datastore that fails depending on the first letter of the image."""
 
     _ERRORS: ClassVar[dict[str, Exception]] = {
         "i": InputError("It has missing slices."),
@@ -28,20 +28,20 @@ class _Images:
         return f"{image}.nii.gz"
 
 
-def test_an_image_that_cannot_be_used_or_fetched_holds_up_no_other() -> None:
+def test_unusable_images_are_skipped() -> None:
     assert first_usable(["i1", "p1", "i2", "p2", "a", "b"], _Images()) == "a"
     assert first_usable(["several", "a"], _Images()) == "a"
     assert first_usable([], _Images()) is None
 
 
-def test_why_none_is_left_is_said() -> None:
+def test_the_reason_is_reported_if_no_image_can_be_used() -> None:
     with pytest.raises(InputError, match="None of 2 images .* missing slices"):
         first_usable(["i1", "i2"], _Images())
     with pytest.raises(BapsError, match="The PACS"):
         first_usable(["i1", "p1", "i2"], _Images())
 
 
-def test_a_pacs_or_a_disk_that_fails_again_and_again_is_said() -> None:
+def test_repeated_failures_of_the_pacs_or_the_disk_are_reported() -> None:
     with pytest.raises(BapsError, match="The PACS"):
         first_usable(["p1", "p2", "p3", "a"], _Images())
     with pytest.raises(StorageError, match="The disk"):

@@ -1,4 +1,4 @@
-"""What no training can use is refused by the request, or, where that depends on the cases, by the training."""
+"""Invalid options are refused by the request or, if they depend on the cases, by the training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def studies(tmp_path: Path) -> StudiesDatastore:
     (tmp_path / "studies").mkdir()
     for case in ("ct_01", "ct_02"):
         shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", tmp_path / "studies")
-    made = StudiesDatastore(str(tmp_path / "studies"), auto_reload=False, read_only=False)
+    datastore = StudiesDatastore(str(tmp_path / "studies"), auto_reload=False, read_only=False)
     for case in ("ct_01", "ct_02"):
-        save_label(made, LABELS, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", {"author": "anna"})
-    return made
+        save_label(datastore, LABELS, case, SAMPLES / "labels" / f"{case}.nii.gz", "final", {"author": "anna"})
+    return datastore
 
 
 def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings]:
@@ -43,7 +43,7 @@ def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"max_images": 0}, "max_images must be at least 1"),
         ({"max_images": 100.5}, "must be of type int"),
@@ -55,39 +55,39 @@ def trainer(black_box: BlackBox, folder: Path) -> SiteTrainer[AdaptationSettings
         ({"prompt": "poke"}, "poke"),
     ],
 )
-def test_options_that_no_training_can_use(
-    studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path, options: dict[str, Any], said: str
+def test_invalid_options_are_refused(
+    studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    asked = trainer(bundled, tmp_path)
-    with pytest.raises(InputError, match=said):
-        asked.prepare(options, studies)
-    assert asked.stats() == {}
+    training = trainer(bundled, tmp_path)
+    with pytest.raises(InputError, match=message):
+        training.prepare(options, studies)
+    assert training.stats() == {}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"max_images": 100}, "max_images must be at least .* for labels of 2 patients .*, not 100"),
         ({"max_images": 150, "label": "spleen"}, "max_images must be at least"),
         ({"click_sets": 10**9}, "No number of images suffices"),
     ],
 )
-def test_options_that_do_not_suffice_for_the_cases(
+def test_insufficient_options_end_the_training(
     studies: StudiesDatastore,
     bundled: BlackBox,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
-    said: str,
+    message: str,
 ) -> None:
-    """The training ends before it reads a volume, and its statistics say why."""
-    monkeypatch.setattr("baps.server.train.base.lower_priority", lambda: None)  # This process goes on.
+    """The training ends before it reads a volume, and its statistics have the reason."""
+    monkeypatch.setattr("baps.server.train.base.lower_priority", lambda: None)  # The test process keeps its priority.
     monkeypatch.setattr(AdaptationTrainer, "_train", lambda *_: pytest.fail("It trains."))
     started = trainer(bundled, tmp_path)
     started.prepare(options, studies)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         started(options, studies)
-    assert re.search(said, started.stats()["error"])
+    assert re.search(message, started.stats()["error"])
     assert started.stats()["total_time"]
 
 
@@ -102,22 +102,24 @@ def test_a_request_reads_no_volume(
 def test_there_must_be_a_label_of_the_organ(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
     store = AdapterStore(tmp_path / "adapters")
     site = {**LABELS, "heart": 3}
-    asked = AdaptationTrainer(lambda: bundled, site, store, None, AdaptationSettings())
+    training = AdaptationTrainer(lambda: bundled, site, store, None, AdaptationSettings())
     with pytest.raises(InputError, match="There are no saved labels of heart to train on"):
-        asked.prepare({"label": "heart"}, studies)
-    asked = AdaptationTrainer(lambda: bundled, {"heart": 3}, store, None, AdaptationSettings())
-    with pytest.raises(InputError, match="any organ .* Its segments spleen, liver|liver, spleen are no labels of this"):
-        asked.prepare({}, studies)
-    assert asked.stats() == {}
+        training.prepare({"label": "heart"}, studies)
+    training = AdaptationTrainer(lambda: bundled, {"heart": 3}, store, None, AdaptationSettings())
+    with pytest.raises(
+        InputError, match=r"any organ .* None of its segments \((spleen, liver|liver, spleen)\) is a label of this site"
+    ):
+        training.prepare({}, studies)
+    assert training.stats() == {}
 
 
-def test_what_can_be_trained_is_prepared(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
-    asked = trainer(bundled, tmp_path)
-    asked.prepare({"max_images": 1000, "seed": 2**60 + 1}, studies)
-    assert "start_time" in asked.stats()
+def test_a_valid_training_is_prepared(studies: StudiesDatastore, bundled: BlackBox, tmp_path: Path) -> None:
+    training = trainer(bundled, tmp_path)
+    training.prepare({"max_images": 1000, "seed": 2**60 + 1}, studies)
+    assert "start_time" in training.stats()
 
 
-def test_a_prompt_that_the_model_does_not_understand(
+def test_an_unsupported_prompt_is_refused(
     studies: StudiesDatastore, new_black_box: Callable[..., Any], tmp_path: Path
 ) -> None:
     black_box = new_black_box()
@@ -126,7 +128,7 @@ def test_a_prompt_that_the_model_does_not_understand(
         trainer(black_box, tmp_path).prepare({"prompt": "box"}, studies)
 
 
-def test_options_that_the_organ_model_cannot_use(
+def test_invalid_options_of_the_organ_model_are_refused(
     studies: StudiesDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from baps.fseft.feature_cache import FeatureCache
@@ -135,17 +137,17 @@ def test_options_that_the_organ_model_cannot_use(
 
     store = AdapterStore(tmp_path / "adapters")
     segmenter = OrganSegmenter(load_organ_model(), store, FeatureCache(None))
-    asked = OrgansTrainer(lambda: segmenter, LABELS, store, store.root, None)
-    for options, said in (
+    training = OrgansTrainer(lambda: segmenter, LABELS, store, store.root, None)
+    for options, message in (
         ({"method": "magic"}, "magic"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": -1}, "learning_rate must be"),
     ):
-        with pytest.raises(InputError, match=said):
-            asked.prepare(options, studies)
-    asked.prepare({"method": "bias"}, studies)
+        with pytest.raises(InputError, match=message):
+            training.prepare(options, studies)
+    training.prepare({"method": "bias"}, studies)
     monkeypatch.setattr(
         "baps.fseft.adapters.methods.transformer_blocks", lambda _: []
-    )  # As in a network of convolutions.
+    )  # As in a convolutional network.
     with pytest.raises(InputError, match="changes transformer blocks, and this model has none"):
-        asked.prepare({"method": "lora"}, studies)
+        training.prepare({"method": "lora"}, studies)

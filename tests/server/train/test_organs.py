@@ -1,6 +1,6 @@
-"""The organ model through the real server: masks without a click, training, and volumes that are proposed.
+"""The organ model of the real server: masks without clicks, training, and Next Sample.
 
-Its weights are random: what is tested is what comes back, and not how good it is.
+Its weights are random, so the tests check the responses and not the accuracy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from baps.registry.store import AdapterStore
 from tests.support.client import threaded_site
 from tests.support.organ_weights import small_organ_model
 from tests.support.paths import APP
-from tests.support.sites import Site, spleen_click, truth
+from tests.support.sites import Site, sample_labels, spleen_click
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Leaves no label and no adapter behind."""
+    """A server whose tests leave no label and no adapter."""
     folder = tmp_path_factory.mktemp("site")
     with threaded_site(folder, cases=3, settings={"organ_weights": str(small_organ_model(folder))}) as running:
         yield running
@@ -42,20 +42,20 @@ def own_hospital(tmp_path: Path) -> Iterator[Site]:
         yield running
 
 
-def post(server: Site, path: str, **given: Any) -> requests.Response:
-    return requests.post(f"{server.address}{path}", timeout=120, **given)
+def post(server: Site, path: str, **options: Any) -> requests.Response:
+    return requests.post(f"{server.address}{path}", timeout=120, **options)
 
 
 def submit(server: Site, case: str) -> None:
-    """The true spleen of a sample volume."""
+    """Submit the reference label of the spleen of a sample volume."""
     affine = nibabel.load(server.studies / f"{case}.nii.gz").affine
     path = server.studies.parent / "label.nii.gz"
-    nibabel.save(nibabel.Nifti1Image((truth(case) == 2).astype(np.uint8), affine), path)
+    nibabel.save(nibabel.Nifti1Image((sample_labels(case) == 2).astype(np.uint8), affine), path)
     server.client.save_label(case, str(path), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
 
 
 def train(server: Site, **options: Any) -> dict[str, Any]:
-    """Train ``organs`` to the end; its stats."""
+    """Train ``organs``, wait until it ends, and return its statistics."""
     server.client.train_start("organs", {**QUICK, **options})
     while True:
         stats: dict[str, Any] = server.client.info()["train_stats"]["organs"]
@@ -77,20 +77,20 @@ def test_networks_are_imported_when_a_model_is_loaded() -> None:
     assert done.stdout.splitlines()[-1] == "['baps.fseft', 'baps.fseft.choices']"
 
 
-def test_the_viewers_are_told_of_it(hospital: Site) -> None:
+def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
     info = hospital.client.info()
     model = info["models"]["organs"]
     assert (model["type"], model["dimension"]) == ("segmentation", 3)
     assert model["labels"] == {"spleen": 2, "liver": 1}
     assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
-    assert list(info["trainers"]) == ["baps", "organs"]  # Slicer's bars are those of the first.
+    assert list(info["trainers"]) == ["baps", "organs"]  # 3D Slicer displays the progress of the first trainer.
     config = info["trainers"]["organs"]["config"]
     assert (config["label"], config["method"][0], config["decoder"]) == (["all", "spleen", "liver"], "landmarks", False)
     assert "disagreement" in info["strategies"]
 
 
-def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
-    file, said = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
+def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> None:
+    file, params = hospital.client.infer("organs", "ct_01", {"result_extension": ".nrrd", "result_dtype": "uint8"})
     voxels, header = nrrd.read(file)
     image = nibabel.load(hospital.studies / "ct_01.nii.gz")
     assert (voxels.shape, voxels.dtype) == (image.shape, np.uint8)
@@ -98,10 +98,10 @@ def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
     assert np.allclose(header["space directions"].T, lps[:, :3], atol=1e-5)
     assert np.allclose(header["space origin"], lps[:, 3], atol=1e-4)
     assert set(np.unique(voxels)) == {0, 2}
-    assert said["label_names"] == {"spleen": 2}  # Slicer takes the names one by one for the segments that are there.
-    assert said["adapter"] == {"spleen": "unadapted"}
-    assert "Nothing answers for liver" in said["notes"][0]
-    assert said["latencies"]["total_ms"] > 0
+    assert params["label_names"] == {"spleen": 2}  # 3D Slicer assigns the names to the segments in order.
+    assert params["adapter"] == {"spleen": "unadapted"}
+    assert "There is no model for liver" in params["notes"][0]
+    assert params["latencies"]["total_ms"] > 0
     readings = hospital.adapters / "organs" / "readings"
     assert readings.stat().st_mode & 0o777 == 0o700
     assert len(list(readings.glob("*.npy"))) == 1
@@ -109,21 +109,21 @@ def test_masks_come_without_a_click_in_the_images_frame(hospital: Site) -> None:
     np.testing.assert_array_equal(nrrd.read(again)[0], voxels)
 
 
-def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
+def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
-    answer = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
-    assert answer.status_code == 200
-    assert "liver" in answer.headers["X-BAPS-Notes"]
-    header, _, data = answer.content.partition(b"\n\n")
+    response = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
+    assert response.status_code == 200
+    assert "liver" in response.headers["X-BAPS-Notes"]
+    header, _, data = response.content.partition(b"\n\n")
     assert b"encoding: raw" in header
     file, _ = hospital.client.infer("organs", "ct_02", {})
     np.testing.assert_array_equal(
-        np.frombuffer(data, np.uint8).reshape(truth("ct_02").shape, order="F"), nrrd.read(file)[0]
+        np.frombuffer(data, np.uint8).reshape(sample_labels("ct_02").shape, order="F"), nrrd.read(file)[0]
     )
 
 
 @pytest.mark.parametrize(
-    ("path", "sent", "status", "said"),
+    ("path", "options", "status", "message"),
     [
         ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "liver"}'}}, 400, "does not know liver"),
         ("/infer/organs?image=ct_01", {"data": {"params": '{"save_as": "heart"}'}}, 400, "no save_as 'heart'"),
@@ -138,14 +138,14 @@ def test_ohif_gets_the_same_in_raw_voxels(hospital: Site) -> None:
         ("/activelearning/magic", {"json": {}}, 404, "Known ones: random, first, disagreement"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_sentence(
-    hospital: Site, path: str, sent: dict[str, Any], status: int, said: str
+def test_invalid_requests_are_refused(
+    hospital: Site, path: str, options: dict[str, Any], status: int, message: str
 ) -> None:
-    answer = post(hospital, path, **sent)
-    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+    response = post(hospital, path, **options)
+    assert (response.status_code, message in response.json()["detail"]) == (status, True), response.text
 
 
-def test_the_volume_that_the_methods_disagree_on_is_proposed_with_the_reason(hospital: Site) -> None:
+def test_next_sample_returns_the_disagreement_and_a_reason(hospital: Site) -> None:
     sample = hospital.client.next_sample("disagreement", {})
     assert (hospital.studies / f"{sample['id']}.nii.gz").is_file()
     assert 0 < sample["disagreement"] <= 1
@@ -153,7 +153,7 @@ def test_the_volume_that_the_methods_disagree_on_is_proposed_with_the_reason(hos
 
 
 @pytest.mark.slow
-def test_save_train_and_ask_again(own_hospital: Site) -> None:
+def test_saving_training_and_segmenting(own_hospital: Site) -> None:
     server = own_hospital
     submit(server, "ct_01")
     stats = train(server)
@@ -168,11 +168,11 @@ def test_save_train_and_ask_again(own_hospital: Site) -> None:
     assert "ct_01" not in json.dumps(record)
     assert not store.checkpoint_folder("spleen").exists()
 
-    _, said = server.client.infer("organs", "ct_03", {})
-    assert said["adapter"] == {"spleen": "unadapted"}
+    _, params = server.client.infer("organs", "ct_03", {})
+    assert params["adapter"] == {"spleen": "unadapted"}
     store.publish("spleen", "v0001")
-    _, said = server.client.infer("organs", "ct_03", {})
-    assert said["adapter"] == {"spleen": "v0001"}
+    _, params = server.client.infer("organs", "ct_03", {})
+    assert params["adapter"] == {"spleen": "v0001"}
 
     submit(server, "ct_02")
     result = train(server)["adapters"]["spleen"]
@@ -183,7 +183,7 @@ def test_save_train_and_ask_again(own_hospital: Site) -> None:
 
 
 @pytest.mark.slow
-def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: Site) -> None:
+def test_only_one_training_runs_at_a_time(own_hospital: Site) -> None:
     submit(own_hospital, "ct_01")
     submit(own_hospital, "ct_02")
     started = post(own_hospital, "/train/", json={"max_images": 100_000})
@@ -193,14 +193,14 @@ def test_one_training_runs_at_a_time_and_update_model_trains_baps(own_hospital: 
     own_hospital.client.train_stop()
 
 
-def test_without_an_organ_model_clicks_are_answered(tmp_path: Path) -> None:
+def test_clicks_work_without_an_organ_model(tmp_path: Path) -> None:
     weights = tmp_path / "organs.safetensors"
     weights.write_bytes(b"junk")
     with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
-        answer = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
-        assert answer.status_code == 503
-        assert "The organ model cannot be loaded; clicks are answered." in answer.json()["detail"]
+        response = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
+        assert response.status_code == 503
+        assert "The organ model cannot be loaded; clicks still work." in response.json()["detail"]
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})
-        assert "drawn by chance: The organ model cannot be loaded" in sample["reason"]
+        assert "selected at random: The organ model cannot be loaded" in sample["reason"]

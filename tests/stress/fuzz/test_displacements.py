@@ -17,12 +17,12 @@ def _slices(count: int = 4) -> list[Slice]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_is_displaced_in_silence() -> None:
-    found = fuzz_displacements(100, seed=5)
-    assert found["displacement_inputs"] == 100
-    assert (found["displaced"], found["failures"]) == (0, 0), found["examples"]
-    assert found["placed"] > 40
-    assert found["refused"] > 10
+def test_no_voxel_is_displaced_without_an_error() -> None:
+    figures = fuzz_displacements(100, seed=5)
+    assert figures["displacement_inputs"] == 100
+    assert (figures["displaced"], figures["failures"]) == (0, 0), figures["examples"]
+    assert figures["placed"] > 40
+    assert figures["refused"] > 10
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_nothing_is_displaced_in_silence() -> None:
     ],
     ids=["frames reversed", "mirrored", "no geometry", "shifted", "two frames exchanged"],
 )
-def test_what_is_displaced_is_found_out(tmp_path: Path, spoil: Callable[[Volume], Volume]) -> None:
+def test_displaced_voxels_are_detected(tmp_path: Path, spoil: Callable[[Volume], Volume]) -> None:
     slices = _slices()
     write_series(tmp_path / "series", slices)
     write_enhanced(tmp_path / "a.dcm", slices[::-1], np.random.default_rng(0))
     for path in (tmp_path / "series", tmp_path / "a.dcm"):
         volume = read_volume(path)
         assert misplaced([volume], slices) == ""
-        assert "not where they belong" in misplaced([spoil(volume)], slices)
+        assert "slices are displaced" in misplaced([spoil(volume)], slices)

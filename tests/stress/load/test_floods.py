@@ -8,13 +8,13 @@ from stress.load.floods import flood
 
 
 @pytest.mark.slow
-def test_a_flood_is_counted_and_the_other_user_is_answered(tmp_path: Path) -> None:
-    found = flood(tmp_path / "site", 0, 0.3, ("nothing", "half-sent headers", "bodies to nowhere"))
-    assert found["floods"] == 2
-    headers, bodies = found["by_name"]["half-sent headers"], found["by_name"]["bodies to nowhere"]
+def test_flood_is_counted_and_other_user_is_served(tmp_path: Path) -> None:
+    figures = flood(tmp_path / "site", 0, 0.3, ("nothing", "half-sent headers", "bodies to nowhere"))
+    assert figures["floods"] == 2
+    headers, bodies = figures["by_name"]["half-sent headers"], figures["by_name"]["bodies to nowhere"]
     assert headers["requests"] == 330
     assert headers["answers"].get("408", 0) > 50
     assert bodies["answers"].get("404", 0) > 0
-    refused = [fault for row in found["by_name"].values() for fault in row["faults"] if "clicks took" not in fault]
+    refused = [fault for row in figures["by_name"].values() for fault in row["faults"] if "clicks took" not in fault]
     assert refused == []
-    assert all(row["clicks"] > 0 and row["server_peak_mb"] > 100 for row in found["by_name"].values())
+    assert all(row["clicks"] > 0 and row["server_peak_mb"] > 100 for row in figures["by_name"].values())

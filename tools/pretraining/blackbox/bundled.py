@@ -1,14 +1,11 @@
 """Train the bundled promptable model: ``python -m tools.pretraining.blackbox.bundled --photographs DIR --out FILE``.
 
-The step size warms up, stays constant, and then falls linearly to zero. The published weights are an exponential moving
-average. The run writes a checkpoint every few minutes and resumes from it; the number of pictures and the size of the
-input can be raised later.
+The run resumes from its checkpoint (``tools.pretraining.run``); the number of pictures and the size of the input can be
+raised later.
 """
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +13,17 @@ from typing import Annotated
 import torch
 import typer
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.decoding import decode_masks
-from baps.utils.atomic_write import atomic_write
-from tools.pretraining.blackbox.averaging import half_precision_state, update_average
+from tools.pretraining.averaging import half_precision_state
 from tools.pretraining.blackbox.photographs import Photographs
 from tools.pretraining.blackbox.prompts import Targets, draw_targets
 from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
+from tools.pretraining.run import Run
 
 BATCH_SIZE = 16
 TARGETS_PER_PICTURE = 3
@@ -96,36 +94,17 @@ def train(
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_bundled_model(size).to(device, memory_format=torch.channels_last)
-    average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    seen = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        seen = state["seen"]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
 
-    def save() -> None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "seen": seen,
-        }
-        with atomic_write(checkpoint, ".pt") as partial:  # torch.save needs a name with a suffix
-            torch.save(state, partial)
-        save_file(half_precision_state(average), out, metadata={"pictures": str(seen), "trained_at": str(size)})
+    def publish(average: nn.Module, done: int) -> None:
+        save_file(half_precision_state(average), out, metadata={"pictures": str(done), "trained_at": str(size)})
 
-    batches = iter(DataLoader(_Batches(photographs, size, seen // BATCH_SIZE, seed), batch_size=None, num_workers=1))
-    started = reported = saved = time.monotonic()
-    running = 0.0
-    while seen < images and time.monotonic() - started < minutes * 60:
+    run = Run(model, optimiser, checkpoint, images, WARM_UP_PICTURES, decay, publish)
+    batches = iter(
+        DataLoader(_Batches(photographs, size, run.done // BATCH_SIZE, seed), batch_size=None, num_workers=1)
+    )
+    while run.should_continue(minutes):
         scenes, targets = next(batches)
-        scale = min(1.0, (seen + BATCH_SIZE) / WARM_UP_PICTURES, (images - seen) / max(decay, 1))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * scale
         pictures = torch.stack([model.preprocess(image) for image in scenes.images.to(device)])
         embeddings = model.image_encoder(pictures.contiguous(memory_format=torch.channels_last))
         index = targets.image.to(device)
@@ -142,22 +121,8 @@ def train(
             sparse, dense = model.prompt_encoder(points, boxes, None)
             masks, iou = decode_masks(model.mask_decoder, embeddings[index[rows]], position, sparse, dense)
             loss = loss + _loss(masks, iou, expected[rows]) * (len(rows) / len(index))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        seen += BATCH_SIZE
-        weight = min(0.999, seen / (seen + 20 * BATCH_SIZE))
-        update_average(average, model, weight)
-        running = loss.item() if running == 0 else 0.99 * running + 0.01 * loss.item()
-        now = time.monotonic()
-        if now - reported > 30:
-            print(f"{seen:,} of {images:,} pictures, loss {running:.4f}, step size {rate * scale:.1e}", flush=True)
-            reported = now
-        if now - saved > 180:
-            save()
-            saved = now
-    save()
+        run.step(loss, BATCH_SIZE, max_weight=0.999, smoothing=0.99)
+    run.save()
 
 
 if __name__ == "__main__":

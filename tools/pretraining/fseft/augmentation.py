@@ -1,4 +1,4 @@
-"""Draw random views of a labelled volume, so that six patients can teach what hundreds look like."""
+"""Draw random views of a labelled volume, to augment the few training patients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_LOG_SCALE = 0.25
 _KNOTS = 6
 _REMAPPED_SHARE = 0.5
 _CLIPPED_AIR = 0.13
-"""Grey value of air in a CT that was clipped at -125 HU, as our training volumes were; a hospital's own has 0 there."""
+"""Grey value of air in a CT that was clipped at -125 HU, as in the training volumes; in other CTs air is 0."""
 
 
 def random_view(
@@ -82,14 +82,14 @@ def _axis(generator: torch.Generator) -> int:
 
 
 def _remap(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Map grey values along a random broken line, which may fall, as in another modality. Dark stays dark."""
+    """Map grey values along a random broken line, which may fall, as between modalities. Dark remains dark."""
     heights = torch.rand(_KNOTS, generator=generator)
     heights[0] = 0
     if torch.rand((), generator=generator) < 0.5:
         heights = heights.sort().values
-    place = image.clamp(0, 1) * (_KNOTS - 1)
-    below = place.long().clamp(max=_KNOTS - 2)
-    return torch.lerp(heights[below], heights[below + 1], place - below)
+    position = image.clamp(0, 1) * (_KNOTS - 1)
+    below = position.long().clamp(max=_KNOTS - 2)
+    return torch.lerp(heights[below], heights[below + 1], position - below)
 
 
 def _downsample(image: torch.Tensor, factor: int, axis: int) -> torch.Tensor:

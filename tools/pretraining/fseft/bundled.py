@@ -1,15 +1,12 @@
 """Train the bundled organ model: ``python -m tools.pretraining.fseft.bundled --data DIR --out FILE --checkpoint FILE``.
 
-The loss is partial-label Dice on random views of labelled CT volumes. The step size warms up, stays constant, and then
-falls linearly to zero. The published weights are an exponential moving average. The run writes a checkpoint every few
-minutes and resumes from it.
+The loss is partial-label Dice on random views of labelled CT volumes. The run resumes from its checkpoint
+(``tools.pretraining.run``).
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +14,16 @@ from typing import Annotated
 import torch
 import typer
 from safetensors.torch import save_file
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from baps.fseft.losses import partial_dice_loss
 from baps.fseft.models import build_swin_unetr
 from baps.fseft.preprocessing import preprocess
 from baps.io import read_labels, read_volume
-from baps.utils.atomic_write import atomic_write
-from tools.pretraining.blackbox.averaging import half_precision_state, update_average
+from tools.pretraining.averaging import half_precision_state
 from tools.pretraining.fseft.augmentation import random_view
+from tools.pretraining.run import Run
 
 ORGANS = {"spleen": 1, "kidney_right": 2, "kidney_left": 3, "liver": 6, "stomach": 7, "aorta": 8}
 """Values in the labels of BTCV. Its other organs stay unknown, so that adaptation to them can be measured."""
@@ -89,25 +87,9 @@ def train(
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_swin_unetr(tuple(ORGANS), FEATURES, WINDOW).to(device).to(memory_format=torch.channels_last_3d)
-    average = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        done = state["done"]
 
-    def save() -> None:
-        state = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "done": done,
-        }
-        with atomic_write(checkpoint, ".pt") as partial:
-            torch.save(state, partial)
+    def publish(average: nn.Module, done: int) -> None:
         save_file(half_precision_state(average), out)
         record = {
             "classes": list(ORGANS),
@@ -120,35 +102,17 @@ def train(
         }
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
-    views = iter(DataLoader(_Views(read_patients(data, patients), done, seed), batch_size=None, num_workers=1))
-    started = reported = saved = time.monotonic()
-    running = 1.0
+    run = Run(model, optimiser, checkpoint, steps, WARM_UP_STEPS, decay, publish)
+    views = iter(DataLoader(_Views(read_patients(data, patients), run.done, seed), batch_size=None, num_workers=1))
     model.train()
-    while done < steps and time.monotonic() - started < minutes * 60:
+    while run.should_continue(minutes):
         image, labels, known = (part.to(device) for part in next(views))
-        scale = min(1.0, (done + 1) / WARM_UP_STEPS, (steps - done) / max(decay, 1))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * scale
         with torch.autocast(device, torch.bfloat16):
             logits = model(image.contiguous(memory_format=torch.channels_last_3d))
         target = torch.cat([labels == number for number in range(1, len(ORGANS) + 1)], 1).float()
         loss = partial_dice_loss(logits.float().sigmoid(), target, known)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        done += 1
-        weight = min(0.998, done / (done + 20))
-        update_average(average, model, weight)
-        running = 0.98 * running + 0.02 * loss.item()
-        now = time.monotonic()
-        if now - reported > 30:
-            print(f"step {done:,} of {steps:,}, loss {running:.4f}, step size {rate * scale:.1e}", flush=True)
-            reported = now
-        if now - saved > 180:
-            save()
-            saved = now
-    save()
+        run.step(loss, 1, max_weight=0.998, smoothing=0.98)
+    run.save()
 
 
 if __name__ == "__main__":

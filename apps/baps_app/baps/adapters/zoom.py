@@ -142,10 +142,10 @@ def paste_crops(probability: torch.Tensor, crops: Sequence[Crop], image_size: in
     """
     if probability.shape[-1] == image_size and all(crop.size == image_size for crop in crops):
         return probability
-    whole = probability.new_zeros(len(probability), image_size, image_size)
-    for part, target, c in zip(probability, whole, crops, strict=True):
+    restored = probability.new_zeros(len(probability), image_size, image_size)
+    for part, target, c in zip(probability, restored, crops, strict=True):
         resized = F.interpolate(
             part[None, None], (c.size, c.size), mode="bilinear", align_corners=False, antialias=c.size < image_size
         )
         target[c.top : c.top + c.size, c.left : c.left + c.size] = resized[0, 0]
-    return whole
+    return restored

@@ -1,4 +1,4 @@
-"""Find disputes: an annotator who takes away what another one drew is told, and trainings do not use the change.
+"""Find disputes: warn annotators who remove another's segment, and keep the change out of trainings.
 
 A change of a colleague's organ that shares at least half of it (Dice) is an ordinary correction, and is trained on. A
 change that shares less is disputed: it is served, because the annotator must be able to continue, but trainings use the
@@ -84,7 +84,7 @@ class DisputeResult:
     disputed: dict[str, ReferenceVersion] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def record(self) -> dict[str, dict[str, dict[str, str]]]:
+    def to_dict(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return what is stored with the label, as JSON, without empty entries.
 
         Returns:

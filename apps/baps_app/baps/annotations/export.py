@@ -49,7 +49,7 @@ def label_to_rtstruct(
     labels = read_label_map(file, volume, source)
     if notes is not None:
         notes += labels.notes
-    names = {one["idx"]: one["name"] for one in info.get("label_info") or []} or labels.names
+    names = {segment["idx"]: segment["name"] for segment in info.get("label_info") or []} or labels.names
     masks = {names.get(value, f"label {value}"): labels.mask(value) for value in labels.values()}
     if not masks:
         raise InputError(f"The label {tag} of {image} marks nothing. Segment the organ first.")

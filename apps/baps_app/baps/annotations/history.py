@@ -6,9 +6,9 @@ one. The file in ``labels/<tag>``, which is served, and its entry in MONAI Label
 ends in ``.saving`` was saved when the machine stopped in between; it is served at the next start, or before the next
 save.
 
-Whoever saves a label of an image holds the lock of that label: threads of a server, trainings, the command line. The
-list of the folder has its own lock, which is held only while the list is replaced. Readers need neither lock, because
-files are replaced atomically.
+Every thread or process that saves a label of an image holds the lock of that label: in a server, a training or on the
+command line. The list of the folder has its own lock, which is held only while the list is replaced. Readers need
+neither lock, because files are replaced atomically.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class LabelHistory:
         suffix: str,
         info: Mapping[str, Any],
         check: Callable[[Version], None] | None = None,
-        after: str | None = None,
+        base_version: str | None = None,
     ) -> str:
         """Save a label and serve it; what was served before is kept as a version, even if it was placed there by hand.
 
@@ -286,7 +286,7 @@ class LabelHistory:
             suffix: suffix of its name, such as ``.nii.gz``.
             info: information about the label.
             check: validates the written version before it is served; an exception cancels the save.
-            after: name of the newest version that the label takes into account, "" for none, or None for all.
+            base_version: name of the newest version that the label takes into account, "" for none, or None for all.
 
         Returns:
             The name of the version.
@@ -300,7 +300,7 @@ class LabelHistory:
         with self.locked(image, tag):
             folder = self._folder / tag / image
             self._synchronise(image, folder)
-            if after is not None and after != (self._version_names(folder) or [""])[-1]:
+            if base_version is not None and base_version != (self._version_names(folder) or [""])[-1]:
                 raise OutdatedError(f"The label {tag} of {image} was changed by others meanwhile. Submit it again.")
             partial_version = self._write(folder, file, suffix, info)
             try:

@@ -112,7 +112,7 @@ def _folders(studies: Path, skip_named_folders: bool) -> list[Path]:
     labels_folder = studies / "labels"
     pairs = [parent / name for parent in sorted(parents) for name in LABEL_FOLDERS]
     pairs += (
-        sorted(one for one in labels_folder.iterdir() if one.name not in TAG_FOLDERS)
+        sorted(path for path in labels_folder.iterdir() if path.name not in TAG_FOLDERS)
         if labels_folder.is_dir() and not skip_named_folders
         else []
     )

@@ -77,8 +77,8 @@ def merge_concurrent_labels(
         overwritten_voxels = int(overwritten[n])
         if overwritten_voxels < voxels:
             if organ not in values:
-                wanted = labels.get(organ, max(used_values) + 1)
-                values[organ] = max(used_values) + 1 if wanted in used_values else wanted
+                value = labels.get(organ, max(used_values) + 1)
+                values[organ] = max(used_values) + 1 if value in used_values else value
             used_values.add(values[organ])
             value_map[old_values[organ]] = values[organ]
             organs.append(organ)

@@ -42,7 +42,7 @@ def prune(
     Args:
         history: labels of the folder of studies.
         rule: which versions to remove.
-        adapter_times: when each adapter of the site was made, see ``AdapterStore.times``.
+        adapter_times: when each adapter of the site was made, see ``AdapterStore.creation_times``.
         image: name of one image, or "" for all.
         dry_run: remove nothing.
         now: the current time, or None for the clock's.
@@ -57,7 +57,7 @@ def prune(
     for name, tag in history.labels():
         if image in ("", name):
             with history.lock(name, tag):
-                removable = [one.name for one in _removable(history.versions(name, tag), rule, times, now)]
+                removable = [version.name for version in _removable(history.versions(name, tag), rule, times, now)]
                 if removable and not dry_run:
                     history.remove(name, tag, removable, "pruned")
             if removable:
@@ -68,15 +68,17 @@ def _removable(
     versions: Sequence[Version], rule: RetentionRule, times: Sequence[datetime], now: datetime
 ) -> list[Version]:
     """List the versions that a rule does not keep, oldest first."""
-    replaced_at = {one.name: following.saved_at for one, following in pairwise(versions)}
+    replaced_at = {version.name: following.saved_at for version, following in pairwise(versions)}
     newest = versions[-1].info if versions else {}
-    references = {one["version"] for key in ("disputed", "basis") for one in (newest.get(key) or {}).values()}
+    references = {version["version"] for key in ("disputed", "basis") for version in (newest.get(key) or {}).values()}
     return [
-        one
-        for one in versions[: -max(rule.keep, 1)]
-        if replaced_at[one.name] <= now - timedelta(days=rule.days)
-        and not one.used_in_training
-        and not one.info.get("damaged")
-        and one.name not in references  # See ``baps.annotations.disputes``.
-        and not any(one.saved_at <= time and time - _TRAINING_DURATION <= replaced_at[one.name] for time in times)
+        version
+        for version in versions[: -max(rule.keep, 1)]
+        if replaced_at[version.name] <= now - timedelta(days=rule.days)
+        and not version.used_in_training
+        and not version.info.get("damaged")
+        and version.name not in references  # See ``baps.annotations.disputes``.
+        and not any(
+            version.saved_at <= time and time - _TRAINING_DURATION <= replaced_at[version.name] for time in times
+        )
     ]

@@ -2,7 +2,7 @@
 
 ``MaskDecoder.predict_masks`` repeats one image embedding for many prompts. A step of zeroth-order optimisation has one
 prompt on each of many images, so here row ``i`` of the prompts belongs to row ``i`` of the embeddings. The modules and
-their order are those of the package, so weights and results are the same.
+their order are those of segment-anything, so weights and results are the same.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +19,30 @@ from numpy.typing import NDArray
 
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
-from baps.utils.context_collector import Collected
 from baps.utils.priority_lock import PriorityLock
 
 Size = tuple[int, int]
 """Height and width of the part of a square image that shows the slice, in pixels from its upper left corner. The rest
 is padding."""
 
-_seconds: Collected[float] = Collected("model_seconds")
+_seconds: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
 
-model_seconds = _seconds.collecting
-"""Context manager that collects the seconds of each call to a black box within it, without the wait for the lock."""
+
+@contextmanager
+def model_seconds() -> Iterator[list[float]]:
+    """Collect the seconds of each call to a black box in this context, without the wait for the lock.
+
+    Calls in other threads, which serve other users, are not counted.
+
+    Yields:
+        The list of seconds, which grows with each call.
+    """
+    seconds: list[float] = []
+    token = _seconds.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _seconds.reset(token)
 
 
 @dataclass(frozen=True)
@@ -245,7 +259,8 @@ class BlackBox(ABC):
             try:
                 yield
             finally:
-                _seconds.give(time.perf_counter() - started)
+                if (seconds := _seconds.get()) is not None:
+                    seconds.append(time.perf_counter() - started)
 
     def _shown(self, size: Size | None, shape: tuple[int, ...]) -> Size:
         """Return the part of an image (H, W) that the model sees: without padding, unless it works on the canvas."""

@@ -1,4 +1,4 @@
-"""The command ``baps``. One file a command; what is heavy is imported when a command runs."""
+"""The command ``baps``. Each command has a file, and imports heavy modules only when it runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from importlib.metadata import version
 from typing import Annotated
 
-from baps.cli import safe_path as _here  # noqa: F401
+from baps.cli import safe_path as _safe_path  # noqa: F401
 
 # isort: split
 import typer
@@ -29,7 +29,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(serve)
 app.command()(demo)
 app.command()(doctor)
-app.command()(segment)
+app.command(cls=CommandWithOldOptions)(segment)
 app.command()(convert)
 app.command(cls=CommandWithOldOptions)(adapt)
 app.command()(evaluate)
@@ -58,7 +58,7 @@ def _options(
 
 def main() -> None:
     """Run the command. Expected errors and warnings are one sentence each."""
-    if not sys.warnoptions:  # Libraries warn programmers; python -W default shows that.
+    if not sys.warnoptions:  # Warnings of libraries are for programmers. python -W default shows them.
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", OldNameWarning)
         warnings.formatwarning = lambda message, *_, **__: f"{message}\n"

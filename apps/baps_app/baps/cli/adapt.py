@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from baps.cli import options, outputs
-from baps.cli.audit_log import note
+from baps.cli.audit_log import add_audit_line
 from baps.cli.console import Console
 from baps.errors import InputError
 
@@ -23,15 +23,13 @@ Label = Annotated[
 Prompt = Annotated[str, typer.Option(help="Kind of prompt: click or box.")]
 
 
+@options.with_settings(*options.MODEL, "config")
 def adapt(
     images: options.Images,
     labels: options.LabelFolder,
     out: outputs.AdapterFile,
     label: Label = None,
-    black_box: options.BlackBox = "",
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", "--optimiser", help="prompt_space (ours) or spsa_gc (as published).")
-    ] = "prompt_space",
+    optimiser: Annotated[str, typer.Option(help="prompt_space (ours) or spsa_gc (as published).")] = "prompt_space",
     prompt: Prompt = "click",
     max_images: Annotated[int, typer.Option(help="Maximum number of images sent to the model in all.")] = 4000,
     patients: options.Patients = None,
@@ -51,11 +49,8 @@ def adapt(
     ] = 0.5,
     encoder: Annotated[str, typer.Option(help="Frozen encoder: statistics, clip, vit_mae or dino.")] = "statistics",
     encoder_source: Annotated[str, typer.Option(help="Weights of the encoder: a local path or a hub's name.")] = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Adapt a model to labelled images, and check the adapter on patients that it was not trained on.
 
@@ -73,33 +68,27 @@ def adapt(
     from baps.training.budget import check_max_images
     from baps.training.settings import AdaptationSettings
 
-    settings = AdaptationSettings(
+    adaptation = AdaptationSettings(
         visual_prompt=visual_prompt,
         condition=condition,
         correction_ratio=correction_ratio,
         encoder=encoder,
         encoder_source=encoder_source,
-        optimiser=optimizer,
+        optimiser=optimiser,
         zoom=zoom,
         head=head,
         prompt=prompt,
         max_images=max_images,
         seed=seed,
     )
-    outputs.make_room(out)
-    _, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        config=config,
-    )
-    folders = find_cases(images, labels, options.read_label(label), patients)
-    check_max_images(folders.cases, settings, resends=model.capabilities.resends)
+    outputs.make_adapter_folder(out)
+    _, model = options.load_site(settings)
+    folders = find_cases(images, labels, options.parse_label(label), patients)
+    check_max_images(folders.cases, adaptation, resends=model.capabilities.resends)
     folder = out.parent
-    note("adapt to labels", images=sorted({file_stem(case.image) for case in folders.cases}), config=config)
-    slices, skipped = load_cases(folders.cases, model.capabilities.input_size, settings.slices_per_volume, folder)
+    names = sorted({file_stem(case.image) for case in folders.cases})
+    add_audit_line("adapt to labels", images=names, config=settings.get("config", ""))
+    slices, skipped = load_cases(folders.cases, model.capabilities.input_size, adaptation.slices_per_volume, folder)
     options.print_notes(folders.notes)
     options.print_skipped({**folders.skipped, **skipped})
     if not slices:
@@ -112,15 +101,15 @@ def adapt(
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=1000, status="")
 
-        def report(now: ProgressReport) -> None:
-            status = f"{now.images} of {max_images} images, training Dice {now.dice:.3f}"
-            bar.update(task, total=now.steps, completed=now.step, status=status)
+        def show_progress(report: ProgressReport) -> None:
+            status = f"{report.images} of {max_images} images, training Dice {report.dice:.3f}"
+            bar.update(task, total=report.steps, completed=report.step, status=status)
 
-        result = adapt_to(model, slices, settings, progress=report, log=log)
+        result = adapt_to(model, slices, adaptation, progress=show_progress, log=log)
 
     record = dict(result.record)
     if replayed := record["replayed_images"]:
-        console.print(f"The answers for {replayed} images came from {log}, which an earlier, interrupted run left.")
+        console.print(f"The masks of {replayed} images were read from {log}, the log of an earlier, interrupted run.")
     candidate = out.with_name(f"{out.name}.rejected")
     candidate.unlink(missing_ok=True)
     record["status"] = result.acceptance.status

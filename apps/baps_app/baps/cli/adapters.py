@@ -1,33 +1,38 @@
-"""``baps adapters``: list, show, publish, roll back, withdraw."""
+"""``baps adapters``: list, show, add, publish, roll back, withdraw."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from baps.cli.audit_log import note, private_files
+from baps.cli.audit_log import add_audit_line, private_files
 from baps.cli.console import Console
-from baps.cli.options import Adapters, given
-from baps.errors import BapsError
+from baps.cli.options import Adapters, given_settings
+from baps.errors import BapsError, InputError
 
 if TYPE_CHECKING:
     from baps.registry.store import AdapterStore
 
-app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, publish and roll back adapters.")
+app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, add, publish and roll back adapters.")
 
 Label = Annotated[str, typer.Argument(help="The organ, or 'shared' for the adapter of clicks without a label.")]
 console = Console(soft_wrap=True, highlight=False)
+
+_VERSION_KEYS = ("label", "version", "parent", "created", "adapter_sha256")
+"""Keys of a record that the store sets for its own version."""
 
 
 def _store(root: str) -> AdapterStore:
     from baps.registry.store import AdapterStore
     from baps.site.settings import read_settings
 
-    return AdapterStore(read_settings(given(adapters=root)).adapters)
+    return AdapterStore(read_settings(given_settings(adapters=root)).adapters)
 
 
 def _label(name: str) -> str:
@@ -39,7 +44,7 @@ def list_adapters(adapters: Adapters = "") -> None:
     """List every version, the Dice of its check (on held-back patients), and which one is served."""
     store = _store(adapters)
     if not store.labels():
-        console.print(f"There are no adapters in {store.root} yet: a training makes them.", markup=False)
+        console.print(f"There are no adapters in {store.root} yet. A training makes them.", markup=False)
         return
     table = Table("label", "version", "served", "status", "before", "after", "gain", "images")
     for label in store.labels():
@@ -65,12 +70,36 @@ def show(label: Label, version: str, adapters: Adapters = "") -> None:
 
 @app.command()
 def publish(label: Label, version: str, adapters: Adapters = "") -> None:
-    """Serve a version from the next click on. It may be any version, also one that could not be checked."""
+    """Serve a version from the next click on. It may be any version, even one that could not be checked."""
+    _publish(_store(adapters), label, version, adapters)
+
+
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="Adapter of baps adapt.")],
+    label: Label,
+    publish: Annotated[bool, typer.Option("--publish", help="Serve it from the next click on.")] = False,
+    adapters: Adapters = "",
+) -> None:
+    """Add the adapter of a file as a new version. It is not served until you publish it."""
+    from baps.adapters.adapter_file import read_adapter
+
     store = _store(adapters)
-    before = store.published(_label(label))
-    store.publish(_label(label), version)
-    note("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
-    console.print(_served_now(label, before, version), markup=False)
+    if store.root.name == "organs":
+        raise InputError(f"{store.root} is for adapters of the organ model. Give --adapters the folder above it.")
+    adapter, record = read_adapter(file)
+    try:
+        model, weights = record["black_box"]["name"], record["black_box"]["weights_sha256"]
+    except (KeyError, TypeError):
+        raise InputError(f"The record of {file} does not name the model that it was trained for.") from None
+    about = {"verdict": None, **{key: value for key, value in record.items() if key not in _VERSION_KEYS}}
+    version = store.add(_label(label), adapter, about, record.get("status", "unverified"))
+    add_audit_line("add an adapter", adapter=f"{label}/{version}", adapters=adapters)
+    console.print(f"{label} {version} was trained for {model} with weights {weights[:12]}....", markup=False)
+    if publish:
+        _publish(store, label, version, adapters)
+    else:
+        console.print(f"To serve it, run baps adapters publish {shlex.quote(label)} {version}.", markup=False)
 
 
 @app.command()
@@ -78,7 +107,7 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve the previous version from the next click on. Run it twice to go back two versions."""
     store = _store(adapters)
     before, now = store.published(_label(label)), store.roll_back(_label(label))
-    note("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
+    add_audit_line("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
     console.print(_served_now(label, before, now), markup=False)
 
 
@@ -88,13 +117,20 @@ def withdraw(label: Label, adapters: Adapters = "") -> None:
     store = _store(adapters)
     before = store.published(_label(label))
     store.withdraw(_label(label))
-    note("withdraw an adapter", adapter=label, adapters=adapters)
+    add_audit_line("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
 
 
+def _publish(store: AdapterStore, label: str, version: str, adapters: str) -> None:
+    before = store.published(_label(label))
+    store.publish(_label(label), version)
+    add_audit_line("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
+    console.print(_served_now(label, before, version), markup=False)
+
+
 def _served_now(label: str, before: str | None, now: str | None) -> str:
-    """Return a sentence on what serves a label now, and what did before."""
+    """Return a sentence on the version that is served, before and now."""
     names = [name or "the unadapted model" for name in (before, now)]
     if before == now:
         return f"{label} is served by {names[1]}, as before."
-    return f"{label} is served by {names[1]} now, no longer by {names[0]}."
+    return f"{label} is now served by {names[1]}, no longer by {names[0]}."

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from baps.cli.audit_log import private_files
-from baps.cli.options import Adapters, given
+from baps.cli.options import Adapters, given_settings
 
 app = typer.Typer(no_args_is_help=True, callback=private_files, help="Check the audit file.")
 
@@ -20,11 +20,11 @@ console = Console(soft_wrap=True, highlight=False)
 def verify(
     file: Annotated[str, typer.Option(metavar="FILE", help="The audit file. Default: that of the settings.")] = "",
     chain: Annotated[
-        str, typer.Option(help="Chain of a line that must be in the file, as an earlier call printed it.")
+        str, typer.Option(help="Chain of a line that must be in the file, as printed by an earlier call.")
     ] = "",
     adapters: Adapters = "",
 ) -> None:
-    """Check that every line is as it was written and none is missing. If the chain breaks, the exit status is 1.
+    """Check that no line was changed or removed. If the chain breaks, the exit status is 1.
 
     Keep the chain of the last line elsewhere and pass it as --chain the next time. Otherwise a person who can write to
     the folder could restore an earlier state of all its files unnoticed.
@@ -37,7 +37,7 @@ def verify(
     else:
         from baps.site.settings import read_settings
 
-        place = read_settings(given(adapters=adapters)).audit_file
+        place = read_settings(given_settings(adapters=adapters)).audit_file
     if not place.is_file():
         raise InputError(f"There is no audit file {place}. Name it with --file.")
     try:

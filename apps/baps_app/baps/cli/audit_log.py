@@ -1,4 +1,4 @@
-"""Entries in the audit file for what commands change, as the server makes them."""
+"""Add lines to the audit file for changes by commands, as the server does for requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 
-def note(
+def add_audit_line(
     what: str,
     image: str = "",
     adapter: str = "",
@@ -32,12 +32,12 @@ def note(
         config: The option ``--config``, or "".
         **more: Other entries of the line; no names of patients or images.
     """
-    from baps.cli.options import given
+    from baps.cli.options import given_settings
     from baps.errors import BapsError
     from baps.site.audit import AuditFile, command
     from baps.site.settings import read_settings
 
-    site = read_settings(given(adapters=adapters, config=config))
+    site = read_settings(given_settings(adapters=adapters, config=config))
     file = site.audit_file
     if site.audit is None and site.adapters.name == "organs" and (above := site.adapters.parent / file.name).exists():
         file = above  # The organ model's adapters are in a sub-folder of the others.
@@ -58,7 +58,7 @@ def note(
 
 
 def private_files(context: typer.Context) -> None:
-    """Let only the user read what a command writes, as the server does, unless it is an export.
+    """Make the files of a command readable by the user only, as those of the server are. Exports are an exception.
 
     Args:
         context: The context of the command.

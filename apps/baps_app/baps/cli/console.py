@@ -12,10 +12,10 @@ from baps.utils.printable import printable
 
 
 class Console(rich.console.Console):
-    """Rich's console without control characters in values, which a terminal would obey."""
+    """Rich's console, which removes control characters from values, because a terminal would execute them."""
 
     def render(self, *renderable: Any, **options: Any) -> Iterable[Segment]:
-        """Render as Rich does, without control characters other than the ends of lines.
+        """Render as Rich does, without control characters except for line ends.
 
         Args:
             *renderable: What to render.

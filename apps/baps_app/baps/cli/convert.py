@@ -21,9 +21,9 @@ def convert(
     image: Annotated[Path, typer.Argument(help="A file, or the folder of a DICOM series.")],
     out: Annotated[Path, typer.Argument(help="Folder for the NIfTI files; made if it does not exist.")],
 ) -> None:
-    """Write the volumes of an image as NIfTI files that every viewer opens.
+    """Write the volumes of an image as NIfTI files, which every viewer opens.
 
-    A DICOM series or object may hold several volumes: time points, echoes, stacks. Each gets a file of its own. A
+    A DICOM series or object may contain several volumes: time points, echoes, stacks. Each gets a separate file. A
     tilted stack is straightened: its slices are moved by whole pixels to their positions. A volume that cannot be read,
     for example because slices are missing, is reported, and the others are written.
     """

@@ -11,7 +11,7 @@ import typer
 def demo(
     seed: Annotated[int, typer.Option(help="Random seed of the clicks, the choice of volumes, and the training.")] = 0,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder for the results; an older demo in it is replaced.")
+        Path, typer.Option(metavar="FOLDER", help="Folder for the results. An earlier demo in it is replaced.")
     ] = Path("demo-output"),
     max_images: Annotated[
         int, typer.Option(help="Maximum number of images that the adaptation sends to the model.")
@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """Start a server on phantoms, click, save labels, train, and click again, in a minute or two.
 
-    The results are a table, and pictures in report.html.
+    It prints a table of the results, and writes pictures to report.html.
     """
     from baps.site.server_command import check_installed
 

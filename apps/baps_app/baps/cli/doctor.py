@@ -16,43 +16,22 @@ from baps.cli.console import Console
 _STYLES = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 
 
+@options.with_settings(*options.SITE, "config")
 def doctor(
     studies: Annotated[str, typer.Argument(help="Folder of images, or the DICOMweb URL of a PACS.")] = "",
-    labels: options.Labels = "",
+    *,
+    settings: dict[str, str],
     host: Annotated[str, typer.Option(help="Address that the server will listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    adapters: options.Adapters = "",
-    cache_mb: options.CacheMb = "",
-    users: options.Users = "",
-    openid: options.OpenId = "",
-    config: options.Config = "",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for programs.")] = False,
 ) -> None:
-    """Check this machine, the settings and the studies, and say how to fix each fault.
+    """Check this machine, the settings and the studies, and print how to fix each problem.
 
     The exit status is 1 if a check failed. The account for a PACS comes from the setting pacs_credentials, or from
     MONAI_LABEL_DICOMWEB_USERNAME and MONAI_LABEL_DICOMWEB_PASSWORD in the environment.
     """
     from baps.site.doctor import Status, examine
 
-    settings = options.given(
-        labels=labels,
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        adapters=adapters,
-        cache_mb=cache_mb,
-        users=users,
-        openid=openid,
-        config=config,
-    )
     with Console(stderr=True).status("Checking; this takes about 10 seconds"):
         findings = examine(settings, studies, host, port)
     if as_json:

@@ -16,6 +16,7 @@ from baps.cli.console import Console
 console = Console(soft_wrap=True, highlight=False)
 
 
+@options.with_settings(*options.MODEL, "config")
 def evaluate(
     images: options.Images,
     labels: options.LabelFolder,
@@ -29,22 +30,18 @@ def evaluate(
     clicks: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Clicks per slice, up to 10. Each further click is where the mask is most wrong."
+            metavar="N", help="Clicks per slice, up to 10. Each further click corrects the largest error of the mask."
         ),
     ] = 1,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    config: options.Config = "",
+    *,
+    settings: dict[str, str],
 ) -> None:
     """Measure Dice with one click (or box) on up to 12 slices of each image, repeated with five sets of clicks.
 
     FILE gets ``mean`` (over labels, then cases), ``std`` (of the mean over the five sets of clicks), ``cases`` (their
-    number), ``black_box_images``, and the results of each case. With more clicks, these are still those of the first
-    click (or box), and FILE also gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (number of clicks to Dice 0.85, ten
-    where it is not reached) and ``noc_85_failures`` (the share of such slices).
+    number), ``black_box_images``, and the results of each case. With more clicks, these results are still those of the
+    first click (or box), and FILE also gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (number of clicks to Dice
+    0.85, or ten if they do not reach it) and ``noc_85_failures`` (the share of slices that do not reach it).
     """
     from baps.adapters.adapter_file import check_trained_for, read_adapter
     from baps.evaluation.evaluate import evaluate as measure
@@ -54,17 +51,10 @@ def evaluate(
     check_prompts(prompt, seed, clicks)
     outputs.check_figures_file(json_file)
     loaded, record = read_adapter(adapter) if adapter else (None, None)
-    _, model = options.load_site(
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        config=config,
-    )
+    _, model = options.load_site(settings)
     if record is not None:
         check_trained_for(record, model.capabilities.name, *model.capabilities.identity)
-    folders = find_cases(images, labels, options.read_label(label))
+    folders = find_cases(images, labels, options.parse_label(label))
     options.print_notes(folders.notes)
     options.print_skipped(folders.skipped)
     columns = (TextColumn("evaluating"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
@@ -74,20 +64,22 @@ def evaluate(
             model, folders.cases, loaded, prompt, seed, lambda done, _: bar.update(task, completed=done), clicks
         )
     options.print_skipped(result.skipped)
-    outputs.write_figures(json_file, result.record())
+    outputs.write_figures(json_file, result.to_dict())
     table = Table("case", "Dice")
     for name, value in result.by_case.items():
         table.add_row(name, f"{value:.3f}")
     table.add_section()
     table.add_row("mean", f"{result.mean:.3f} ± {result.std:.3f}")
     console.print(table)
-    if more := result.corrections:
+    if corrections := result.corrections:
         table = Table("clicks" if prompt == "click" else "box and clicks", "Dice")
-        for number, (mean, std) in enumerate(zip(more.by_clicks, more.by_clicks_std, strict=True), start=1):
+        for number, (mean, std) in enumerate(
+            zip(corrections.by_clicks, corrections.by_clicks_std, strict=True), start=1
+        ):
             table.add_row(str(number), f"{mean:.3f} ± {std:.3f}")
         console.print(table)
         console.print(
-            f"Clicks to Dice 0.85: {more.noc_85:.1f}, counting ten where it is not reached "
-            f"({more.noc_85_failures:.0%} of the slices)."
+            f"Clicks to Dice 0.85: {corrections.noc_85:.1f}, or ten for slices that do not reach it "
+            f"({corrections.noc_85_failures:.0%} of the slices)."
         )
     console.print(f"{result.black_box_images} images were sent to the model. Results: {json_file}")

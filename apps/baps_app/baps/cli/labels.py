@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from baps.cli import options
-from baps.cli.audit_log import note, private_files
+from baps.cli.audit_log import add_audit_line, private_files
 from baps.cli.console import Console
 from baps.cli.options import Adapters
 
@@ -59,16 +59,16 @@ def list_labels(
             served = "yes" if version is versions[-1] else ""
             cells = (name, tag, version.name, served, _authors(info), _organs(info), _remarks(version))
             table.add_row(*map(escape, cells))
-        for gone in history.removed(name, tag):
-            table.add_row(*map(escape, (name, tag, gone["version"], "", "", "", f"removed: {gone['why']}")))
+        for removed in history.removed(name, tag):
+            table.add_row(*map(escape, (name, tag, removed["version"], "", "", "", f"removed: {removed['why']}")))
     console.print(table)
 
 
 @app.command()
 def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> None:
-    """Show all that is known of one version, and the path of its file."""
-    kept = _history(studies).version(image, tag, version)
-    console.print_json(json.dumps({"file": str(kept.file), "sha256": kept.sha256, **kept.info}))
+    """Show the record of one version, and the path of its file."""
+    record = _history(studies).version(image, tag, version)
+    console.print_json(json.dumps({"file": str(record.file), "sha256": record.sha256, **record.info}))
 
 
 @app.command()
@@ -76,8 +76,8 @@ def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", a
     """Serve an earlier version again, also in a running server. The version that it replaces is kept."""
     history = _history(studies)
     name = history.restore(image, tag, version, partial(history.check_fits, image))
-    note("restore a label", image, adapters=adapters, version=version)
-    console.print(f"The label {tag} of {image} is that of {version} again, as version {name}.", markup=False)
+    add_audit_line("restore a label", image, adapters=adapters, version=version)
+    console.print(f"The label {tag} of {image} is {version} again, saved as version {name}.", markup=False)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def confirm(
 ) -> None:
     """Accept the newest version of organs that one annotator changed after another, so that trainings use it."""
     confirmed = _history(studies).confirm(image, tag, organ or [], by="the command line")
-    note("confirm a label", image, adapters=adapters, tag=tag, organs=confirmed)
+    add_audit_line("confirm a label", image, adapters=adapters, tag=tag, organs=confirmed)
     console.print(f"Trainings now use {', '.join(confirmed)} of the label {tag} of {image}.", markup=False)
 
 
@@ -112,7 +112,6 @@ def prune(
     """
     from baps.annotations.retention import RetentionRule
     from baps.annotations.retention import prune as prune_versions
-    from baps.cli.options import given
     from baps.errors import InputError
     from baps.registry.store import adapter_times
     from baps.site.settings import read_settings
@@ -121,14 +120,14 @@ def prune(
         raise InputError("Name an image, or use --all.")
     if not keep and not older_than:
         raise InputError("Choose which versions to keep: --keep, the number for each label, or --older-than, or both.")
-    history, folder = _history(studies), read_settings(given(adapters=adapters)).adapters
+    history, folder = _history(studies), read_settings(options.given_settings(adapters=adapters)).adapters
     count = 0
     for name, tag, versions in prune_versions(
         history, RetentionRule(keep, older_than), adapter_times(folder), image, dry_run
     ):
         count += len(versions)
         if not dry_run:
-            note("prune a label", name, adapters=adapters, tag=tag, versions=versions)
+            add_audit_line("prune a label", name, adapters=adapters, tag=tag, versions=versions)
         console.print(f"{name}, {tag}: {', '.join(versions)}", markup=False)
     console.print(f"{count} versions {'would be' if dry_run else 'were'} removed.")
 
@@ -156,11 +155,11 @@ def remove(
         raise NotFoundError(f"The label {tag} of {image} has no version {version}. See `baps labels list`.")
     if not although_used and (used := [one.name for one in versions if one.used_in_training]):
         raise InputError(
-            f"A training has used the version {used[0]}, or may have. Nothing was removed. To remove it nevertheless, "
-            "add --although-used."
+            f"A training has used the version {used[0]}, or may have. Nothing was removed. To remove it anyway, add "
+            "--although-used."
         )
     history.remove(image, tag, [one.name for one in versions], "on request", served=all_versions)
-    note("remove a label", image, adapters=adapters, tag=tag, versions=[one.name for one in versions])
+    add_audit_line("remove a label", image, adapters=adapters, tag=tag, versions=[one.name for one in versions])
     console.print(f"Removed: {', '.join(one.name for one in versions)}", markup=False)
 
 
@@ -184,7 +183,7 @@ def export(
     structures = label_to_rtstruct(_history(studies), image, tag)
     with atomic_write(rtstruct) as partial_file:
         structures.save_as(partial_file, write_like_original=False)
-    note("export a label", image, adapters=adapters)
+    add_audit_line("export a label", image, adapters=adapters)
     names = ", ".join(str(one.ROIName) for one in structures.StructureSetROISequence)
     console.print(f"The label {tag} of {image} is in {rtstruct}: {names}.", markup=False)
 
@@ -198,9 +197,7 @@ def import_labels(
     confirmed: Annotated[
         bool, typer.Option(help="Whether a person has checked them. Trainings use only those.")
     ] = True,
-    replace: Annotated[
-        bool, typer.Option(help="Import also where a label exists; that one is kept as a version.")
-    ] = False,
+    replace: Annotated[bool, typer.Option(help="Replace existing labels, which are kept as versions.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Read and check all labels, and save nothing.")] = False,
     config: options.Config = "",
     adapters: Adapters = "",
@@ -218,7 +215,7 @@ def import_labels(
     from baps.io import list_images
     from baps.site.settings import Settings, read_settings
 
-    site = read_settings(options.given(labels=labels, config=config))
+    site = read_settings(options.given_settings(labels=labels, config=config))
     for place in (folder, studies):
         if not place.is_dir():
             raise InputError(f"There is no folder {place}.")
@@ -232,8 +229,8 @@ def import_labels(
     check_installed()
     from baps.server.datastores.folder import StudiesDatastore
     from baps.server.labels.import_labels import (  # MONAI Label's datastore, which takes seconds.
-        Import,
-        Imported,
+        ImportOptions,
+        ImportResult,
         import_labels,
     )
 
@@ -241,18 +238,18 @@ def import_labels(
     known = {} if site.labels == Settings().labels else site.labels
     done = "can be imported" if dry_run else "imported"
 
-    def report(one: Imported) -> None:
-        if one.why_not:
-            console.print(f"rejected: {one.file.name}. {one.why_not}", style="yellow", markup=False)
+    def report(one: ImportResult) -> None:
+        if one.reason:
+            console.print(f"rejected: {one.file.name}. {one.reason}", style="yellow", markup=False)
             return
         console.print(f"{done}: {one.file.name} as the label of {one.image}, {', '.join(one.organs)}", markup=False)
         if not dry_run:
-            note("import a label", one.image, adapters=adapters, config=config)
+            add_audit_line("import a label", one.image, adapters=adapters, config=config)
 
-    how = Import(known, author, confirmed, replace, dry_run)
-    results = import_labels(datastore, match_labels(files, datastore.list_images()), how, report)
+    import_options = ImportOptions(known, author, confirmed, replace, dry_run)
+    results = import_labels(datastore, match_labels(files, datastore.list_images()), import_options, report)
     options.print_notes(dict.fromkeys(sentence for one in results for sentence in one.notes))
-    rejected = sum(bool(one.why_not) for one in results)
+    rejected = sum(bool(one.reason) for one in results)
     after = "can be imported; nothing was saved" if dry_run else "were imported"
     console.print(f"{len(results) - rejected} of {len(results)} labels {after}.")
     if rejected:

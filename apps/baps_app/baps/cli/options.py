@@ -1,10 +1,12 @@
-"""Options that several commands share: settings of a site, where empty means not given, and labelled folders."""
+"""Options that several commands share: settings of a site, and folders of labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from baps.site.settings import Settings
 
 _MAX_REASONS = 10
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
 BlackBox = Annotated[
@@ -51,42 +54,95 @@ Patients = Annotated[
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 
-def given(**options: str) -> dict[str, str]:
-    """Return the options that were given, by the name of the setting, as ``read_settings`` takes them.
+_ANNOTATIONS = {
+    "labels": Labels,
+    "black_box": BlackBox,
+    "weights": Weights,
+    "weights_sha256": WeightsSha256,
+    "device": Device,
+    "remote": Remote,
+    "adapters": Adapters,
+    "cache_mb": CacheMb,
+    "users": Users,
+    "openid": OpenId,
+    "root_path": RootPath,
+    "worklist": Worklist,
+    "config": Config,
+}
+"""The options for settings of a site, by the name of the setting."""
+
+MODEL = ("black_box", "weights", "weights_sha256", "device", "remote")
+"""Settings that choose the black box."""
+
+SITE = ("labels", *MODEL, "adapters", "cache_mb", "users", "openid")
+"""Settings of a server."""
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command: replace its parameter ``settings`` by the options for settings of a site.
+
+    The command gets the options that the user set as a dictionary, as ``read_settings`` takes them.
 
     Args:
-        **options: Values by the name of the setting; "" where it was not given.
+        *names: Names of the settings.
 
     Returns:
-        Values of the options that were given.
+        The decorator.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(**values: Any) -> None:
+            settings = given_settings(**{name: values.pop(name, "") for name in names})
+            command(**values, settings=settings)
+
+        added = [inspect.Parameter(name, _KEYWORD, default="", annotation=_ANNOTATIONS[name]) for name in names]
+        parameters: list[inspect.Parameter] = []
+        signature = inspect.signature(command, eval_str=True)
+        for parameter in signature.parameters.values():
+            parameters += added if parameter.name == "settings" else [parameter.replace(kind=_KEYWORD)]
+        wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # Typer reads it.
+        return wrapped
+
+    return decorate
+
+
+def given_settings(**options: str) -> dict[str, str]:
+    """Select the options that the user set.
+
+    Args:
+        **options: Values by the name of the setting; "" for options that were not set.
+
+    Returns:
+        Values of the options that were set, as ``read_settings`` takes them.
     """
     return {name: value for name, value in options.items() if value}
 
 
-def load_site(**settings: str) -> tuple[Settings, BlackBoxModel]:
+def load_site(settings: Mapping[str, str]) -> tuple[Settings, BlackBoxModel]:
     """Read the settings and load their black box.
 
     Args:
-        **settings: Values by the name of the setting; "" where it was not given.
+        settings: Values by the name of the setting.
 
     Returns:
         The settings of the site, and the black box.
 
     Raises:
-        InputError: if the settings or the weights cannot be used.
+        InputError: If the settings or the weights cannot be used.
     """
     from baps.blackbox import load_black_box
     from baps.site.settings import read_settings
 
-    site = read_settings(given(**settings))
+    site = read_settings(settings)
     return site, load_black_box(site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model)
 
 
 def print_skipped(reasons: Mapping[str, str]) -> None:
-    """Print what was skipped and why, at most ten entries.
+    """Print the reasons why images or labels were skipped, at most ten.
 
     Args:
-        reasons: Reasons by the name of what was skipped.
+        reasons: Reasons by the name of the image or label.
     """
     console = Console(soft_wrap=True, highlight=False)
     for name, reason in list(reasons.items())[:_MAX_REASONS]:
@@ -96,7 +152,7 @@ def print_skipped(reasons: Mapping[str, str]) -> None:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print how something was read that could be read in another way.
+    """Print notes on how ambiguous files were read.
 
     Args:
         notes: One sentence each.
@@ -106,13 +162,13 @@ def print_notes(notes: Iterable[str]) -> None:
         console.print(note, markup=False)
 
 
-def read_label(given: str | None) -> int | str | None:
+def parse_label(value: str | None) -> int | str | None:
     """Parse the option ``--label``.
 
     Args:
-        given: A value of a labelmap, the name of a segment, or None for no label.
+        value: A value of a labelmap, the name of a segment, or None for no label.
 
     Returns:
         The value as a number, the name, or None.
     """
-    return int(given) if given and given.removeprefix("-").isdecimal() else given
+    return int(value) if value and value.removeprefix("-").isdecimal() else value

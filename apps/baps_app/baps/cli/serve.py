@@ -11,6 +11,7 @@ import typer
 from baps.cli import options
 
 
+@options.with_settings(*options.SITE, "root_path", "worklist", "config")
 def serve(
     studies: Annotated[
         str,
@@ -18,21 +19,10 @@ def serve(
             help="Folder of images, or the DICOMweb URL of a PACS and a query: 'https://pacs/dicom-web?Modality=CT'."
         ),
     ],
-    labels: options.Labels = "",
+    *,
+    settings: dict[str, str],
     host: Annotated[str, typer.Option(help="Address to listen on. Any but 127.0.0.1 needs users.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    black_box: options.BlackBox = "",
-    weights: options.Weights = "",
-    weights_sha256: options.WeightsSha256 = "",
-    device: options.Device = "",
-    remote: options.Remote = "",
-    adapters: options.Adapters = "",
-    cache_mb: options.CacheMb = "",
-    users: options.Users = "",
-    openid: options.OpenId = "",
-    root_path: options.RootPath = "",
-    worklist: options.Worklist = "",
-    config: options.Config = "",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve a folder of images or a PACS to 3D Slicer and OHIF.
 
@@ -42,25 +32,10 @@ def serve(
     from baps.site.server_command import check_listening, check_port, check_studies, serving_command
     from baps.site.settings import check_settings, read_settings
 
-    settings = options.given(
-        labels=labels,
-        black_box=black_box,
-        weights=weights,
-        weights_sha256=weights_sha256,
-        device=device,
-        remote=remote,
-        adapters=adapters,
-        cache_mb=cache_mb,
-        users=users,
-        openid=openid,
-        root_path=root_path,
-        worklist=worklist,
-        config=config,
-    )
     site = read_settings(settings)
     check_settings(site)
     check_studies(studies, site.worklist)
-    check_listening(host, site.closed)
+    check_listening(host, site.requires_login)
     check_port(host, port)
     command, environment = serving_command(studies, host, port, settings)
     print(

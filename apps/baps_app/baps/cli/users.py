@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from baps.cli.audit_log import note, private_files
+from baps.cli.audit_log import add_audit_line, private_files
 from baps.cli.console import Console
 from baps.cli.options import Adapters
 from baps.site.roles import Role
@@ -32,7 +32,7 @@ def _users(file: str) -> Users:
 
     path = Path(file).expanduser() if file else read_settings({}).users
     if path is None:
-        raise InputError("Name the file of users: --file /etc/baps/users.json, or BAPS_USERS in the environment.")
+        raise InputError("Give the file of users: --file /etc/baps/users.json, or BAPS_USERS in the environment.")
     return Users(path)
 
 
@@ -46,8 +46,8 @@ def add(
 ) -> None:
     """Add a user and print their token, once."""
     token = _users(file).add(name, role, days)
-    note("add a user", adapters=adapters, about=name, as_role=role.value)
-    _show(name, token)
+    add_audit_line("add a user", adapters=adapters, about=name, as_role=role.value)
+    _print_token(name, token)
 
 
 @app.command("list")
@@ -66,20 +66,20 @@ def list_users(file: File = "") -> None:
 def renew(name: Name, file: File = "", days: Days = None, adapters: Adapters = "") -> None:
     """Give a user a new token and print it, once. The old one becomes invalid at once."""
     token = _users(file).renew(name, days)
-    note("renew a user's token", adapters=adapters, about=name)
-    _show(name, token)
+    add_audit_line("renew a user's token", adapters=adapters, about=name)
+    _print_token(name, token)
 
 
 @app.command()
 def remove(name: Name, file: File = "", adapters: Adapters = "") -> None:
     """Remove a user. The token becomes invalid at once, also in a running server."""
     _users(file).remove(name)
-    note("remove a user", adapters=adapters, about=name)
+    add_audit_line("remove a user", adapters=adapters, about=name)
     console.print(f"{name} is removed.", markup=False)
 
 
-def _show(name: str, token: str) -> None:
+def _print_token(name: str, token: str) -> None:
     console.print(
-        f"The token of {name}, which is printed only once. It is the password in Slicer and on the login page:"
+        f"The token of {name}, which is printed only once. Use it as the password in Slicer and on the login page:"
     )
     console.print(token, markup=False)

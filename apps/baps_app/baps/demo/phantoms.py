@@ -1,11 +1,11 @@
-"""Phantom volumes of an abdomen, CT-like and MR-like, with labels; nothing in them comes from a patient.
+"""Make phantom volumes of an abdomen, CT-like and MR-like, with labels. They contain no data of patients.
 
-What is modelled, so that the phantoms are hard in the way real images are:
+They model the difficulties of real images:
 
-* anatomy: a body with fat, bowel, muscle, spine, ribs, lungs' bases, liver, spleen, kidneys, stomach and aorta, mostly
-  warped ellipsoids, different for every patient;
-* soft contrast: organs differ by some 10 to 40 HU in CT (of a window of 400), and touch each other;
-* CT: point spread, correlated noise of 14 to 20 HU; a scanner offset of up to 8 HU;
+* anatomy: a body with fat, bowel, muscle, spine, ribs, bases of the lungs, liver, spleen, kidneys, stomach and aorta,
+  mostly warped ellipsoids, different for each patient;
+* low contrast: organs differ by 10 to 40 HU in CT (with a window of 400 HU), and touch each other;
+* CT: point spread, correlated noise of 14 to 20 HU, a scanner offset of up to 8 HU;
 * MR: organ signals of a fat-suppressed T2 image, a scanner gain of 0.5 to 3, a bias field of up to 40 %, Rician noise.
 """
 
@@ -40,12 +40,18 @@ _MR = {
     "air": (6, 2), "fat": (60, 10), "muscle": (85, 8), "bone": (70, 10), "lung": (15, 3), "liver": (125, 12),
     "spleen": (200, 20), "kidneys": (225, 20), "stomach": (160, 40), "aorta": (40, 8), "bowel": (150, 25),
 }  # fmt: skip
-"""Mean and spread between patients of each tissue, HU and arbitrary units."""
+"""Mean of each tissue, and standard deviation between patients, in HU (CT) or arbitrary units (MR)."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """Tissue names by index, their map (I, J, K), and the label map."""
+    """The anatomy of a patient.
+
+    Attributes:
+        tissues: Names of the tissues.
+        tissue: Index of the tissue at each voxel, (I, J, K).
+        labels: The labelmap, (I, J, K).
+    """
 
     tissues: tuple[str, ...]
     tissue: NDArray[np.uint8]
@@ -53,14 +59,22 @@ class Phantom:
 
 
 def smooth_field(random: np.random.Generator, scale_mm: float) -> NDArray[np.float32]:
-    """Gaussian random field of unit standard deviation that varies over ``scale_mm``."""
+    """Draw a Gaussian random field of unit standard deviation.
+
+    Args:
+        random: Random generator.
+        scale_mm: Standard deviation of the smoothing, in mm.
+
+    Returns:
+        The field, (I, J, K).
+    """
     sigma = [scale_mm / step for step in SPACING]
     field = ndimage.gaussian_filter(random.normal(size=SHAPE), sigma, mode="wrap")
     return (field / field.std()).astype(np.float32)
 
 
 def draw_phantom(random: np.random.Generator) -> Phantom:
-    """The anatomy of one patient."""
+    """Draw the anatomy of one patient."""
     grids = np.meshgrid(
         *((np.arange(n) - (n - 1) / 2) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij"
     )
@@ -118,34 +132,34 @@ def draw_phantom(random: np.random.Generator) -> Phantom:
 
 
 def render_ct(phantom: Phantom, random: np.random.Generator) -> NDArray[np.int16]:
-    """A CT of the phantom, HU."""
+    """Render a CT of the phantom, (I, J, K) in HU."""
     level = np.array([random.normal(*_CT[name]) for name in phantom.tissues], np.float32)
     clean = level[phantom.tissue] + 5 * smooth_field(random, 10) * (phantom.tissue > 0)
-    seen = ndimage.gaussian_filter(clean, (0.7, 0.7, 0.4)) + random.uniform(-8, 8)
-    grain = ndimage.gaussian_filter(random.normal(size=SHAPE), (0.6, 0.6, 0.0))
-    seen = seen + grain / grain.std() * random.uniform(14, 20) * np.where(phantom.tissue > 0, 1.0, 0.5)
-    return seen.clip(-1024, 3071).round().astype(np.int16)
+    blurred = ndimage.gaussian_filter(clean, (0.7, 0.7, 0.4)) + random.uniform(-8, 8)
+    noise = ndimage.gaussian_filter(random.normal(size=SHAPE), (0.6, 0.6, 0.0))
+    noisy = blurred + noise / noise.std() * random.uniform(14, 20) * np.where(phantom.tissue > 0, 1.0, 0.5)
+    return noisy.clip(-1024, 3071).round().astype(np.int16)
 
 
 def render_mr(phantom: Phantom, random: np.random.Generator) -> NDArray[np.int16]:
-    """A fat-suppressed T2-like image of the phantom, arbitrary units."""
+    """Render an image of the phantom like fat-suppressed T2, (I, J, K) in arbitrary units."""
     level = np.array([random.normal(*_MR[name]) for name in phantom.tissues], np.float32).clip(2)
     clean = level[phantom.tissue] * (1 + 0.06 * smooth_field(random, 8))
     bias = np.exp(0.17 * smooth_field(random, 110)).clip(0.6, 1.4)
-    seen = ndimage.gaussian_filter(clean * bias, (0.6, 0.6, 0.3))
+    blurred = ndimage.gaussian_filter(clean * bias, (0.6, 0.6, 0.3))
     sigma = random.uniform(9, 14)
-    noisy = np.hypot(seen + random.normal(0, sigma, SHAPE), random.normal(0, sigma, SHAPE))
+    noisy = np.hypot(blurred + random.normal(0, sigma, SHAPE), random.normal(0, sigma, SHAPE))
     return (noisy * random.uniform(0.5, 3)).round().clip(0, 32767).astype(np.int16)
 
 
 def write_cases(folder: Path, kind: str, count: int, seed: int = 0) -> Iterator[Path]:
-    """Write volumes into ``images/`` of a folder and their labels into ``labels/``, one after another.
+    """Write volumes to ``images/`` in a folder and their labels to ``labels/``, one after another.
 
     Args:
-        folder: it is made.
+        folder: The folder, which is made if it does not exist.
         kind: ``ct`` or ``mr``.
-        count: how many volumes.
-        seed: of the phantoms and their noise.
+        count: Number of volumes.
+        seed: Random seed of the phantoms and their noise.
 
     Yields:
         The file of each image.

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with its pictures inside."""
+"""Write the report of the demo: one HTML file that contains its pictures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from baps.imaging.windowing import choose_window
 from baps.io import read_volume
 
 if TYPE_CHECKING:
-    from baps.demo.question import Question
+    from baps.demo.click import DemoClick
 
 mpl.use("Agg")
 _HERE = Path(__file__).resolve().parent
-_COLOURS = {"zero_shot": "#ff9d2e", "window": "#4aa8ff", "adapted": "#36d17c", "truth": "#ffffff"}
-_TITLES = {"zero_shot": "unadapted", "window": "best window", "adapted": "adapted", "truth": "truth"}
+_COLOURS = {"zero_shot": "#ff9d2e", "window": "#4aa8ff", "adapted": "#36d17c", "reference": "#ffffff"}
+_TITLES = {"zero_shot": "unadapted", "window": "best window", "adapted": "adapted", "reference": "reference"}
 
 
 def write_report(
     path: Path,
     images: Path,
     organ: str,
-    asked: list[Question],
+    clicks: list[DemoClick],
     means: dict[str, dict[str, float]],
     summary: dict[str, Any],
     result: dict[str, Any],
@@ -36,17 +36,17 @@ def write_report(
     """Write the report.
 
     Args:
-        path: the file.
-        images: folder of the volumes.
-        organ: what was clicked on.
-        asked: every click with its masks.
-        means: Dice by arm and case.
-        summary: as summary.json.
-        result: of the training, from its stats.
+        path: The file.
+        images: Folder of the volumes.
+        organ: The organ.
+        clicks: All clicks, with their masks.
+        means: Dice by model and case.
+        summary: Content of summary.json.
+        result: Result of the training, from its statistics.
     """
     template = jinja2.Environment(loader=jinja2.FileSystemLoader(_HERE), autoescape=True).get_template("report.html.j2")
     pictures = [
-        (case, _png(_clicks(images / f"{case}.nii.gz", [q for q in asked if q.case == case])))
+        (case, _png(_draw_clicks(images / f"{case}.nii.gz", [click for click in clicks if click.case == case])))
         for case in means["adapted"]
     ]
     path.write_text(
@@ -55,7 +55,7 @@ def write_report(
             means=means,
             summary=summary,
             result=result,
-            curve=_png(_curve(result)),
+            curve=_png(_draw_curve(result)),
             pictures=pictures,
         )
     )
@@ -67,38 +67,40 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _clicks(image: Path, asked: list[Question]) -> Figure:
-    """Three slices of a volume: the click, and each mask's outline over the image."""
+def _draw_clicks(image: Path, clicks: list[DemoClick]) -> Figure:
+    """Draw three slices of a volume: the click, and the outline of each mask on the image."""
     volume = read_volume(image)
     window = choose_window(volume)
-    shown = [asked[n] for n in np.linspace(len(asked) // 6, len(asked) - 1 - len(asked) // 6, 3).round().astype(int)]
+    examples = [
+        clicks[n] for n in np.linspace(len(clicks) // 6, len(clicks) - 1 - len(clicks) // 6, 3).round().astype(int)
+    ]
     figure = Figure(figsize=(12, 7.0), facecolor="#15181c", layout="constrained")
-    axes = figure.subplots(len(shown), 5, squeeze=False)
-    for row, q in zip(axes, shown, strict=True):
-        picture = window.apply(q.plane.extract(volume.voxels)) / 255
-        x, y = q.prompt.positive[0]
-        for column, arm in zip(row, ("click", *_TITLES), strict=True):
+    axes = figure.subplots(len(examples), 5, squeeze=False)
+    for row, click in zip(axes, examples, strict=True):
+        picture = window.apply(click.plane.extract(volume.voxels)) / 255
+        x, y = click.prompt.positive[0]
+        for column, name in zip(row, ("click", *_TITLES), strict=True):
             column.imshow(picture, cmap="gray", vmin=0, vmax=1)
             column.set_axis_off()
-            mask = q.truth if arm == "truth" else q.masks.get(arm)
-            said = f"slice {q.plane.index}" if arm == "click" else _TITLES[arm]
-            if arm == "click":
+            mask = click.target if name == "reference" else click.masks.get(name)
+            title = f"slice {click.plane.index}" if name == "click" else _TITLES[name]
+            if name == "click":
                 column.plot(x, y, "+", color="#ff4d6d", markersize=13, markeredgewidth=2.5)
             elif mask is not None:
                 overlay = np.zeros((*mask.shape, 4))
-                overlay[..., :3] = mpl.colors.to_rgb(_COLOURS[arm])
+                overlay[..., :3] = mpl.colors.to_rgb(_COLOURS[name])
                 overlay[..., 3] = 0.28 * mask
                 column.imshow(overlay)
                 if mask.any():
-                    column.contour(mask, [0.5], colors=[_COLOURS[arm]], linewidths=1.4)
+                    column.contour(mask, [0.5], colors=[_COLOURS[name]], linewidths=1.4)
                 column.plot(x, y, "+", color="#ff4d6d", markersize=8, markeredgewidth=1.5)
-                if arm != "truth":
-                    said += f"   Dice {q.dice(arm):.2f}"
-            column.set_title(said, color="#e6e6e6", fontsize=10)
+                if name != "reference":
+                    title += f"   Dice {click.dice(name):.2f}"
+            column.set_title(title, color="#e6e6e6", fontsize=10)
     return figure
 
 
-def _curve(result: dict[str, Any]) -> Figure:
+def _draw_curve(result: dict[str, Any]) -> Figure:
     images, scores = zip(*result["curve"], strict=True)
     figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -111,7 +113,7 @@ def _curve(result: dict[str, Any]) -> Figure:
         axes.errorbar(
             [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="held back, unadapted"
         )
-    axes.set_xlabel("black-box images asked")
+    axes.set_xlabel("black-box images")
     axes.set_ylabel("Dice")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

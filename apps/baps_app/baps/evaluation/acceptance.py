@@ -59,7 +59,7 @@ class PairedComparison:
             f"{self.unit}{'s' if self.count != 1 else ''}"
         )
 
-    def record(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Return the comparison as JSON, for the adapter's record.
 
         Returns:
@@ -121,15 +121,15 @@ class Acceptance:
             text += f" Below {self.min_dice:g} a mask takes longer to correct than to draw. Label more volumes."
         return text
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the outcome as JSON, for the adapter's record.
 
         Returns:
             ``verdict`` and ``against_served``, each a comparison or None.
         """
         return {
-            "verdict": self.comparison.record() if self.comparison else None,
-            "against_served": self.against_served.record() if self.against_served else None,
+            "verdict": self.comparison.to_dict() if self.comparison else None,
+            "against_served": self.against_served.to_dict() if self.against_served else None,
         }
 
 

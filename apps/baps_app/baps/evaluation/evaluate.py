@@ -63,7 +63,7 @@ class Evaluation:
         sets = [np.mean(list(labels.values()), axis=0) for labels in self.dice.values()]
         return float(np.mean(sets, axis=0).std())
 
-    def record(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Convert the evaluation to JSON.
 
         Returns:
@@ -173,7 +173,8 @@ def _score(
             prompts: Sequence[Prompt], segment: SegmentFunction = segment, canvas: Canvas = canvas
         ) -> list[NDArray[np.bool_]]:
             return [
-                canvas.restore(one) > 0.5 for one in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
+                canvas.restore(probability) > 0.5
+                for probability in segment([prompt.mapped(canvas.to_canvas) for prompt in prompts])
             ]
 
         scores.append(simulate_corrections(masks, target, kind, clicks, generators))

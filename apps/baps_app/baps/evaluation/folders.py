@@ -87,7 +87,7 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
             skipped[name] = str(error)
             continue
         notes += label_map.notes
-        cases += [Case(image, mask, one, patient) for one in values]
+        cases += [Case(image, mask, value, patient) for value in values]
     if not cases:
         raise InputError(f"No label in {labels} can be used. {next(iter(skipped.values()))}")
     return Folders(cases, skipped, tuple(dict.fromkeys(notes)))
@@ -99,11 +99,11 @@ def _select_values(label_map: LabelMap, value: int | str | None) -> list[int]:
     Raises:
         InputError: if there are none.
     """
-    present = {one for one in label_map.values() if one > 0}
+    present = {number for number in label_map.values() if number > 0}
     if isinstance(value, str):
         if not label_map.names:
             raise InputError(f"Its label does not name its segments, so {value!r} is unknown. Give the number instead.")
-        selected = {one for one, name in label_map.names.items() if name == value}
+        selected = {number for number, name in label_map.names.items() if name == value}
         if not selected & present:
             raise InputError(f"Its label has no segment {value!r}, but {', '.join(label_map.names.values())}.")
         return sorted(selected & present)

@@ -92,25 +92,25 @@ def build_segment_function(
     """
     encodings: dict[Hashable, Encoding] = {}
 
-    def segment_through(one: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
+    def predict(candidate: Adapter | None, prompt: Prompt) -> NDArray[np.float32]:
         def get_or_encode(key: Hashable, encode: Callable[[], Encoding]) -> Encoding:
-            full_key = (one is adapter, key)
+            full_key = (candidate is adapter, key)
             if full_key not in encodings:
                 encodings[full_key] = encode()
             return encodings[full_key]
 
-        return segment_cached(black_box, one, image, prompt, get_or_encode, size)
+        return segment_cached(black_box, candidate, image, prompt, get_or_encode, size)
 
     def segment(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:
-            answers = [segment_through(adapter, prompt) for prompt in prompts]
+            answers = [predict(adapter, prompt) for prompt in prompts]
         else:
             images = np.repeat(image[None], len(prompts), axis=0)
             sizes = None if size is None else [size] * len(prompts)
             answers = list(segment_adapted(black_box, adapter, images, prompts, sizes))
         for row, prompt in enumerate(prompts):
             answers[row], _ = fall_back_on_violated_clicks(
-                answers[row], adapter, prompt, partial(segment_through, prompt=prompt)
+                answers[row], adapter, prompt, partial(predict, prompt=prompt)
             )
         return np.stack(answers)
 

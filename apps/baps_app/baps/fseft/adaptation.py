@@ -152,7 +152,7 @@ def plan_organ_adaptation(
                 content.update(b"none" if part is None else part.numpy().tobytes())
     facts = {
         "method": _METHOD_VERSION,
-        "black_box": model.record(),
+        "black_box": model.to_dict(),
         "organ": organ,
         "settings": asdict(settings),
         "training_patients": [patient_hash(p) for p in split.training],
@@ -171,7 +171,7 @@ def adapt_organ(
     settings: OrganSettings,
     plan: AdaptationPlan | None = None,
     feature_cache: FeatureCache | None = None,
-    queries: Sequence[torch.Tensor] = (),
+    unlabelled: Sequence[torch.Tensor] = (),
     served: ServedAdapter[FewShotAdapter] | None = None,
     progress: OrganProgress = lambda epoch, epochs, dice: None,
     wait: Callable[[], None] = lambda: None,
@@ -192,7 +192,7 @@ def adapt_organ(
         settings: the settings of the adaptation.
         plan: the plan of these volumes and settings, or None to make one.
         feature_cache: cache of the model's features, or None.
-        queries: images (1, H, W, D) of unlabelled volumes, in which the organ should be about as large; only for a
+        unlabelled: images (1, H, W, D) of unlabelled volumes, in which the organ should be about as large; only for a
             method that reads the frozen model's output.
         served: the adapter that is served now, or None; the candidate is compared with it on patients that are new to
             both.
@@ -205,24 +205,25 @@ def adapt_organ(
 
     Raises:
         InputError: if there is nothing to train on, or the method does not apply to the model, or does not support
-            queries.
+            unlabelled volumes.
         BapsError: if the folder cannot be written to, or the GPU is out of memory.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     plan = plan or plan_organ_adaptation(model, organ, volumes, settings, served=served)
     feature_cache = feature_cache or FeatureCache(None)
     split, folds = plan.split, plan.split.folds
     runs = len(folds) + (not split.held_back)
-    run_facts = f"{plan.fingerprint} {[_digest(image) for image in queries]}"
+    run_facts = f"{plan.fingerprint} {[_digest(image) for image in unlabelled]}"
 
     def train_run(number: int, patients: Sequence[str], _: Sequence[str]) -> tuple[FewShotAdapter, FitResult]:
         adapter = build_adapter(settings.method, model.network, organ, decoder=settings.decoder, seed=settings.seed).to(
             model.device
         )
-        if queries and adapter.input_kind == "images":
+        if unlabelled and adapter.input_kind == "images":
             raise InputError(
                 f"The method {settings.method} changes the model itself, which sees parts of a volume, so that "
-                "sizes of whole organs cannot be constrained. Omit the queries, or train spatial or landmarks."
+                "sizes of whole organs cannot be constrained. Omit the unlabelled volumes, or train spatial or "
+                "landmarks."
             )
 
         def get_inputs(image: torch.Tensor) -> torch.Tensor:
@@ -234,8 +235,8 @@ def adapt_organ(
         def report(epoch: int, dice: float) -> None:
             progress(number * settings.epochs + epoch, runs * settings.epochs, dice)
 
-        query_inputs = [get_inputs(image) for image in queries]
-        return adapter, fit(adapter, examples, settings.fit_settings(), query_inputs, report, wait, checkpoint)
+        unlabelled_inputs = [get_inputs(image) for image in unlabelled]
+        return adapter, fit(adapter, examples, settings.fit_settings(), unlabelled_inputs, report, wait, checkpoint)
 
     def score_patient(patient: str, _: Arm, adapter: FewShotAdapter | None) -> NDArray[np.float64]:
         masks = (_mask(model, organ, adapter, feature_cache, volume, wait) for volume in volumes[patient])
@@ -251,12 +252,12 @@ def adapt_organ(
         "fingerprint": plan.fingerprint,
         "seen_patients": sorted(trained_on),
         "check": split.evaluation,
-        **acceptance.record(),
+        **acceptance.to_dict(),
         "curve": [[epoch, round(dice, 4)] for epoch, dice in enumerate(result.dices, 1)],
         "penalties": [round(penalty, 4) for penalty in result.penalties],
         "parameters": sum(value.numel() for value in adapter.trainable_parameters().values()),
-        "queries": len(queries),
-        "seconds": round(time.monotonic() - begun, 1),
+        "queries": len(unlabelled),
+        "seconds": round(time.monotonic() - start, 1),
     }
     return OrganAdaptation(adapter, acceptance, record)
 

@@ -91,7 +91,7 @@ def surface_distances(
         return (0.0, 0.0) if mask.any() == target.any() else (math.inf, math.inf)
     either = np.nonzero(mask | target)
     box = tuple(slice(axis.min(), axis.max() + 1) for axis in either)
-    first, second = (np.pad(one[box], 1)[None, None] for one in (mask, target))
+    first, second = (np.pad(surface_mask[box], 1)[None, None] for surface_mask in (mask, target))
     pair = torch.from_numpy(first).float(), torch.from_numpy(second).float()
     sizes = spacing.tolist()
     hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sizes)

@@ -1,4 +1,6 @@
-"""Describe where a voxel lies, relative to the organs that a foundation model finds. Ours.
+"""Describe where a voxel lies, relative to the organs that a foundation model finds.
+
+Not from the FSEFT paper.
 
 The features of a frozen model describe what a voxel looks like, and an organ that the model was not trained on looks
 much like its neighbours. But the pancreas lies between the liver, the spleen and the aorta in everybody: the offset of

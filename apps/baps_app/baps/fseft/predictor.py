@@ -147,6 +147,28 @@ def unadapted(model: OrganModel, organ: str) -> FewShotAdapter | None:
     return build_adapter("linear_probe", model.network, organ).to(model.device).eval()
 
 
+@convert_out_of_memory
+def segment_volume(model: OrganModel, adapter: FewShotAdapter, volume: Volume) -> Volume:
+    """Segment one organ of a volume.
+
+    Args:
+        model: the organ model.
+        adapter: an adapter for the organ, see ``unadapted``.
+        volume: a volume of any orientation.
+
+    Returns:
+        The mask in the frame of the volume: voxels (I, J, K) uint8, 1 inside the organ.
+
+    Raises:
+        InputError: if the volume is in colour.
+        BapsError: if the GPU is out of memory.
+    """
+    prepared = preprocess(volume, model.spacing, model.side)
+    get_inputs = FeatureCache(None).for_image(model, prepared.image)
+    mask = predict(adapter, prepared, get_inputs, model.side) > 0.5
+    return Volume(mask.astype(np.uint8), volume.affine)
+
+
 def predict(
     adapter: FewShotAdapter | None, prepared: PreparedVolume, get_inputs: InputGetter, side: int
 ) -> NDArray[np.float32]:

@@ -259,10 +259,10 @@ def _rank_lookup(values: NDArray[np.int64], layer: NDArray[np.integer[Any]]) -> 
     return lambda k: ranks[layer[:, :, k].ravel("F")]
 
 
-def _ranks(values: NDArray[np.int64], wanted: Sequence[int]) -> NDArray[np.int64]:
+def _ranks(values: NDArray[np.int64], queries: Sequence[int]) -> NDArray[np.int64]:
     """Return the ranks of values among sorted ones; 0 for those that are missing."""
-    ranks = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[ranks] == np.array(wanted), ranks, 0)
+    ranks = np.minimum(np.searchsorted(values, queries), len(values) - 1)
+    return np.where(values[ranks] == np.array(queries), ranks, 0)
 
 
 def unique_values(voxels: NDArray[np.integer[Any]]) -> set[int]:

@@ -1,4 +1,4 @@
-"""Convert scribbles to a prompt: a few clicks along the strokes.
+"""Convert scribbles, the strokes that a user paints, to a prompt: a few clicks along the strokes.
 
 The number of clicks and their placement were chosen on strokes drawn by people, see
 ``benchmarks/interactive/scribbles.py``.

@@ -37,6 +37,21 @@ _PIXEL_BYTES = 8
 
 
 @dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter for one request. All slices of the request use it, even if another version is published meanwhile.
+
+    Attributes:
+        name: label and version.
+        adapter: the adapter.
+        key: cache key of what is computed with it.
+    """
+
+    name: tuple[str, str]
+    adapter: Adapter
+    key: Hashable
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """The answer to one prompt.
 
@@ -44,7 +59,7 @@ class Segmentation:
         probability: probability of the object at each pixel of the slice, (rows, columns).
         volume: the volume that the slice belongs to.
         window: the window that the slice was shown with.
-        adapter: label and version of the adapter that was used, or None for the unadapted model.
+        adapter: name of the adapter that was used, or None for the unadapted model.
         used_fallback: whether the adapted answer violated the clicks, see ``fall_back_on_violated_clicks``.
         encoding_cached: whether the encoding of the slice was in the cache already.
         seconds: time that the answer took.
@@ -66,27 +81,28 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class _PreparedSlice:
-    """A slice as the black box sees it, with the adapter that is served.
+    """A slice as the black box sees it, with the adapter that is used on it.
 
     Attributes:
         volume: the volume that the slice belongs to.
         window: the window that the slice is shown with.
         canvas: maps the slice to the black box's input.
         pixels: the canvas, (S, S, 3).
-        served: label and version of the adapter, or None.
-        adapter: the adapter, or None.
+        loaded: the adapter, or None for the unadapted model.
         key: cache key of the encodings of the slice.
-        adapter_key: cache key of the adapter: its version and the identity of its file.
     """
 
     volume: Volume
     window: Window
     canvas: Canvas
     pixels: NDArray[np.uint8]
-    served: tuple[str, str] | None
-    adapter: Adapter | None
+    loaded: LoadedAdapter | None
     key: tuple[Hashable, ...]
-    adapter_key: Hashable
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter itself, or None."""
+        return self.loaded.adapter if self.loaded else None
 
 
 class Segmenter:
@@ -120,6 +136,22 @@ class Segmenter:
         """
         return self._volume(path, _file_identity(path))
 
+    def load_adapter(self, label: str) -> LoadedAdapter | None:
+        """Load the adapter that serves a label now. Call it once per request, and pass the result on.
+
+        Args:
+            label: the organ, or "" if none is named.
+
+        Returns:
+            The adapter, or None if the label is served by the unadapted model.
+        """
+        served = self.store.served(label, *self.black_box.capabilities.identity)
+        if served is None:
+            return None
+        key = (*served, _file_identity(self.store.file(*served)))
+        adapter, _ = self._cache.get_or_compute(("adapter", key), lambda: self.store.load(*served).adapter)
+        return LoadedAdapter(served, adapter, key)
+
     def _volume(self, path: Path, identity: FileIdentity) -> tuple[Volume, Window]:
         def read() -> tuple[Volume, Window]:
             volume = read_volume(path)
@@ -132,8 +164,7 @@ class Segmenter:
         path: Path,
         plane: Plane,
         prompt: Prompt,
-        label: str,
-        adapted: bool = True,
+        adapter: LoadedAdapter | None = None,
         window: Window | None = None,
         interactive: bool = True,
     ) -> Segmentation:
@@ -143,9 +174,8 @@ class Segmenter:
             path: the volume.
             plane: the slice.
             prompt: clicks and box, (X, Y) in pixels of the slice.
-            label: the organ, or "" if none is named.
-            adapted: whether to use the adapter of the label, if there is one. It is used on slices across K only,
-                because adapters are not evaluated on others.
+            adapter: the adapter, or None for the unadapted model. It is used on slices across K only, because adapters
+                are not evaluated on others.
             window: a window to use instead of the volume's own.
             interactive: whether a person prompted this slice. For a prompt that was propagated from another slice,
                 violated clicks cause no fallback and no neighbours are prefetched.
@@ -158,30 +188,35 @@ class Segmenter:
         """
 
         def prepare(plane: Plane) -> _PreparedSlice:
-            return self._prepare(path, plane, label, adapted, window)
+            return self._prepare(path, plane, adapter, window)
 
         with self.prefetcher.paused():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             prepared = prepare(plane)
             canvas_prompt = prompt.mapped(prepared.canvas.to_canvas)
             cache_hits: list[bool] = []
 
-            def segment_through(one: Adapter | None) -> NDArray[np.float32]:
-                cache = self._encoding_cache(prepared, one, cache_hits)
-                size = prepared.canvas.size
-                return segment_cached(self.black_box, one, prepared.pixels, canvas_prompt, cache, size)
+            def predict(candidate: Adapter | None) -> NDArray[np.float32]:
+                return segment_cached(
+                    self.black_box,
+                    candidate,
+                    prepared.pixels,
+                    canvas_prompt,
+                    self._encoding_cache(prepared, candidate, cache_hits),
+                    prepared.canvas.size,
+                )
 
-            probability, used = segment_through(prepared.adapter), prepared.adapter
+            probability, used = predict(prepared.adapter), prepared.adapter
             if interactive:
-                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, segment_through)
+                probability, used = fall_back_on_violated_clicks(probability, used, canvas_prompt, predict)
             answer = Segmentation(
                 probability=prepared.canvas.restore(probability),
                 volume=prepared.volume,
                 window=prepared.window,
-                adapter=prepared.served if used else None,
+                adapter=prepared.loaded.name if prepared.loaded and used else None,
                 used_fallback=used is not prepared.adapter,
                 encoding_cached=bool(cache_hits) and all(cache_hits),
-                seconds=time.perf_counter() - begun,
+                seconds=time.perf_counter() - start,
             )
         if interactive and self.black_box.capabilities.encodings:
             self._prefetch(prepare, plane, prompt, answer.volume.shape[plane.axis])
@@ -193,8 +228,7 @@ class Segmenter:
         masks: Mapping[int, NDArray[np.bool_]],
         start: int,
         end: int,
-        label: str,
-        adapted: bool = True,
+        adapter: LoadedAdapter | None = None,
         background: Mapping[int, tuple[Point, ...]] | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Propagate an object across K with the black box's own memory, see ``BlackBox.propagate``.
@@ -204,24 +238,24 @@ class Segmenter:
             masks: known masks of the object by slice index, (rows, columns) each.
             start: slice to propagate from; its mask must be known.
             end: slice at which to stop, exclusive; smaller than ``start`` to propagate downwards.
-            label: the organ, or "".
-            adapted: whether to use the adapter of the label. It must be one that ``can_use_memory`` allows.
+            adapter: the adapter, or None for the unadapted model. It must be ``prompt_independent``, because the other
+                slices have no prompt.
             background: background clicks by slice index, (X, Y) in pixels of the slice.
 
         Yields:
             Each slice index with the probability of the object at each of its pixels, (rows, columns).
         """
-        prepared = self._prepare(path, Plane(SLICE_AXIS, start), label, adapted, None)
-        canvas, adapter = prepared.canvas, prepared.adapter
+        prepared = self._prepare(path, Plane(SLICE_AXIS, start), adapter, None)
+        canvas, used = prepared.canvas, prepared.adapter
 
         def pixels(index: int) -> NDArray[np.uint8]:
-            return self._prepare(path, Plane(SLICE_AXIS, index), label, adapted, None).pixels
+            return self._prepare(path, Plane(SLICE_AXIS, index), adapter, None).pixels
 
         def seen(index: int) -> NDArray[np.uint8]:
             # The click's position does not matter: only adapters are used here that do not depend on it.
             return (
-                adapter.transform_images(adapter.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
-                if adapter
+                used.transform_images(used.crop(pixels(index)[None], [Prompt(((0.0, 0.0),))]))[0]
+                if used
                 else pixels(index)
             )
 
@@ -233,40 +267,12 @@ class Segmenter:
                 index, answer = next(propagated, (end, None))
             if answer is None:
                 return
-            if adapter and (answer > 0.5).any():  # A head needs a click too.
+            if used and (answer > 0.5).any():  # A head needs a click too.
                 click = Prompt((deepest_point(answer > 0.5),))
-                answer = adapter.refine_masks(adapter.crop(pixels(index)[None], [click]), answer[None])[0]
+                answer = used.refine_masks(used.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
-    def can_use_memory(self, label: str, adapted: bool = True) -> bool:
-        """Return whether the black box's own memory can propagate masks.
-
-        It can if the image that the black box sees is independent of the prompt: without an adapter, or with one that
-        neither crops nor is conditioned on the click.
-
-        Args:
-            label: the organ, or "".
-            adapted: whether the adapter of the label would be used.
-
-        Returns:
-            Whether it can.
-        """
-        adapter = self._adapter(label)[2] if adapted else None
-        return adapter is None or adapter.prompt_independent
-
-    def _adapter(self, label: str) -> tuple[tuple[str, str] | None, Hashable, Adapter | None]:
-        """Load the adapter of a label; return its label and version, its cache key, and the adapter."""
-        served = self.store.served(label, *self.black_box.capabilities.identity)
-        if served is None:
-            return None, None, None
-        adapter_key = (*served, _file_identity(self.store.file(*served)))
-        return (
-            served,
-            adapter_key,
-            self._cache.get_or_compute(("adapter", adapter_key), lambda: self.store.load(*served).adapter)[0],
-        )
-
-    def _prepare(self, path: Path, plane: Plane, label: str, adapted: bool, window: Window | None) -> _PreparedSlice:
+    def _prepare(self, path: Path, plane: Plane, loaded: LoadedAdapter | None, window: Window | None) -> _PreparedSlice:
         identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
@@ -274,17 +280,20 @@ class Segmenter:
         canvas = Canvas.fit(volume, plane, self.black_box.capabilities.input_size)
         place = (identity, plane, window)
         pixels, _ = self._cache.get_or_compute(("canvas", *place), lambda: canvas_image(volume, plane, canvas, window))
-        adapted = adapted and plane.axis == SLICE_AXIS
-        served, adapter_key, adapter = self._adapter(label) if adapted else (None, None, None)
-        return _PreparedSlice(volume, window, canvas, pixels, served, adapter, ("encoding", *place), adapter_key)
+        used = loaded if plane.axis == SLICE_AXIS else None
+        return _PreparedSlice(volume, window, canvas, pixels, used, ("encoding", *place))
 
-    def _encoding_cache(self, prepared: _PreparedSlice, one: Adapter | None, cache_hits: list[bool]) -> GetEncoding:
+    def _encoding_cache(
+        self, prepared: _PreparedSlice, candidate: Adapter | None, cache_hits: list[bool]
+    ) -> GetEncoding:
         """Cache encodings of the slice through an adapter, and append to ``cache_hits`` whether each was there."""
 
         def keep(seen: Hashable, encode: Callable[[], Encoding]) -> Encoding:
             # Encodings of the unadapted model are shared by all labels.
-            through = (prepared.adapter_key, one is prepared.adapter) if one else None
-            encoding, there = self._cache.get_or_compute((*prepared.key, through, seen), encode)
+            adapter_key = (
+                (prepared.loaded.key, candidate is prepared.adapter) if prepared.loaded and candidate else None
+            )
+            encoding, there = self._cache.get_or_compute((*prepared.key, adapter_key, seen), encode)
             cache_hits.append(there)
             return encoding
 

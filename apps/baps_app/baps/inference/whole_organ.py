@@ -15,7 +15,7 @@ from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
 from baps.inference.propagation import Step, VolumeSlices, prompt_from_mask, propagate
 from baps.inference.requests.click import OrganClicks
-from baps.inference.segmenter import Segmentation, Segmenter
+from baps.inference.segmenter import LoadedAdapter, Segmentation, Segmenter
 
 _MEMORY_NOT_USED = (
     "The adapter crops around the click or depends on it, which the model's memory of slices does not support; each "
@@ -29,11 +29,11 @@ class WholeOrgan:
 
     Attributes:
         mask: 1 on the organ, (I, J, K).
-        volume: the volume.
+        volume: the volume that the mask belongs to.
         window: the window that its slices were shown with.
         slices: indices across K of the slices that show the organ, in order.
         stopped: slices at which propagation was stopped before the organ ended.
-        adapter: label and version of the adapter that was used, or None.
+        adapter: name of the adapter that was used, or None.
         notes: sentences for the user.
         seconds: time that the answer took.
     """
@@ -52,8 +52,7 @@ def segment_organ(
     segmenter: Segmenter,
     path: Path,
     clicks: OrganClicks,
-    label: str,
-    adapted: bool = True,
+    adapter: LoadedAdapter | None = None,
     should_continue: Callable[[], bool] = lambda: True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> WholeOrgan:
@@ -67,8 +66,7 @@ def segment_organ(
         segmenter: segments each slice. If its black box has a memory of slices, the memory propagates the masks.
         path: the volume.
         clicks: clicks on one or more slices.
-        label: the organ, or "".
-        adapted: whether to use the adapter of the label, see ``Segmenter.segment``.
+        adapter: the adapter for all slices, or None for the unadapted model.
         should_continue: called before each slice; if it returns False, the result holds what was segmented so far. The
             first clicked slice is always segmented.
         progress: called with the number of slices done and the total, see ``propagate``.
@@ -79,28 +77,28 @@ def segment_organ(
     Raises:
         InputError: as ``Segmenter.segment``.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     volume, window = segmenter.volume(path)
     answers: dict[int, Segmentation] = {}
     for index, prompt in clicks.prompts.items():
         if not answers or should_continue():
-            answers[index] = segmenter.segment(path, Plane(SLICE_AXIS, index), prompt, label, adapted)
+            answers[index] = segmenter.segment(path, Plane(SLICE_AXIS, index), prompt, adapter)
     masks = {index: answer.mask for index, answer in answers.items()}
     capabilities = segmenter.black_box.capabilities
-    use_memory = capabilities.video and segmenter.can_use_memory(label, adapted)
+    use_memory = capabilities.video and (adapter is None or adapter.adapter.prompt_independent)
 
     def step_by_prompt(_: int, __: int) -> Step:
         def step(index: int, last: NDArray[np.bool_]) -> NDArray[np.float32]:
             background = clicks.background.get(index, ())
             prompt = prompt_from_mask(last, capabilities, background)
             plane = Plane(SLICE_AXIS, index)
-            return segmenter.segment(path, plane, prompt, label, adapted, interactive=bool(background)).probability
+            return segmenter.segment(path, plane, prompt, adapter, interactive=bool(background)).probability
 
         return step
 
     def step_by_memory(start: int, end: int) -> Step:
         known = {index: masks[index] for index in (start, end) if index in masks}
-        propagated = segmenter.propagate_with_memory(path, known, start, end, label, adapted, clicks.background)
+        propagated = segmenter.propagate_with_memory(path, known, start, end, adapter, clicks.background)
         return lambda index, last: next(propagated)[1]
 
     def grey(index: int) -> NDArray[np.float32]:
@@ -121,7 +119,7 @@ def segment_organ(
         stopped=tuple(sorted({*propagation.stopped, *skipped})),
         adapter=next((answer.adapter for answer in answers.values() if answer.adapter), None),
         notes=_notes(answers, propagation.interpolated, capabilities.video and not use_memory),
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - start,
     )
 
 
@@ -129,8 +127,7 @@ def _notes(answers: Mapping[int, Segmentation], interpolated: Sequence[int], mem
     notes = []
     if used_fallback := [index for index, answer in answers.items() if answer.used_fallback]:
         notes.append(
-            f"The adapted mask contradicted a click on {format_slices(used_fallback)}; a less adapted mask is shown "
-            "there."
+            f"The adapted mask violated a click on {format_slices(used_fallback)}; the mask there is less adapted."
         )
     if empty := [index for index, answer in answers.items() if not answer.mask.any()]:
         notes.append(f"The mask is empty on {format_slices(empty)}; click deeper inside the organ there.")

@@ -16,6 +16,7 @@ from baps.io.nifti import read_nifti_notes, write_nifti
 from baps.io.nrrd import write_nrrd
 from baps.io.reading import IMAGE_SUFFIXES, file_stem, is_picture, read_geometry, read_volume
 from baps.io.viewer_formats import opens_in_viewers
+from baps.io.writing import writable_suffix, write_volume
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -38,7 +39,9 @@ __all__ = [
     "read_patient",
     "read_volume",
     "volume_id",
+    "writable_suffix",
     "write_label_map",
     "write_nifti",
     "write_nrrd",
+    "write_volume",
 ]

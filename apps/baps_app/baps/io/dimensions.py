@@ -1,6 +1,9 @@
-"""Convert the voxels of files with other than three dimensions."""
+"""Convert images of other than three dimensions, such as slices and colour, to volumes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,3 +36,33 @@ def to_three_dimensions(voxels: NDArray[np.generic], name: str) -> NDArray[np.ge
             "Export a single time point or channel."
         )
     return voxels
+
+
+def stack_colour(channels: Iterable[NDArray[Any]], name: str) -> NDArray[Any]:
+    """Stack red, green and blue along a new last axis.
+
+    Args:
+        channels: the channels, see ``to_three_dimensions``.
+        name: name of the file, for the error message.
+
+    Returns:
+        The voxels, (I, J, K, 3).
+
+    Raises:
+        InputError: see ``to_three_dimensions``.
+    """
+    return np.stack([to_three_dimensions(channel, name) for channel in channels], axis=-1)
+
+
+def slice_normal(i: NDArray[np.floating[Any]], j: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Compute the step across a slice whose thickness is not stored: 1 mm along its normal.
+
+    Args:
+        i: step along I in mm, (3,).
+        j: step along J in mm, (3,).
+
+    Returns:
+        The step along K in mm, (3,), or zero if I and J are parallel.
+    """
+    normal = np.cross(i, j)
+    return normal / (np.linalg.norm(normal) or 1)

@@ -99,8 +99,8 @@ def read_label_map(path: Path, image: Volume, source: Path | None = None) -> Lab
         InputError: if the labels cannot be read, have another geometry than the image, are not integers, or have more
             than 256 different values, segments or layers; NotFoundError if there is no such file.
     """
-    if path.exists() and (found := find_label_object(path)):
-        return read_safely(partial(read_label_object, image=image, source=source), found)
+    if path.exists() and (label_object := find_label_object(path)):
+        return read_safely(partial(read_label_object, image=image, source=source), label_object)
     reader = find_reader(path)
     if reader in _PICTURE_LABELS:
         labels = Volume(read_safely(_PICTURE_LABELS[reader], path), image.affine)
@@ -200,7 +200,7 @@ def _embed(name: str, labels: Volume, image: Volume, cropped: bool) -> NDArray[n
     """Embed labels of a part of an image in it, (I, J, K); ``cropped`` tells whether the file may be a part."""
     origin = (np.linalg.inv(image.affine) @ labels.affine)[:3, 3]
     first = np.rint(np.nan_to_num(origin)).astype(int)
-    fits = all(a >= 0 and a + size <= whole for a, size, whole in zip(first, labels.shape, image.shape, strict=True))
+    fits = all(a >= 0 and a + size <= extent for a, size, extent in zip(first, labels.shape, image.shape, strict=True))
     part = tuple(slice(a, a + size) for a, size in zip(first, labels.shape, strict=True))
     if not fits or labels.shape == image.shape:
         _check_same_geometry(name, labels, image)
@@ -217,9 +217,9 @@ def _embed(name: str, labels: Volume, image: Volume, cropped: bool) -> NDArray[n
             "Save the segmentation with the geometry of the image."
         )
     voxels = _to_integers(name, labels.voxels)
-    whole = np.zeros(image.shape, voxels.dtype)
-    whole[part] = voxels
-    return whole
+    full_labels = np.zeros(image.shape, voxels.dtype)
+    full_labels[part] = voxels
+    return full_labels
 
 
 def _check_grey(name: str, labels: Volume) -> None:
@@ -238,10 +238,10 @@ def _check_same_geometry(name: str, labels: Volume, image: Volume, shape: tuple[
 def _to_integers(name: str, voxels: NDArray[np.generic]) -> NDArray[np.integer[Any]]:
     """Convert values to integers, and refuse too many different ones."""
     if np.issubdtype(voxels.dtype, np.floating):
-        whole = np.rint(voxels)
-        if not bool((np.abs(whole - voxels) <= _ROUNDING).all()):
+        rounded = np.rint(voxels)
+        if not bool((np.abs(rounded - voxels) <= _ROUNDING).all()):
             raise InputError(f"The label {name} holds fractions. Save a labelmap of whole numbers.")
-        voxels = whole.astype(np.int32)
+        voxels = rounded.astype(np.int32)
     if int(voxels.max()) - int(voxels.min()) >= MAX_SEGMENTS:  # Counting the values is slow.
         count = len(np.unique(voxels))
         if count > MAX_SEGMENTS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from baps.errors import InputError, StorageError
 from baps.imaging.volume import Volume
 from baps.io.array_reading import read_array
-from baps.io.dimensions import to_three_dimensions
+from baps.io.dimensions import slice_normal, stack_colour, to_three_dimensions
 from baps.io.itk_geometry import ras_affine, read_image_information
 from baps.utils.atomic_write import atomic_write
 from baps.utils.limits import check_size
@@ -81,13 +80,13 @@ def read_nifti(path: Path, channels: bool = False) -> Volume:
     if channels and voxels.dtype.names:
         raise InputError(f"The label {path.name} holds colour where grey values are needed. Save a labelmap.")
     if voxels.dtype.names in (("R", "G", "B"), ("R", "G", "B", "A")):
-        return Volume(_channels([voxels[channel] for channel in "RGB"], path.name), affine, notes)
+        return Volume(stack_colour((voxels[channel] for channel in "RGB"), path.name), affine, notes)
     if voxels.ndim == 5 and voxels.shape[3] == 1:  # The channels of a vector are the fifth dimension, after time.
         voxels = voxels[..., 0, :]
     if channels and voxels.ndim == 4 and voxels.shape[3] > 1 and voxels.dtype.kind in "iuf":
         return Volume(voxels, affine, notes)
     if voxels.dtype == np.uint8 and voxels.shape[-1] == 3 and int(image.header["intent_code"]) in _COLOUR_INTENTS:
-        return Volume(_channels([voxels[..., channel] for channel in range(3)], path.name), affine, notes)
+        return Volume(stack_colour(np.moveaxis(voxels, -1, 0), path.name), affine, notes)
     if voxels.dtype.kind == "f" and voxels.dtype != np.float32:
         voxels = voxels.astype(np.float32)
     if voxels.dtype.kind not in "iuf":
@@ -234,7 +233,7 @@ def _affine(path: Path, image: nibabel.Nifti1Pair) -> NDArray[np.float64]:
     if len(image.shape) == 2:  # Treat it as a slice in space; ITK would drop its position.
         rows = np.stack([header[name] for name in ("srow_x", "srow_y", "srow_z")])
         if codes["sform"] and not rows[:, 2].any():  # The thickness of the slice is not stored.
-            rows[:, 2] = _unit_normal(rows)
+            rows[:, 2] = slice_normal(rows[:, 0], rows[:, 1])
             header["srow_x"], header["srow_y"], header["srow_z"] = rows
         if codes["sform"]:
             header["pixdim"][3] = np.linalg.norm(rows[:, 2])
@@ -275,17 +274,6 @@ def _itk_affine(header: nibabel.Nifti1Header) -> NDArray[np.float64] | None:
             "names, or /tmp."
         ) from error
     return None if information.GetMetaData("ITK_sform_corrected") == "YES" else ras_affine(information)
-
-
-def _channels(channels: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
-    """Stack red, green and blue, (I, J, K) each, to (I, J, K, 3)."""
-    return np.stack([to_three_dimensions(channel, name) for channel in channels], axis=-1)
-
-
-def _unit_normal(affine: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Return the normal of the plane of I and J, or zero if they span none."""
-    normal = np.cross(affine[:3, 0], affine[:3, 1])
-    return normal / (np.linalg.norm(normal) or 1)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

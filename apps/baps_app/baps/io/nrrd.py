@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
-from baps.io.dimensions import to_three_dimensions
+from baps.io.dimensions import slice_normal, stack_colour, to_three_dimensions
 from baps.utils.limits import check_size
 
 _TO_RAS = {
@@ -79,8 +79,7 @@ def read_nrrd(path: Path, channels: bool = False) -> Volume:
     if voxels.dtype == np.uint8 and len(others) == 1:
         kind = str(header.get("kinds", [""] * voxels.ndim)[others[0]]).lower()
         if voxels.shape[others[0]] == 3 and kind in _COLOUR_KINDS:
-            red_green_blue = np.moveaxis(voxels, others[0], 0)
-            return Volume(np.stack([to_three_dimensions(channel, path.name) for channel in red_green_blue], -1), affine)
+            return Volume(stack_colour(np.moveaxis(voxels, others[0], 0), path.name), affine)
     return Volume(to_three_dimensions(np.moveaxis(voxels, others, range(-len(others), 0)), path.name), affine)
 
 
@@ -117,8 +116,7 @@ def _geometry(header: Mapping[str, Any], name: str) -> tuple[NDArray[np.float64]
     affine[: steps.shape[1], : len(steps)] = steps.T
     affine[: steps.shape[1], 3] = origin
     if steps.shape == (2, 3):  # A slice in space, 1 mm thick.
-        normal = np.cross(*steps)
-        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1)
+        affine[:3, 2] = slice_normal(*steps)
     affine[: len(_TO_RAS[space])] *= np.array(_TO_RAS[space])[:, None]
     return affine, spatial
 

@@ -166,7 +166,9 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 def _array(path: Path, key: str) -> NDArray[Any]:
     with zipfile.ZipFile(path) as archive:
-        members = [one for one in archive.infolist() if one.filename in (key, f"{key}.npy")]  # numpy reads either.
+        members = [
+            member for member in archive.infolist() if member.filename in (key, f"{key}.npy")
+        ]  # numpy reads either.
         if not members:
             raise InputError(
                 f"{path.name} has no array {key}. Save the image as img and its labels as seg (numpy.savez)."

@@ -83,8 +83,8 @@ class AdapterStore:
         return self.root / "split.json"
 
     @property
-    def clicks(self) -> Path:
-        """The lock that is held while clicks are answered, see ``throttle``."""
+    def inference_lock_file(self) -> Path:
+        """The lock file that is held during inference, see ``baps.utils.throttle``."""
         return self.root / "clicks.lock"
 
     def log(self, label: str) -> Path:
@@ -391,7 +391,7 @@ class AdapterStore:
         """Explain why there is nothing to roll back to, and what can be done."""
         name, versions = label or "shared", self.versions(label)
         if not versions:
-            known = ", ".join(one or "shared" for one in self.labels() if self.versions(one)) or "none"
+            known = ", ".join(name or "shared" for name in self.labels() if self.versions(name)) or "none"
             return f"There is no adapter of {name}. There are adapters of: {known}."
         back = [line.removeprefix("-") for line in self._history(label) if line.startswith("-")]
         before = f"version {back[-1]} was rolled back" if back else "no version was ever published"
@@ -419,7 +419,7 @@ class AdapterStore:
         with _convert_os_error("published"), atomic_write(self._folder(label) / "published") as partial:
             partial.write_text("".join(f"{version}\n" for version in versions))
 
-    def times(self) -> Iterator[datetime]:
+    def creation_times(self) -> Iterator[datetime]:
         """Iterate over the times at which adapters were made; adapters with damaged records are skipped.
 
         Yields:
@@ -458,4 +458,4 @@ def adapter_times(adapters: Path) -> list[datetime]:
     Returns:
         The times, in UTC.
     """
-    return [*AdapterStore(adapters).times(), *AdapterStore(adapters / "organs").times()]
+    return [*AdapterStore(adapters).creation_times(), *AdapterStore(adapters / "organs").creation_times()]

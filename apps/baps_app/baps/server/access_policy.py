@@ -1,4 +1,4 @@
-"""The access policy: which requests are served, and which role each needs. Other requests are refused."""
+"""Define the access policy: which requests are served, and which role each needs. Other requests are refused."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class RoutePolicy:
         audited: Whether the audit file gets a line for each request.
         brings_images: Whether the body may be as large as an image.
         repeated: Whether viewers send it so often that the audit file gets one line per user and image in ten minutes.
-        option: Name of a query parameter and the values, separated by spaces, with which this policy applies; ""
-            stands for all values but false ones.
+        option: Name of a query parameter, and the values, separated by spaces, with which this policy applies. ""
+            stands for all values except false ones.
     """
 
     methods: tuple[str, ...]
@@ -44,14 +44,17 @@ class RoutePolicy:
             method: HTTP method.
             path: Path below the root path.
             query: Query parameters, each with its values.
+
+        Returns:
+            Whether the policy applies.
         """
         if method not in self.methods or not self.path.fullmatch(path):
             return False
         if self.option is None:
             return True
         name, values = self.option
-        given = [value.strip().lower() for value in query.get(name, ())]
-        return any(value in values.split() if values else value not in _FALSE for value in given)
+        sent = [value.strip().lower() for value in query.get(name, ())]
+        return any(value in values.split() if values else value not in _FALSE for value in sent)
 
 
 _FALSE = ("", "0", "f", "false", "n", "no", "off")
@@ -115,6 +118,9 @@ def find_policy(method: str, path: str, query: str = "") -> RoutePolicy | None:
         method: HTTP method.
         path: Path below the root path.
         query: Query string, as it was sent.
+
+    Returns:
+        The policy, or None.
     """
-    given = parse_qs(query, keep_blank_values=True)
-    return next((policy for policy in POLICIES if policy.matches(method, path, given)), None)
+    parameters = parse_qs(query, keep_blank_values=True)
+    return next((policy for policy in POLICIES if policy.matches(method, path, parameters)), None)

@@ -35,7 +35,7 @@ from baps.server.infer.organs import OrgansInfer
 from baps.server.infer.prompted import PromptedInfer
 from baps.server.infer.scribbles import ScribblesInfer
 from baps.server.infer.whole_organ import WholeOrganInfer
-from baps.server.jobs import Jobs
+from baps.server.jobs import LongRequests
 from baps.server.labels.retention import Retention
 from baps.server.log_redaction import redact_logs
 from baps.server.stock_server import check_stock_server
@@ -64,22 +64,22 @@ class BapsApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         redact_logs()
-        for chatty in ("monailabel.endpoints.activelearning", "dicomweb_client"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)  # They log patients and studies.
+        for name in ("monailabel.endpoints.activelearning", "dicomweb_client"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # They log patients and studies.
         self.site = read_settings(conf or {})
         check_settings(self.site)
         check_stock_server(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
-        self.jobs = Jobs()
+        self.jobs = LongRequests()
         self._loading, self._loading_organs = threading.Lock(), threading.Lock()
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._closed = threading.Event()
-        # For the training process: its threads must not spin while they wait for each other.
+        # The threads of the training process must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ[MAX_VOLUME_MB_VARIABLE] = str(self.site.max_volume_mb)
-        # Where dcmqi's programs lie, which MONAI Label would download otherwise.
+        # MONAI Label downloads dcmqi's programs unless it finds them on the PATH.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         super().__init__(
             app_dir=app_dir,
@@ -113,19 +113,19 @@ class BapsApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
-        clicks, segmenter = self.store.clicks, self.segmenter
+        lock_file, segmenter = self.store.inference_lock_file, self.segmenter
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
-        save = {name: partial(self.save_shown, name) for name in names}
+        save = {name: partial(self.save_mask, name) for name in names}
         return {
-            "baps": PromptedInfer(segmenter, clicks, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(segmenter, clicks, labels, save["zero_shot"], adapted=False),
-            "whole_organ": WholeOrganInfer(segmenter, clicks, labels, save["whole_organ"], self.jobs),
-            "scribbles": ScribblesInfer(segmenter, clicks, labels, save["scribbles"], self.jobs),
-            "organs": OrgansInfer(self.organs, clicks, labels, save["organs"], self.jobs),
+            "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], adapted=True),
+            "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], adapted=False),
+            "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
+            "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
+            "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
         }
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Run an infer task, with the name of the image beside its file.
+        """Run an infer task, which gets both the name of the image and its file.
 
         Args:
             request: The request.
@@ -146,11 +146,11 @@ class BapsApp(MONAILabelApp):
         }
 
     def init_strategies(self) -> dict[str, Strategy]:
-        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.clicks)
+        disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.inference_lock_file)
         return {"random": RandomStrategy(), "first": First(), "disagreement": disagreement}
 
     def black_box(self) -> BlackBox:
-        """Return the black box, which is loaded at the first call.
+        """Return the black box. The first call loads it.
 
         Raises:
             BapsError: If it cannot be loaded.
@@ -162,14 +162,14 @@ class BapsApp(MONAILabelApp):
                     self._black_box = load_black_box(
                         site.black_box, site.weights, site.weights_sha256, site.device, site.remote_model
                     )
-                except InputError as error:  # An error of the operator, not of the user.
+                except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The model cannot be loaded. {error}") from error
-                able = self._black_box.capabilities
-                logger.info("Black box %s, weights SHA-256 %s", able.name, able.weights_sha256)
+                capabilities = self._black_box.capabilities
+                logger.info("Black box %s, weights SHA-256 %s", capabilities.name, capabilities.weights_sha256)
             return self._black_box
 
     def segmenter(self) -> Segmenter:
-        """Return the segmenter for clicks, which is created at the first call.
+        """Return the segmenter for clicks. The first call creates it.
 
         Raises:
             BapsError: If the black box cannot be loaded.
@@ -181,7 +181,7 @@ class BapsApp(MONAILabelApp):
             return self._segmenter
 
     def organs(self) -> OrganSegmenter:
-        """Return the segmenter without prompts, which is created at the first call; clicks do not wait for it.
+        """Return the segmenter without prompts. The first call creates it, and clicks do not wait meanwhile.
 
         Raises:
             BapsError: If the organ model cannot be loaded.
@@ -197,17 +197,18 @@ class BapsApp(MONAILabelApp):
                     model = load_organ_model(
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
-                except InputError as error:  # As for the black box.
-                    raise BapsError(f"The organ model cannot be loaded; clicks are answered. {error}") from error
+                except InputError as error:  # A setting of the operator, so not a 400.
+                    raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
                 logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
-                readings = FeatureCache(root / "readings", site.feature_cache_gb << 30)
-                self._organs = OrganSegmenter(model, self.organ_store, readings)
+                cache = FeatureCache(root / "readings", site.feature_cache_gb << 30)
+                self._organs = OrganSegmenter(model, self.organ_store, cache)
             return self._organs
 
     def on_init_complete(self) -> None:
-        """Start the work beside the requests; MONAI Label's own method starts a clock and scoring, which are not used.
+        """Start the work in the background: load the model, remove expired sessions and old versions of labels.
 
-        The model is loaded in a thread, so that neither the first click nor the start of the server waits for it.
+        Neither the start of the server nor the first click waits for the model. MONAI Label's own method would start a
+        clock and scoring, which are not used.
         """
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
         threading.Thread(target=self._remove_sessions, name="sessions", daemon=True).start()
@@ -215,7 +216,7 @@ class BapsApp(MONAILabelApp):
         Retention(self.datastore(), self.site, audit, self._closed).start()
 
     def close(self) -> None:
-        """End what ``on_init_complete`` began."""
+        """Stop the work in the background."""
         self._closed.set()
 
     def _remove_sessions(self) -> None:
@@ -246,13 +247,13 @@ class BapsApp(MONAILabelApp):
     def save_label(
         self, image_id: str, path: Path, tag: str, info: dict[str, Any], confirms: bool = False
     ) -> tuple[str, ...]:
-        """Check a label and store it, see ``baps.server.labels.save_labels.save_label``."""
+        """Check a label and save it, see ``baps.server.labels.save_labels.save_label``."""
         site = self.site
         return baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
 
-    def save_shown(
+    def save_mask(
         self,
         model: str,
         image_id: str,
@@ -263,7 +264,7 @@ class BapsApp(MONAILabelApp):
         author: str,
         confirms: bool = False,
     ) -> str:
-        """Save what a model shows, see ``baps.server.labels.save_labels.save_shown``."""
-        return baps.server.labels.save_labels.save_shown(
+        """Save the mask of a model, see ``baps.server.labels.save_labels.save_mask``."""
+        return baps.server.labels.save_labels.save_mask(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )

@@ -1,17 +1,17 @@
-"""The application that is served: MONAI Label's routes behind a login, with limits and with this project's fixes.
+"""Create the application that is served: MONAI Label's routes behind a login, with limits and fixes.
 
 * Users sign in where users or an OpenID provider are configured; otherwise only requests from this machine are served.
 * Inference, Next Sample, label upload and training run in threads, so that /info/ and other users are served
-  meanwhile. The tasks are thread-safe; the black box locks itself.
+  meanwhile. The tasks are thread-safe, and the black box has a lock.
 * Bodies are read to disk within limits (``middleware/bodies.py``), and requests wait in fair queues by group and user
   (``middleware/quotas.py``).
 * Images, models and sessions that a request names must exist. No path is built from a request, and ``params`` cannot
   override image or model.
-* An error of the caller is a 4xx with a sentence, not a 500.
+* An error of the client is a 4xx response with a sentence, not a 500.
 * Only what the viewers request is served (``access_policy.py``): nothing deletes, replaces an image or weights, or
   unpacks an archive. Pages of other origins are refused unless the settings name them, and the proxy reaches DICOMweb
   only.
-* A training ends when the server ends.
+* A training stops when the server stops.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from monailabel.endpoints import datastore as host_datastore
-from monailabel.endpoints import info as host_info
+from monailabel.endpoints import datastore as monailabel_datastore
+from monailabel.endpoints import info as monailabel_info
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -40,7 +40,7 @@ from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread, lim
 from baps.server.middleware.quotas import THREADS, Quotas
 from baps.server.middleware.root_path import RootPath
 from baps.server.middleware.security_headers import SecurityHeaders
-from baps.server.monai_label import TITLE, MonaiLabelHost, host_routes
+from baps.server.monai_label import TITLE, MonaiLabelState, monailabel_routes
 from baps.server.routes.datastore import (
     add_image,
     all_images,
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
 _FILE_THREADS = 16
-"""Threads beside those of the quotas, which read the files of responses in small parts."""
+"""Threads that read the files of responses in small parts, in addition to those of the quotas."""
 
 Route = tuple[str, str, Callable[..., Any]]
 """Methods, separated by spaces; path; endpoint."""
@@ -78,20 +78,22 @@ class Application(FastAPI):
     """A FastAPI application for one MONAI Label app.
 
     Args:
-        host: MONAI Label's state for the app.
-        lifespan: What runs before the first request and after the last.
+        monai_label: MONAI Label's state for the app.
+        lifespan: Context that starts before the first request and ends after the last.
     """
 
-    def __init__(self, host: MonaiLabelHost, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(
+        self, monai_label: MonaiLabelState, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    ) -> None:
         super().__init__(title=TITLE, openapi_url="/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan)
-        self._host = host
+        self._monai_label = monai_label
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._host.select()
+        self._monai_label.select()
         await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Wrap Starlette's stack as well: its outermost part answers errors, which need the same headers."""
+        """Wrap Starlette's stack too: its outermost part sends error responses, which need the same headers."""
         return CloseUnread(SecurityHeaders(super().build_middleware_stack()))
 
 
@@ -109,8 +111,8 @@ def create_app(
     Args:
         settings: Settings of the site.
         studies: Folder of images, or the DICOMweb address of a PACS.
-        app_dir: Folder of the MONAI Label app, which holds ``main.py``. Default: the one of this installation.
-        root_path: Path that a proxy serves the application below, such as ``/baps``; "" for that of the settings.
+        app_dir: Folder of the MONAI Label app, which holds ``main.py``, or None for that of this installation.
+        root_path: Path below which a proxy serves the application, such as ``/baps``; "" for that of the settings.
         on_start: Called with the app when it is loaded, before the first request.
 
     Returns:
@@ -123,21 +125,21 @@ def create_app(
     authenticator = Authenticator.from_settings(settings)
     audit = Audit(AuditFile(settings.audit_file, settings.audit_max_mb, settings.audit_keep))
     audit.file.check()
-    host = MonaiLabelHost(settings, str(studies), app_dir or app_folder())
+    monai_label = MonaiLabelState(settings, str(studies), app_dir or app_folder())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS + _FILE_THREADS
-        app = host.start()
+        app = monai_label.start()
         on_start(app)
         try:
             yield
         finally:
-            host.stop(app)
+            monai_label.stop(app)
             audit.close()
 
     limit_memory_of_forms()
-    application = Application(host, lifespan)
+    application = Application(monai_label, lifespan)
     _add_routes(application, [*_routes(), *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
@@ -149,7 +151,7 @@ def create_app(
 
 
 def _routes() -> list[Route]:
-    """Return the routes of this project; of two that match a request, the first answers."""
+    """Return the routes of this project. If two match a request, the first is used."""
     return [
         ("GET", "/", start_page),
         ("GET", "/docs", docs_page),
@@ -168,11 +170,11 @@ def _routes() -> list[Route]:
         ("PUT", "/session/", without_folders(open_session)),
         ("GET", "/session/{session_id}", without_folders(read_session)),
         ("DELETE", "/session/{session_id}", without_folders(close_session)),
-        # MONAI Label runs these in the event loop, where a file or a PACS that is read delays every other request.
-        ("GET", "/info/", host_info.app_info),
+        # MONAI Label runs these in the event loop, where reading a file or a PACS delays every other request.
+        ("GET", "/info/", monailabel_info.app_info),
         ("GET", "/datastore/", all_images),
-        ("GET", "/datastore/image/info", without_folders(host_datastore.get_image_info)),
-        ("GET", "/datastore/label/info", host_datastore.get_label_info),
+        ("GET", "/datastore/image/info", without_folders(monailabel_datastore.get_image_info)),
+        ("GET", "/datastore/label/info", monailabel_datastore.get_label_info),
         ("GET", "/ohif/app-config.js", configure_ohif),
         ("GET", "/ohif/{path:path}", ohif_file),
         ("GET", "/progress/", progress),
@@ -213,7 +215,7 @@ def _add_routes(application: FastAPI, routes: list[Route]) -> None:
             route_class_override=BoundedRoute,
         )
         replaced.add((methods, path))
-    for route in host_routes():
+    for route in monailabel_routes():
         if not {(method, route.path) for method in route.methods or ()} & replaced:
             application.router.routes.append(route)
 
@@ -226,7 +228,7 @@ def _add_middleware(
     application.add_middleware(Quotas, users=authenticator.required)
     application.add_middleware(Bodies, max_bytes=max_bytes, find_missing=find_missing_target)
     application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))
-    if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies never count here.
+    if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies are ignored here.
         application.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

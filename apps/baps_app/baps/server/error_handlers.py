@@ -1,4 +1,4 @@
-"""Turn errors into responses."""
+"""Convert errors to responses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from baps.errors import InputError, NotFoundError, StorageError
 from baps.utils.redaction import shorten_paths
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of a full disk, an exhausted quota and a read-only disk."""
+"""Error numbers of a full disk, an exhausted quota and a read-only disk."""
 
 
 async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
-    """Return the sentence and the status code of an error of this project or of MONAI Label."""
+    """Return the message and the status code of an error of this project or of MONAI Label."""
     if isinstance(error, (NotFoundError, ImageNotFoundException, LabelNotFoundException)):
         code = 404
     elif isinstance(error, (InputError, MONAILabelException)):
@@ -32,7 +32,7 @@ async def handle_domain_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_os_error(_: Request, error: Exception) -> JSONResponse:
-    """Return a sentence for a disk that cannot be written to.
+    """Return a message for a disk that cannot be written to.
 
     Raises:
         OSError: If it is another error of the system.
@@ -43,9 +43,9 @@ async def handle_os_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
-    """Return FastAPI's response, except for an upload for which the disk has no room.
+    """Return FastAPI's response, unless an upload failed because the disk is full.
 
-    FastAPI reports that it cannot be parsed; it gets the response of ``handle_os_error``.
+    FastAPI would report that the upload cannot be parsed. ``handle_os_error`` handles it instead.
     """
     assert isinstance(error, HTTPException)
     cause = error.__cause__
@@ -55,9 +55,9 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 
 
 async def handle_validation_error(_: Request, error: Exception) -> JSONResponse:
-    """Return a sentence for a request whose fields are missing or of the wrong type.
+    """Return a message for a request whose fields are missing or of the wrong type.
 
-    FastAPI's own response repeats what was sent, which need not be text or JSON.
+    FastAPI's own response repeats the fields, which may be neither text nor JSON.
     """
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]

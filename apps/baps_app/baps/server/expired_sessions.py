@@ -1,7 +1,7 @@
 """Remove expired sessions of MONAI Label from the disk, including incomplete ones of a killed server.
 
 MONAI Label's own function does nothing while no session is in memory, as after a start, and stops at the first folder
-without a ``meta.info``.
+that has no ``meta.info``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def remove_expired(sessions: Sessions) -> int:
             continue
         try:
             info = json.loads((place / "meta.info").read_text())
-            ends = float(info["last_access_ts"]) + min(float(info["expiry"]) or sessions.expiry, sessions.expiry)
-        except (OSError, ValueError, KeyError, TypeError):  # It is being written, or the server was killed before.
+            expires = float(info["last_access_ts"]) + min(float(info["expiry"]) or sessions.expiry, sessions.expiry)
+        except (OSError, ValueError, KeyError, TypeError):  # It is being written, or the server was killed.
             try:
-                ends = place.stat().st_mtime + sessions.expiry
-            except FileNotFoundError:  # It was closed meanwhile.
+                expires = place.stat().st_mtime + sessions.expiry
+            except FileNotFoundError:  # The session was closed meanwhile.
                 continue
-        if ends < now:
+        if expires < now:
             sessions.pop(place.name, None)
             shutil.rmtree(place, ignore_errors=True)
             count += 1

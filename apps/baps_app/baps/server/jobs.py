@@ -1,4 +1,4 @@
-"""Long requests: report their progress, and cancel them if the client has disconnected."""
+"""Track long requests: report their progress, and cancel them when the client has disconnected."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from baps.errors import NotFoundError
 from baps.utils.priority_lock import low_priority
 
-_client: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar("principal", default=(None, ""))
+CLIENT = "client"
+"""Field that the server adds to a request: its ``Client``."""
 
 
-@contextmanager
-def requested_by(gone: Callable[[], bool], name: str = "") -> Iterator[None]:
-    """Set the client of the jobs of this context.
+@dataclass(frozen=True)
+class Client:
+    """The client that a job runs for.
 
-    Args:
-        gone: Returns whether the client has disconnected; its jobs are then cancelled.
+    Attributes:
+        is_gone: Returns whether the client has disconnected; its jobs are then cancelled.
         name: Name of the user, who owns the jobs, or "" if no login is needed.
     """
-    token = _client.set((gone, name))
-    try:
-        yield
-    finally:
-        _client.reset(token)
+
+    is_gone: Callable[[], bool]
+    name: str = ""
 
 
 class Job:
@@ -36,41 +35,42 @@ class Job:
 
     Args:
         model: Name of the infer task.
+        client: The client, or None if it cannot disconnect.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, client: Client | None = None) -> None:
         self.id, self.model = uuid.uuid4().hex, model
         self.done = self.total = 0
-        self._client_gone, self.owner = _client.get()
+        self.owner, self._client = client.name if client else "", client
         self._begun, self._cancelled = time.monotonic(), threading.Event()
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the job began."""
         return time.monotonic() - self._begun
 
     def report(self, done: int, total: int) -> None:
-        """Set its progress.
+        """Set the progress.
 
         Args:
-            done: Number of steps that are done.
+            done: Number of finished steps.
             total: Number of all steps.
         """
         self.done, self.total = done, total
 
     def cancel(self) -> None:
-        """Cancel it; it ends after its current step."""
+        """Cancel the job. It ends after its current step."""
         self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was cancelled or the client has disconnected."""
-        if not self._cancelled.is_set() and self._client_gone and self._client_gone():
+        """Whether the job was cancelled or its client has disconnected."""
+        if not self._cancelled.is_set() and self._client and self._client.is_gone():
             self._cancelled.set()
         return self._cancelled.is_set()
 
-    def record(self) -> dict[str, Any]:
-        """Return its progress for JSON, without anything about the image."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the progress for JSON, without anything about the image."""
         return {
             "id": self.id,
             "model": self.model,
@@ -80,7 +80,7 @@ class Job:
         }
 
 
-class Jobs:
+class LongRequests:
     """The long requests that are running. Thread-safe."""
 
     def __init__(self) -> None:
@@ -88,13 +88,17 @@ class Jobs:
         self._lock = threading.Lock()
 
     @contextmanager
-    def running(self, model: str) -> Iterator[Job]:
-        """Begin a job, which is listed for as long as the context lasts and gives way to clicks.
+    def running(self, model: str, client: Client | None = None) -> Iterator[Job]:
+        """Begin a job, which is listed for as long as the context lasts; clicks have priority over it.
 
         Args:
             model: Name of the infer task.
+            client: The client, or None if it cannot disconnect.
+
+        Yields:
+            The job.
         """
-        job = Job(model)
+        job = Job(model, client)
         with self._lock:
             self._running[job.id] = job
         try:
@@ -104,23 +108,30 @@ class Jobs:
             with self._lock:
                 del self._running[job.id]
 
-    def records(self, owner: str | None = None) -> list[dict[str, Any]]:
-        """Return the records of one user's jobs, or of all, the oldest first."""
-        with self._lock:
-            return [job.record() for job in self._running.values() if owner in (None, job.owner)]
+    def to_dicts(self, owner: str | None = None) -> list[dict[str, Any]]:
+        """Return the progress of one user's jobs, or of all jobs, the oldest first.
 
-    def cancel(self, name: str, owner: str | None = None) -> None:
+        Args:
+            owner: The user, or None for all.
+
+        Returns:
+            One dictionary per job, see ``Job.to_dict``.
+        """
+        with self._lock:
+            return [job.to_dict() for job in self._running.values() if owner in (None, job.owner)]
+
+    def cancel(self, job_id: str, owner: str | None = None) -> None:
         """Cancel a job.
 
         Args:
-            name: Its id.
+            job_id: Id of the job.
             owner: User whose jobs may be cancelled, or None for all.
 
         Raises:
             NotFoundError: If there is no such job, or it is another user's.
         """
         with self._lock:
-            job = self._running.get(name)
+            job = self._running.get(job_id)
         if job is None or owner not in (None, job.owner):
-            raise NotFoundError(f"There is no job {name!r}, or it has ended. GET /progress/ lists those that run.")
+            raise NotFoundError(f"There is no job {job_id!r}, or it has ended. GET /progress/ lists the running ones.")
         job.cancel()

@@ -1,7 +1,7 @@
-"""Logs that name no patient: what others write into them may hold image names, requests and paths of files.
+"""Redact logs so that they name no patient. Names of images, requests and paths of files may name one.
 
-What this project logs itself is written with care, and stays but for paths. Of what other libraries log, warnings and
-worse are kept, but of these only where they come from; the rest is dropped, and so are the words of errors.
+Messages of this project contain no such names, apart from paths, which are shortened. From other libraries, only
+warnings and errors are logged, with their place in the code instead of their text. The text of exceptions is removed.
 """
 
 from __future__ import annotations
@@ -16,50 +16,50 @@ from types import TracebackType
 from baps.utils.printable import printable
 from baps.utils.redaction import redact_identifiers
 
-_CAREFUL = re.compile(r"(baps|main|task_train)(\.|$)|uvicorn\.error$")
-"""Loggers of ours, that of what a training printed (which went through here before), and that of starts and stops."""
+_OWN_LOGGERS = re.compile(r"(baps|main|task_train)(\.|$)|uvicorn\.error$")
+"""Loggers of this project, of the output of trainings (already redacted), and of the start and stop of uvicorn."""
 
 
-class _Discreet(logging.Filter):
-    """Lets through what names nobody, and takes the names out of the rest."""
+class RedactingFilter(logging.Filter):
+    """Redacts log records, and drops messages of other libraries below the level of warnings."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info
         if error and error[0] is not None:
-            record.exc_text, record.exc_info = _without_words(error[0], error[2]), None
+            record.exc_text, record.exc_info = _format_without_message(error[0], error[2]), None
         if record.name == "uvicorn.access" and isinstance(record.args, tuple) and len(record.args) == 5:
             client, method, path, version, status = record.args
             record.args = client, method, f"/{str(path).split('?')[0].split('/')[1]}", version, status
-        elif _CAREFUL.match(record.name):
-            said = redact_identifiers(record.getMessage())
-            record.msg, record.args = "\n".join(map(printable, said.split("\n"))), None
+        elif _OWN_LOGGERS.match(record.name):
+            message = redact_identifiers(record.getMessage())
+            record.msg, record.args = "\n".join(map(printable, message.split("\n"))), None
         elif record.levelno < logging.WARNING:
             return False
         else:
-            record.msg, record.args = f"(words left out) at {record.module}:{record.lineno}", None
+            record.msg, record.args = f"(text removed) at {record.module}:{record.lineno}", None
         return True
 
 
 def redact_logs() -> None:
-    """Have every log of this process, and every error that ends it, name no patient."""
+    """Redact all logs of this process, and the errors that end it or one of its threads."""
     for name in ("", *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
-            if not any(isinstance(one, _Discreet) for one in handler.filters):
-                handler.addFilter(_Discreet())
+            if not any(isinstance(one, RedactingFilter) for one in handler.filters):
+                handler.addFilter(RedactingFilter())
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # A log that cannot be written would print what it was to say.
-    sys.excepthook = lambda kind, _, trace: _say(kind, trace)
-    threading.excepthook = lambda failed: _say(failed.exc_type, failed.exc_traceback)
+    logging.raiseExceptions = False  # Otherwise a message that cannot be logged is printed as it is.
+    sys.excepthook = lambda kind, _, trace: _print_error(kind, trace)
+    threading.excepthook = lambda failure: _print_error(failure.exc_type, failure.exc_traceback)
 
 
-def _without_words(kind: type[BaseException], trace: TracebackType | None) -> str:
-    """An error as its kind and the places in the program that it came through."""
+def _format_without_message(kind: type[BaseException], trace: TracebackType | None) -> str:
+    """Format the type of an error and its traceback."""
     places = [
         f"  {frame.filename.rpartition('site-packages/')[2].rpartition('baps_app/')[2]}:{frame.lineno} in {frame.name}"
         for frame in traceback.extract_tb(trace)
     ]
-    return "\n".join([f"{kind.__name__} (words left out), from", *places])
+    return "\n".join([f"{kind.__name__} (text removed), from", *places])
 
 
-def _say(kind: type[BaseException], trace: TracebackType | None) -> None:
-    print(_without_words(kind, trace), file=sys.stderr)
+def _print_error(kind: type[BaseException], trace: TracebackType | None) -> None:
+    print(_format_without_message(kind, trace), file=sys.stderr)

@@ -1,9 +1,8 @@
-"""The state that MONAI Label keeps in globals, in one place.
+"""Set the global state of MONAI Label, so that several applications can run in one process.
 
 MONAI Label serves one application per process: ``monailabel.config.settings`` names its folder and its studies,
-``app_instance()`` returns it, and the trainings that it starts read both from environment variables. ``MonaiLabelHost``
-holds this state for one application. ``select`` puts it into the globals, so that several applications can live in one
-process, as they do in the tests.
+``app_instance()`` returns it, and the trainings that it starts read both from environment variables.
+``MonaiLabelState`` holds this state for one application, and ``select`` sets the globals to it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import monailabel.interfaces.utils.app
 from fastapi.routing import APIRoute
-from monailabel.config import settings as globals_of_host
+from monailabel.config import settings as monailabel_settings
 from monailabel.endpoints import (
     activelearning,
     batch_infer,
@@ -42,14 +41,14 @@ from baps.site.settings import Settings
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
-TITLE: str = globals_of_host.MONAI_LABEL_PROJECT_NAME
+TITLE: str = monailabel_settings.MONAI_LABEL_PROJECT_NAME
 
 _ENDPOINTS = (
     info, model, infer, wsi_infer, batch_infer, train, activelearning, scoring, datastore, logs, ohif, proxy, session
 )  # fmt: skip
 
 
-class MonaiLabelHost:
+class MonaiLabelState:
     """Hold MONAI Label's global state for one application.
 
     Args:
@@ -68,26 +67,26 @@ class MonaiLabelHost:
         }
 
     def select(self) -> None:
-        """Make this the application that MONAI Label's functions, and the trainings that they start, work on."""
-        if globals_of_host.MONAI_LABEL_APP_CONF is self._conf:
+        """Make this the application that MONAI Label's functions use, and the trainings that they start."""
+        if monailabel_settings.MONAI_LABEL_APP_CONF is self._conf:
             return
-        globals_of_host.MONAI_LABEL_APP_DIR = self._app_dir
-        globals_of_host.MONAI_LABEL_STUDIES = self.studies
-        globals_of_host.MONAI_LABEL_APP_CONF = self._conf
+        monailabel_settings.MONAI_LABEL_APP_DIR = self._app_dir
+        monailabel_settings.MONAI_LABEL_STUDIES = self.studies
+        monailabel_settings.MONAI_LABEL_APP_CONF = self._conf
         os.environ.update(self._selected)
         os.environ.setdefault("PYTHONPATH", self._app_dir)  # MONAI Label reads it when it starts a training.
 
     def start(self) -> BapsApp:
-        """Load the app from its folder and let it begin its work in the background.
+        """Load the app from its folder, and start its work in the background.
 
         Returns:
-            The app, which ``app_instance()`` returns from now on while this host is selected.
+            The app. ``app_instance()`` returns it while this state is selected.
 
         Raises:
             BapsError: If a setting or the studies cannot be used.
         """
         self.select()
-        # It logs paths and settings when it starts, and image names later.
+        # MONAI Label logs paths and settings at start, and names of images later.
         logging.getLogger("monailabel").setLevel(logging.WARNING)
         app: BapsApp = app_instance()
         app.server_mode(True)
@@ -95,23 +94,34 @@ class MonaiLabelHost:
         return app
 
     def stop(self, app: BapsApp) -> None:
-        """Stop a running training and the app's work in the background, and forget the app."""
+        """Stop a running training and the app's work in the background, and remove the app from the globals.
+
+        Args:
+            app: The app.
+        """
         stop_background_task("train")
         app.close()
         monailabel.interfaces.utils.app.apps.pop(f"{self._app_dir}{self.studies}", None)
 
 
-def host_routes() -> list[APIRoute]:
-    """Return the routes of MONAI Label's own application, except those of its login, which is not used here."""
+def monailabel_routes() -> list[APIRoute]:
+    """Return the routes of MONAI Label's own application, except those of its login."""
     return [route for module in _ENDPOINTS for route in module.router.routes if isinstance(route, APIRoute)]
 
 
 def settings_as_conf(settings: Settings) -> dict[str, Any]:
-    """Return settings as the names and values that ``read_settings`` reads back, which JSON can hold."""
-    return {name: _plain(value) for name, value in vars(settings).items()}
+    """Convert settings to names and values for JSON, which ``read_settings`` reads back.
+
+    Args:
+        settings: Settings of the site.
+
+    Returns:
+        Values by name.
+    """
+    return {name: _json_value(value) for name, value in vars(settings).items()}
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if value is None:
         return ""  # The default, whatever the environment says.
     if isinstance(value, Path):

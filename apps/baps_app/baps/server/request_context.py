@@ -1,4 +1,4 @@
-"""What is known of a request while it is served: its user, its policy and what it is about."""
+"""The context of a request: its user, its policy, and the images and adapters that it uses."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ LOCAL_MACHINE = Principal("", Role.ADMIN, "machine")
 
 @dataclass
 class RequestContext:
-    """What is known of a request, for its route and for the audit file.
+    """The context of a request, for its route and for the audit file.
 
     Attributes:
         policy: Its access policy, or None if the request is not served.
         principal: The user, or None before the user is known.
-        image: Name of the image that the request is about, or "".
+        image: Name of the image, or "".
         adapter: Adapters that the result was made with, or "".
-        images: Names of the images of a request about several.
-        also: Further actions of the request; each gets a line in the audit file.
+        images: Names of the images, if there are several.
+        further_actions: Further actions of the request. Each gets a line in the audit file.
     """
 
     policy: RoutePolicy | None
@@ -47,7 +47,7 @@ class RequestContext:
     image: str = ""
     adapter: str = ""
     images: list[str] = field(default_factory=list)
-    also: list[str] = field(default_factory=list)
+    further_actions: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -62,6 +62,6 @@ class RequestContext:
 
 
 def context_of(request: Request) -> RequestContext:
-    """Return what is known of a request."""
+    """Return the context of a request."""
     context: RequestContext = request.scope["baps.context"]
     return context

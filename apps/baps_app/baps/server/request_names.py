@@ -1,4 +1,4 @@
-"""Check what a request contains: names that may become part of a path, and JSON."""
+"""Check values in requests: names that may become part of a path, and JSON."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from baps.errors import InputError
 
 
 def checked_name(value: str, what: str) -> str:
-    """Return a name from a request that may become part of a path.
+    """Check a name that may become part of a path.
 
     Args:
         value: The name.
-        what: What it names, for the message.
+        what: The thing that it names, for the message.
+
+    Returns:
+        The name.
 
     Raises:
-        InputError: If it has a separator or could mean another folder.
+        InputError: If it contains a separator or could name another folder.
     """
     size = len(value.encode(errors="replace"))
     if size > 200 or set(value) & set("/\\") or not value.isprintable() or value.strip(". ") == "":
@@ -26,20 +29,30 @@ def checked_name(value: str, what: str) -> str:
     return value
 
 
-def printable(value: object) -> str:
-    """Return the first 200 characters of a text, without those that cannot be printed; "" for other values."""
+def printable_name(value: object) -> str:
+    """Return the printable characters among the first 200 of a text.
+
+    Args:
+        value: The text.
+
+    Returns:
+        The characters, or "" if the value is not a text.
+    """
     return "".join(filter(str.isprintable, value[:200])) if isinstance(value, str) else ""
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:
-    """Return the JSON object that a form field holds.
+    """Parse a form field that contains a JSON object.
 
     Args:
         text: The field.
         what: Name of the field, for the message.
 
+    Returns:
+        The object.
+
     Raises:
-        InputError: If it is not a JSON object, or holds NaN, infinity or an unpaired surrogate.
+        InputError: If it is not a JSON object, or contains NaN, infinity or an unpaired surrogate.
     """
     try:
         value = json.loads(text or "{}")

@@ -1,4 +1,4 @@
-"""What MONAI Label's own server may serve: it has no login, and checks nothing that a request names."""
+"""Check what MONAI Label's own server may serve: it has no login, and does not check the paths in requests."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ logger = logging.getLogger(__name__)
 _VARIABLE = "BAPS_SERVING"
 
 PROTECTED = {_VARIABLE: "protected"}
-"""Environment variable of a server whose requests pass the guard, and of its trainings."""
+"""Environment variable of the protected server, whose requests pass the guard, and of its trainings."""
 
 
 def check_stock_server(studies: str, site: Settings) -> None:
-    """Warn that MONAI Label's own server protects nothing, and refuse what must not be left to it.
+    """Log a warning about MONAI Label's own server, and refuse sites that it must not serve.
 
-    Does nothing in the protected server.
+    In the protected server this does nothing.
 
     Args:
         studies: Folder of images, or the DICOMweb address of a PACS.
         site: Settings of the site.
 
     Raises:
-        InputError: If users are configured, whom that server would not ask for, or the studies lie on a PACS.
+        InputError: If users are configured, who would not have to sign in, or if the studies are on a PACS.
     """
     if os.environ.get(_VARIABLE) == PROTECTED[_VARIABLE]:
         return
-    if site.closed:
+    if site.requires_login:
         raise InputError(
-            "Users are named, but MONAI Label's stock server lets everybody in. Start it with `make serve`, or with "
-            "--uvicorn_app baps.server.asgi:app."
+            "Users are configured, but MONAI Label's stock server lets anyone in. Start the server with `baps serve`, "
+            "or add --uvicorn_app baps.server.asgi:app."
         )
     if is_pacs(studies) and not site.allow_unprotected:
         raise InputError(
-            "MONAI Label's stock server would open the PACS to everybody who reaches it. Start it with `make serve "
-            "STUDIES=...`, or say that you want that: --conf allow_unprotected yes."
+            "MONAI Label's stock server would open the PACS to anyone who can reach it. Start the server with `baps "
+            "serve`, or allow this: --conf allow_unprotected yes."
         )
     logger.warning(
-        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets everybody in, takes paths from "
-        "requests unchecked and answers one request at a time. Start it with `make serve STUDIES=...` on any machine "
-        "that others can reach."
+        "This server is UNPROTECTED: it is MONAI Label's stock server, which lets anyone in, does not check the paths "
+        "in requests, and serves one request at a time. If others can reach this machine, use `baps serve` instead."
     )

@@ -1,8 +1,8 @@
-"""Labelled volumes of the datastore, as cases to train on."""
+"""Find the labelled volumes of a datastore to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,113 +14,118 @@ from baps.evaluation.cases import Case
 from baps.io import read_geometry, read_label_map
 from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
+from baps.server.datastores.label_checks import LabelCheck
+
+_TAG = DefaultLabelTag.FINAL.value
 
 
 def labelled_cases(
     datastore: Datastore, labels: Mapping[str, int], patients: Mapping[str, str]
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
-    """Find the cases of each of the site's labels in the final labels that a person confirmed.
+    """Find the cases of each of the site's labels, among the final labels that a person has confirmed.
 
-    If an organ was taken away from another annotator and no trainer has confirmed that, the version before is used. A
-    file that lies in ``labels/final`` without having been submitted counts as confirmed by whoever put it there; its
-    values mean what the file says, or else the site's numbers. A patient is the DICOM PatientID, or else what the
-    site's table says, or else the image's name. In a PACS, the newest DICOM SEG that names a label is used.
+    * If an annotator has replaced an organ that another one drew, the earlier version is used until a trainer confirms
+      the new one (``baps.annotations.disputes``).
+    * A file in ``labels/final`` that was not submitted counts as confirmed. The file defines the meaning of its values,
+      or else the site's settings do.
+    * The patient is the DICOM PatientID, or else the entry in the site's table, or else the name of the image.
+    * From a PACS, the newest DICOM SEG that names a label is used.
 
-    The volumes of a PACS are fetched, and DICOM series of a folder are converted.
+    Volumes are fetched from a PACS, and DICOM series in a folder are converted.
 
     Args:
         datastore: Datastore of the server.
-        labels: Names and values of the site.
+        labels: Names and values of the site's labels.
         patients: Patients by the name of the image.
 
     Returns:
-        Cases by label, and for each image that was left out the reason.
+        Cases by label, and the reasons by the name of each skipped image.
     """
     if isinstance(datastore, PacsDatastore):
-        return _of_pacs(datastore, labels, patients)
-    tag = DefaultLabelTag.FINAL.value
+        return _pacs_cases(datastore, labels, patients)
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    checked = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
-    skipped = {image_id: found.error for image_id, found in sorted(checked.items()) if found.error}
-    for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, tag)
+    skipped: dict[str, str] = {}
+    checks = datastore.read_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    for image_id, label_id, info, values in _confirmed_labels(datastore, labels, checks, skipped):
         try:
-            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
             image = Path(datastore.get_image_uri(image_id))
-            ours = isinstance(datastore, StudiesDatastore)
-            known, source = (datastore.patient(image_id), datastore.source(image_id)) if ours else (None, None)
-        except BapsError as error:  # Written by an older server or by hand, or of a series that cannot be read.
+            is_own = isinstance(datastore, StudiesDatastore)
+            known, source = (datastore.patient(image_id), datastore.source(image_id)) if is_own else (None, None)
+        except BapsError as error:  # Of a series that cannot be read.
             skipped[image_id] = str(error)
             continue
-        if not info.confirmed:
-            skipped[image_id] = _UNCONFIRMED.format(image_id)
-            continue
-        names = checked[image_id].names if image_id in checked else {}
-        values, annotated = label_values(info, labels, names), info.annotated_slices or {}
-        skipped |= _without_site_labels({image_id: values}, labels)
-        mask = Path(datastore.get_label_uri(label_id, tag))
-        if isinstance(datastore, StudiesDatastore):  # What is submitted while the training runs has other values, say.
-            mask = datastore.history.immutable_file(image_id, tag, mask) or mask
+        annotated, mask = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG))
+        if isinstance(datastore, StudiesDatastore):  # The served file may be replaced while the training runs.
+            mask = datastore.history.immutable_file(image_id, _TAG, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
             if name in info.disputed:
-                skipped[f"{image_id}, {name}"], standing = _standing(datastore, image_id, name, info, labels, source)
-                cases[name] += [replace(one, patient=patient) for one in standing]
+                skipped[f"{image_id}, {name}"], earlier = _earlier_version(
+                    datastore, image_id, name, info, labels, source
+                )
+                cases[name] += [replace(case, patient=patient) for case in earlier]
             elif name in values:
                 cases[name].append(Case(image, mask, values[name], patient, annotated.get(name), source))
     return cases, skipped
 
 
 def labelled_organs(datastore: Datastore, labels: Mapping[str, int]) -> tuple[set[str], dict[str, str]]:
-    """Return which of the site's labels have cases, as far as that is known without reading or fetching a volume.
+    """Find the site's labels that seem to have cases, without reading or fetching a volume.
 
     Args:
         datastore: Datastore of the server.
-        labels: Names and values of the site.
+        labels: Names and values of the site's labels.
 
     Returns:
-        Names of labels, of which ``labelled_cases`` may find some without a usable case; and for each image that is
-        known to be left out the reason.
+        Names of labels, and the reasons by the name of each image that will be skipped. ``labelled_cases`` reads the
+        volumes, and may skip more.
     """
     if isinstance(datastore, PacsDatastore):
-        datastore.forget_list()
+        datastore.invalidate()
         segments = datastore.newest_segments()
-        organs = {name for found in segments.values() for name in found if name in labels}
+        organs = {name for names in segments.values() for name in names if name in labels}
         return organs, _without_site_labels(segments, labels)
-    tag, organs, skipped = DefaultLabelTag.FINAL.value, set[str](), dict[str, str]()
-    if isinstance(datastore, StudiesDatastore):
-        known = datastore.known_final_labels()
-        skipped = {image_id: found.error for image_id, found in sorted(known.items()) if found.error}
+    skipped: dict[str, str] = {}
+    checks = datastore.known_final_labels() if isinstance(datastore, StudiesDatastore) else {}
+    confirmed = _confirmed_labels(datastore, labels, checks, skipped)
+    return {name for *_, values in confirmed for name in values if name in labels}, skipped
+
+
+def _confirmed_labels(
+    datastore: Datastore, labels: Mapping[str, int], checks: Mapping[str, LabelCheck], skipped: dict[str, str]
+) -> Iterator[tuple[str, str, LabelInfo, dict[str, int]]]:
+    """Iterate over the final labels that a person has confirmed, and add to ``skipped`` why others are skipped.
+
+    Yields:
+        The name of the image, the name of the label, its information, and the value of each organ.
+    """
+    skipped |= {image_id: check.error for image_id, check in sorted(checks.items()) if check.error}
     for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, tag)
+        label_id = datastore.get_label_by_image_id(image_id, _TAG)
         try:
-            info = read_label_info(datastore.get_label_info(label_id, tag) or {})
-        except BapsError as error:
+            info = read_label_info(datastore.get_label_info(label_id, _TAG) or {})
+        except BapsError as error:  # Written by an older server or by hand.
             skipped[image_id] = str(error)
             continue
-        named = label_values(info, labels)
         if not info.confirmed:
-            skipped[image_id] = _UNCONFIRMED.format(image_id)
-        elif organs_here := named.keys() & labels.keys():
-            organs |= organs_here
-        else:
-            skipped |= _without_site_labels({image_id: named}, labels)
-    return organs, skipped
-
-
-_UNCONFIRMED = "The label of {} was not confirmed by a person. Check it and submit it."
+            skipped[image_id] = f"No person has confirmed the label of {image_id}. Check it and submit it."
+            continue
+        names = checks[image_id].names if image_id in checks else {}
+        values = label_values(info, labels, names)
+        skipped |= _without_site_labels({image_id: values}, labels)
+        yield image_id, label_id, info, values
 
 
 def _without_site_labels(images: Mapping[str, Iterable[str]], labels: Mapping[str, int]) -> dict[str, str]:
-    """Return, by image, why an image is left out whose segments are no labels of the site."""
+    """Return the reasons for skipping images that have none of the site's labels."""
     return {
-        image_id: f"Its segments {', '.join(names)} are no labels of this site: {', '.join(labels)}."
+        image_id: f"None of its segments ({', '.join(names)}) is a label of this site: {', '.join(labels)}."
         for image_id, names in sorted(images.items())
         if not set(names) & set(labels)
     }
 
 
-def _standing(
+def _earlier_version(
     datastore: StudiesDatastore,
     image_id: str,
     organ: str,
@@ -128,30 +133,30 @@ def _standing(
     labels: Mapping[str, int],
     source: Path | None,
 ) -> tuple[str, list[Case]]:
-    """What is taken of a disputed organ: the version before it, see ``baps.annotations.disputes``; and a sentence."""
-    standing = info.disputed[organ]
-    said = (
-        f"The newest {organ} of {image_id} took it away from what {standing.author or 'nobody named'} drew, and no "
-        "trainer has confirmed that."
+    """Return the case of the version before a disputed organ, and a note. See ``baps.annotations.disputes``."""
+    earlier = info.disputed[organ]
+    note = (
+        f"The newest {organ} of {image_id} replaces the one by {earlier.author or 'an unnamed author'}, and no trainer "
+        "has confirmed it."
     )
     try:
         image = Path(datastore.get_image_uri(image_id))
-        version = datastore.history.version(image_id, DefaultLabelTag.FINAL.value, standing.version)
+        version = datastore.history.version(image_id, DefaultLabelTag.FINAL.value, earlier.version)
         before = read_label_info(version.info)
         names = {} if before.label_info else read_label_map(version.file, read_geometry(image), source).names
         value = label_values(before, labels, names)[organ]
     except (BapsError, KeyError):
-        return f"{said} The one before it is not there any more; none was taken.", []
-    covered = (before.annotated_slices or {}).get(organ)
-    return f"{said} The one before it was taken.", [Case(image, version.file, value, image_id, covered, source)]
+        return f"{note} The earlier version does not exist any more, so the organ is skipped.", []
+    annotated = (before.annotated_slices or {}).get(organ)
+    return f"{note} The earlier version is used.", [Case(image, version.file, value, image_id, annotated, source)]
 
 
-def _of_pacs(
+def _pacs_cases(
     datastore: PacsDatastore, labels: Mapping[str, int], patients: Mapping[str, str]
 ) -> tuple[dict[str, list[Case]], dict[str, str]]:
-    """As ``labelled_cases``; each organ of an image has a file of its own."""
+    """Find the cases in a PACS, where each organ of an image has a separate file."""
     cases: dict[str, list[Case]] = {name: [] for name in labels}
-    datastore.forget_list()
+    datastore.invalidate()
     newest = datastore.newest_segments()
     skipped = _without_site_labels(newest, labels)
     for image_id, segments in sorted(newest.items()):
@@ -162,8 +167,8 @@ def _of_pacs(
             except BapsError as error:
                 skipped[f"{image_id}, {name}"] = str(error)
                 continue
-            if organ.passed_over:
-                skipped[f"{image_id}, {name}, newer"] = f"{organ.passed_over[0]} An older label was taken."
+            if organ.newer_errors:
+                skipped[f"{image_id}, {name}, newer"] = f"{organ.newer_errors[0]} An older label is used."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
             cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
     return cases, skipped

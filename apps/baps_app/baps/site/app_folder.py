@@ -1,7 +1,7 @@
 """The folder of the MONAI Label app, in which the server keeps adapters and logs.
 
-In a checkout it is ``apps/baps_app``. A package that pip installed has no such folder; it makes one in the user's state
-folder: ``~/.local/state/baps``, or ``$XDG_STATE_HOME/baps``.
+In a checkout it is ``apps/baps_app``. An installed package makes one in the user's state folder:
+``~/.local/state/baps``, or ``$XDG_STATE_HOME/baps``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from baps.errors import BapsError
 from baps.utils.atomic_write import atomic_write
 
 PACKAGES = Path(__file__).resolve().parents[2]
-"""Folder that Python finds the package in."""
+"""Folder of the package on Python's path."""
 
 IN_CHECKOUT = PACKAGES.name == "baps_app" and (PACKAGES / "main.py").is_file()
-"""Whether the package is that of a checkout of the repository."""
+"""Whether the package runs from a checkout of the repository."""
 
 _MAIN = '''"""Written by baps serve at every start: the MONAI Label app, as MONAI Label's loader finds it."""
 
@@ -29,7 +29,7 @@ __all__ = ["BapsApp"]
 
 
 def app_folder() -> Path:
-    """Return the folder of the MONAI Label app, which need not be there yet.
+    """Return the folder of the MONAI Label app, which need not exist yet.
 
     Returns:
         The folder, as an absolute path.
@@ -38,13 +38,13 @@ def app_folder() -> Path:
 
 
 def prepare_app_folder() -> Path:
-    """Make the folder ready for MONAI Label, which runs the file ``main.py`` in it.
+    """Prepare the folder for MONAI Label, which runs the file ``main.py`` in it.
 
     Returns:
         The folder.
 
     Raises:
-        BapsError: if it cannot be written to, or if other users could change what is run.
+        BapsError: If it cannot be written to, or if other users could change ``main.py``.
     """
     folder = app_folder()
     if IN_CHECKOUT:
@@ -61,7 +61,7 @@ def prepare_app_folder() -> Path:
             partial.write_text(_MAIN)
     except OSError as error:
         raise BapsError(
-            f"The state folder {folder} cannot be written to ({error.strerror}). Free it, or set XDG_STATE_HOME to a "
-            "folder that can."
+            f"The state folder {folder} cannot be written to ({error.strerror}). Make room, or set XDG_STATE_HOME to "
+            "another folder."
         ) from error
     return folder

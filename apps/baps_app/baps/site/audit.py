@@ -1,4 +1,4 @@
-"""The audit file: who did what to which image, one JSON object per line, each chained to the one before.
+"""The audit file, which records who did what to which image: one JSON object per line, chained to the previous one.
 
 The file names images and studies by keyed hashes (HMAC-SHA-256): the same image has the same hash, and only a person
 who has the key, a private file beside it, can find out which image it is. Each line has a number, ``n``, and a
@@ -21,6 +21,7 @@ import os
 import pwd
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Head:
+class ChainHead:
     """Content of the head file.
 
     Attributes:
@@ -65,7 +66,7 @@ class Head:
 
 
 class AuditFile:
-    """A chained file of JSON lines, which is made with its first line.
+    """A chained file of JSON lines. The first line creates it.
 
     Args:
         file: Path of the file. The key is kept beside it as ``<name>.key``, full files as ``<name>.0001`` and so on.
@@ -76,6 +77,10 @@ class AuditFile:
     def __init__(self, file: Path, max_mb: int = 100, keep: int = 0) -> None:
         self.file, self._max_bytes, self._keep = file, max_mb << 20, keep
         self._head_file = file.with_name(f"{file.name}.head")
+        self._threads = threading.Lock()
+        self._processes = FileLock(
+            file.with_name(f".{file.name}.lock"), mode=0o600, thread_local=False, poll_interval=0.001
+        )
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a line with the time and a record.
@@ -84,17 +89,17 @@ class AuditFile:
             record: What the line says, as plain JSON.
 
         Raises:
-            OSError: if the line cannot be written. The file then holds no part of it.
-            BapsError: if the key is damaged.
+            OSError: If the line cannot be written. The file then holds no part of it.
+            BapsError: If the key is damaged.
         """
         with self._locked():
-            last, removed, marks = self._place()
+            last, removed, remarks = self._place()
             if self._max_bytes and self._size() >= self._max_bytes:
                 removed, count = self._rotate(last, removed)
                 if count:
                     by_itself = {"user": None, "role": None, "by": "server"}
                     last = self._write(last, {**by_itself, "what": "remove old audit lines", "count": count})
-            self._write_head(Head(self._write(last, {**record, **marks}), removed))
+            self._write_head(ChainHead(self._write(last, {**record, **remarks}), removed))
 
     def hashed(self, image: str) -> str:
         """Hash the name of an image.
@@ -106,8 +111,8 @@ class AuditFile:
             The keyed hash.
 
         Raises:
-            OSError: if the key can neither be read nor made.
-            BapsError: if the key is damaged.
+            OSError: If the key can neither be read nor made.
+            BapsError: If the key is damaged.
         """
         return hmac.new(self._key, image.encode(errors="replace"), hashlib.sha256).hexdigest()[:32]
 
@@ -127,14 +132,14 @@ class AuditFile:
         """Make the file, its key and its head, if they do not exist.
 
         Raises:
-            BapsError: if they cannot be written.
+            BapsError: If they cannot be written.
         """
         try:
             with self._locked():
                 self._append(b"")
                 self.hashed("")
                 if not self._head_file.exists() and not self._last().n:
-                    self._write_head(Head(self._last()))
+                    self._write_head(ChainHead(self._last()))
         except OSError as error:
             raise BapsError(
                 f"The audit file {self.file} cannot be written ({error.strerror}). Give another place (audit), or give "
@@ -145,21 +150,21 @@ class AuditFile:
         """Force all lines onto the disk.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: If they cannot be written.
         """
         with self._locked():
             if self.file.exists():
                 flush_to_disk(self.file)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], Head | None]]:
+    def opened(self) -> Iterator[tuple[list[tuple[BinaryIO, int]], ChainHead | None]]:
         """Open all files as they are now. Other threads and processes may add lines at the same time.
 
         Yields:
             The files, oldest first, each open and with its length, and the head if it is whole.
 
         Raises:
-            OSError: if the files cannot be read.
+            OSError: If the files cannot be read.
         """
         with ExitStack() as stack:
             with self._locked():
@@ -172,7 +177,8 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600, poll_interval=0.001):
+        # Threads wait for each other without polling, which would delay requests; processes seldom meet.
+        with self._threads, self._processes:
             yield
 
     def _files(self) -> list[Path]:
@@ -184,7 +190,7 @@ class AuditFile:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def _place(self) -> tuple[Link, Link, dict[str, Any]]:
-        """Return the line to continue after, the last removed line, and what the next line notes of a damaged chain."""
+        """Return the line to continue after, the last removed line, and the next line's remarks on a damaged chain."""
         last, head = self._last(), self._head()
         if head is None:
             return last, Link(), {"head": "missing"} if last.n else {}
@@ -237,27 +243,27 @@ class AuditFile:
             parsed = next(filter(None, map(parse_line, _backwards(file))), None)
             removed = parsed[0] if parsed else Link(0, digest_before(_lines(file)))
             # Written first: if it came after the removal, a kill between the two would look like lines cut off.
-            self._write_head(Head(last, removed))
+            self._write_head(ChainHead(last, removed))
             file.unlink()
         return removed, removed.n - before.n
 
-    def _head(self) -> Head | None:
+    def _head(self) -> ChainHead | None:
         """Read the head file; None if it does not exist or was changed."""
         try:
             content = json.loads(self._head_file.read_bytes())
-            head = Head(Link(**content["last"]), Link(**content["removed"]))
+            head = ChainHead(Link(**content["last"]), Link(**content["removed"]))
             return head if hmac.compare_digest(content["mac"], self._mac(head)) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _write_head(self, head: Head) -> None:
+    def _write_head(self, head: ChainHead) -> None:
         partial = self._head_file.with_name(f".{self._head_file.name}-new")
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w") as file:
             json.dump({**asdict(head), "mac": self._mac(head)}, file)
         partial.replace(self._head_file)
 
-    def _mac(self, head: Head) -> str:
+    def _mac(self, head: ChainHead) -> str:
         content = json.dumps(asdict(head), sort_keys=True).encode()
         return hmac.new(self._key, b"head\n" + content, hashlib.sha256).hexdigest()
 
@@ -268,7 +274,7 @@ class AuditFile:
         No new key is made for existing lines: they could not be checked, nor could images be found in them.
 
         Raises:
-            BapsError: if there are lines, and their key is gone.
+            BapsError: If there are lines, and their key is gone.
         """
         file = self.file.with_name(f"{self.file.name}.key")
         if not file.exists():

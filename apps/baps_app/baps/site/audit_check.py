@@ -1,4 +1,4 @@
-"""Check that an audit file is intact: each line as it was written, and none removed, moved, added or cut off."""
+"""Check that an audit file is intact: no line was changed, removed, moved, added or cut off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from baps.site.audit import AuditFile, Head, Link, digest_before, parse_line
+from baps.site.audit import AuditFile, ChainHead, Link, digest_before, parse_line
 
 _MAX_BREAKS = 20
 
@@ -34,7 +34,7 @@ class AuditCheck:
     breaks: list[str] = field(default_factory=list)
 
     def note(self, sentence: str) -> None:
-        """Add a break.
+        """Add a break, unless there are already twenty.
 
         Args:
             sentence: Where the chain breaks.
@@ -57,8 +57,8 @@ def check_audit(file: Path, chain: str = "") -> AuditCheck:
         The result.
 
     Raises:
-        OSError: if the files cannot be read.
-        BapsError: if the key is damaged.
+        OSError: If the files cannot be read.
+        BapsError: If the key is damaged.
     """
     audit, check = AuditFile(file), AuditCheck()
     had_lines = file.with_name(f"{file.name}.key").exists()  # It is made with the head.
@@ -71,7 +71,12 @@ def check_audit(file: Path, chain: str = "") -> AuditCheck:
 
 
 def _follow(
-    audit: AuditFile, files: list[tuple[BinaryIO, int]], head: Head | None, start: Link, check: AuditCheck, chain: str
+    audit: AuditFile,
+    files: list[tuple[BinaryIO, int]],
+    head: ChainHead | None,
+    start: Link,
+    check: AuditCheck,
+    chain: str,
 ) -> None:
     last = start
     if head and (head.removed.n or not start.chain):
@@ -82,7 +87,7 @@ def _follow(
         for row, line in _lines(file, size):
             parsed = parse_line(line)
             if parsed is None:
-                _take_odd(line, f"Row {row} of {name}", check)
+                _count_unchained(line, f"Row {row} of {name}", check)
                 continue
             link, body = parsed
             if head and link.n <= head.removed.n and not check.chained:
@@ -93,7 +98,9 @@ def _follow(
             record = json.loads(body + b"}")
             missing = record.get("missing", 0)
             if record.get("head"):
-                check.note(f"Before {where} the head file was gone: whether lines were cut off there is not known.")
+                check.note(
+                    f"Before {where} the head file was missing: it is not known whether lines were cut off there."
+                )
             if missing:
                 check.note(f"Before {where} {_lines_are(missing)} missing: they were cut off.")
             if link.n <= last.n:
@@ -107,17 +114,19 @@ def _follow(
     check.last = last
     if head is None:
         if check.chained:
-            check.note("The head file is missing, or was changed: whether lines were cut off at the end is not known.")
+            check.note(
+                "The head file is missing or was changed: it is not known whether lines were cut off at the end."
+            )
     elif head.last.n > last.n:
         check.note(f"At the end {_lines_are(head.last.n - last.n)} missing.")
     elif head.last.n == last.n and head.last.chain != last.chain:
-        check.note("The last line is another one than the head file says.")
+        check.note("The last line differs from that in the head file.")
     if not chain_seen:
         check.note(f"No line has the chain {chain}.")
 
 
-def _take_odd(line: bytes, where: str, check: AuditCheck) -> None:
-    """Count a line that has no chain."""
+def _count_unchained(line: bytes, where: str, check: AuditCheck) -> None:
+    """Count a line without a chain hash."""
     try:
         json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Check what can keep a site from working, before a user meets it. One function per check.
+"""Find problems of a site before users do. One function per check.
 
 A check returns a finding. A check that raises has failed; the sentence of a ``BapsError`` says what to do.
 """
@@ -39,7 +39,7 @@ _MIN_MEMORY = 3 << 30
 """Bytes that the server and a training process need beside the cache."""
 
 _TIMEOUT = (5, 15)
-"""Seconds to connect to a PACS, and to wait for its answer."""
+"""Seconds to connect to a PACS, and to wait for its response."""
 
 _SERIES = 100
 """Number of series to request from the PACS, to see what it holds."""
@@ -70,8 +70,8 @@ class Finding:
 
     Attributes:
         status: Its severity.
-        message: What the check found.
-        remedy: What to do, or "" where there is nothing to do or ``message`` says it.
+        message: The result of the check.
+        remedy: What to do, or "" if there is nothing to do or ``message`` contains it.
     """
 
     status: Status
@@ -101,7 +101,7 @@ def examine(
             "Python": partial(python_version, sys.version_info[:2]),
             "pydicom": partial(package, "pydicom", 3),
             "numpy": partial(package, "numpy", 2),
-            "MONAI Label": host_framework,
+            "MONAI Label": monai_label,
             "dcmqi": partial(dcmqi, studies),
             "port": partial(port_free, host, port),
         }
@@ -112,7 +112,7 @@ def examine(
         from baps.site.settings import read_settings
 
         site = read_settings(given)
-    except Exception as error:  # as in _made
+    except Exception as error:  # As in _run.
         return {**findings, "settings": _failure(error)}
     findings["settings"] = Finding(Status.OK, ", ".join(f"{name}={value}" for name, value in site.labels.items()))
     places = [site.adapters, *_written_places(studies), Path(tempfile.gettempdir())]
@@ -208,7 +208,7 @@ def package(name: str, below: int) -> Finding:
     return Finding(Status.OK, version)
 
 
-def host_framework() -> Finding:
+def monai_label() -> Finding:
     """Check that MONAI Label can be imported, in a process of its own.
 
     Returns:
@@ -252,14 +252,14 @@ def port_free(host: str, port: int) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the port is in use or needs more rights, or the host is not this machine.
+        InputError: If the port is in use or needs more rights, or the host is not this machine.
     """
     check_port(host, port)
     return Finding(Status.OK, f"{port} of {url_host(host)} is free")
 
 
 def access(site: Settings, host: str) -> Finding:
-    """Check who could use the server: the users that are named, or anyone on this machine.
+    """Check who could use the server: its users, or anyone on this machine.
 
     Args:
         site: The settings of the site.
@@ -269,7 +269,7 @@ def access(site: Settings, host: str) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the users or the OpenID provider cannot be read, or if other machines could use the server
+        InputError: If the users or the OpenID provider cannot be read, or if other machines could use the server
             without signing in.
     """
     from baps.site.openid_settings import read_openid
@@ -277,8 +277,8 @@ def access(site: Settings, host: str) -> Finding:
     from baps.site.users import Users
 
     check_access(site)
-    check_listening(host, site.closed)
-    if not site.closed:
+    check_listening(host, site.requires_login)
+    if not site.requires_login:
         return Finding(Status.OK, "open to this machine only, without a login: no users are set")
     allowed = []
     if site.users is not None:
@@ -345,8 +345,8 @@ def model(site: Settings) -> Finding:
         The finding.
 
     Raises:
-        InputError: if the model or its weights cannot be used.
-        BapsError: if a remote model cannot be reached.
+        InputError: If the model or its weights cannot be used.
+        BapsError: If a remote model cannot be reached.
     """
     import numpy as np
 
@@ -377,11 +377,13 @@ def adapters(root: Path) -> Finding:
     Returns:
         The finding.
     """
-    there = _nearest(root)
-    if not there.is_dir():
-        return Finding(Status.FAILED, f"{there} is not a folder", "Give another folder with --adapters.")
-    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        return Finding(Status.FAILED, f"{there} cannot be written to", f"{_OWN} Or give another one with --adapters.")
+    existing = _nearest(root)
+    if not existing.is_dir():
+        return Finding(Status.FAILED, f"{existing} is not a folder", "Give another folder with --adapters.")
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(
+            Status.FAILED, f"{existing} cannot be written to", f"{_OWN} Or give another one with --adapters."
+        )
     return Finding(Status.OK, str(root) if root.exists() else f"{root}, which the first training will make")
 
 
@@ -411,7 +413,7 @@ def folder(studies: str) -> Finding:
         The finding.
 
     Raises:
-        InputError: if it is not a folder.
+        InputError: If it is not a folder.
     """
     from baps.annotations.label_files import unused_labels
     from baps.io import images_folder
@@ -439,8 +441,8 @@ def folder(studies: str) -> Finding:
     if not kinds and not warnings:
         warnings.append(f"Put images directly into {images}: NIfTI or NRRD files, or one folder per DICOM series.")
     for sentence in unused_labels(root):
-        found_labels, _, remedy = sentence.partition("; they are not used. ")
-        message += f"; {found_labels}, and are not used"
+        unused, _, remedy = sentence.partition("; they are not used. ")
+        message += f"; {unused}, and are not used"
         warnings.append(remedy)
     if not os.access(root, os.W_OK):
         message += "; the folder cannot be written to: clicks work, but labels and images are not saved"
@@ -449,7 +451,7 @@ def folder(studies: str) -> Finding:
 
 
 def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | None = None) -> Finding:
-    """Check that the PACS answers DICOMweb requests, and report the first series that the query finds.
+    """Check that the PACS responds to DICOMweb requests, and report the first series that match the query.
 
     Args:
         studies: DICOMweb address of the PACS, and a query.
@@ -460,8 +462,8 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
         The finding.
 
     Raises:
-        InputError: if the address, the query, the credentials or the worklist cannot be used.
-        MissingExtraError: if the packages of the extra ``server`` are not installed.
+        InputError: If the address, the query, the credentials or the worklist cannot be used.
+        MissingExtraError: If the packages of the extra ``server`` are not installed.
     """
     try:
         import requests
@@ -474,7 +476,7 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
     root = "/".join(part for part in (served.address, prefix) if part)
     credentials = read_pacs_credentials(credentials_file)
     try:
-        answer = requests.get(
+        response = requests.get(
             f"{root}/series",
             params={"limit": str(_SERIES), **served.filters},
             headers={"Accept": "application/dicom+json"},
@@ -490,7 +492,7 @@ def pacs(studies: str, credentials_file: Path | None = None, worklist: Path | No
         return Finding(Status.FAILED, f"not reachable: {_innermost(error)}", remedy)
     listed = f"; the worklist has {len(Worklist(worklist).studies())} studies" if worklist else ""
     return _interpret_response(
-        answer.status_code, answer.headers.get("Content-Type", ""), answer.content, served, listed
+        response.status_code, response.headers.get("Content-Type", ""), response.content, served, listed
     )
 
 
@@ -539,7 +541,7 @@ def _kinds_of_images(studies: Path) -> Counter[str]:
 
 @dataclass
 class _Unserved:
-    """Images that the server does not find.
+    """Images that are not served.
 
     Attributes:
         series: Number of DICOM series in nested folders.

@@ -1,4 +1,4 @@
-"""The OpenID provider whose users may sign in, from a private file."""
+"""Read the OpenID provider whose users may sign in, from a private file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from baps.site.roles import Role
 from baps.site.secret_file import read_private
 
 SECRET = "BAPS_OPENID_SECRET"  # noqa: S105
-"""Variable of the client's secret, for sites that keep it out of the file."""
+"""Variable of the client's secret, which replaces that in the file."""
 
 
 class OpenIdSettings(BaseModel, extra="forbid", frozen=True):  # type: ignore[misc]  # mypy takes it for a dataclass.
@@ -52,17 +52,17 @@ class OpenIdSettings(BaseModel, extra="forbid", frozen=True):  # type: ignore[mi
 
 
 def is_safe(address: str) -> bool:
-    """Return whether nobody can read or change what travels to an address and back.
+    """Return whether the connection to an address is protected.
 
     Args:
-        address: The address; it is safe with https, or on this machine.
+        address: The address. It needs https, unless it is on this machine.
 
     Returns:
-        Whether it is safe.
+        Whether nobody can read or change requests and responses.
     """
     parts = urlsplit(address)
-    near = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and near))
+    is_local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
 
 
 def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> OpenIdSettings:
@@ -76,7 +76,7 @@ def read_openid(file: Path, environment: Mapping[str, str] = os.environ) -> Open
         The provider.
 
     Raises:
-        InputError: if the file cannot be read, does not describe a provider, or others can read it.
+        InputError: If the file cannot be read, does not describe a provider, or others can read it.
     """
     try:
         provider = OpenIdSettings.model_validate_json(read_private(file, "The OpenID provider"))

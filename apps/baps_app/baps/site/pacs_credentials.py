@@ -1,4 +1,4 @@
-"""Credentials for a PACS: from a private file or the environment, never from arguments, which others can read."""
+"""Read credentials for a PACS from a private file or the environment, never from arguments, which others can read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from baps.errors import InputError
 from baps.site.secret_file import read_private
 
 ACCOUNT = ("MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD")
-"""Variables of the user and the password."""
+"""Environment variables of the user and the password."""
 
 
 class PacsCredentials(BaseModel, extra="forbid"):
@@ -35,7 +35,7 @@ class PacsCredentials(BaseModel, extra="forbid"):
 
 
 def read_pacs_credentials(file: Path | None, environment: Mapping[str, str] = os.environ) -> PacsCredentials:
-    """Read the credentials from a private JSON file, or without one from the variables that MONAI Label reads.
+    """Read the credentials from a private JSON file, or from the variables of MONAI Label if there is no file.
 
     Args:
         file: The private file, or None.
@@ -45,7 +45,7 @@ def read_pacs_credentials(file: Path | None, environment: Mapping[str, str] = os
         The credentials, which are empty if there are none.
 
     Raises:
-        InputError: if the file cannot be read, does not hold credentials, or others can read it.
+        InputError: If the file cannot be read, does not hold credentials, or others can read it.
     """
     if file is None:
         user, password = (environment.get(name, "") for name in ACCOUNT)

@@ -1,4 +1,4 @@
-"""Selection of the series of a PACS that are served: a query after its address, and a worklist of studies.
+"""Select the series of a PACS that are served: by a query after its address, and by a worklist of studies.
 
 The query has the form of DICOMweb's own search (QIDO-RS): ``https://pacs/dicom-web?Modality=CT&StudyDate=20260101-``.
 """
@@ -30,7 +30,7 @@ _MAX_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class PacsStudies:
-    """A PACS, and the series of it that are served.
+    """A PACS, and the filters for the series that are served.
 
     Attributes:
         address: Address of its DICOMweb service, without a query.
@@ -49,7 +49,7 @@ class PacsStudies:
         """Return whether a series matches the filters, which some servers ignore.
 
         Args:
-            answer: What the PACS returned of the series, in DICOM's JSON form. A missing attribute counts as a match.
+            answer: The series in the response of the PACS, in the DICOM JSON model. A missing attribute is a match.
 
         Returns:
             Whether the series is served.
@@ -82,7 +82,7 @@ class Worklist:
             The studies in the order of the file, each once, as the keys of a mapping.
 
         Raises:
-            BapsError: if the file cannot be read, or a line is not a UID.
+            BapsError: If the file cannot be read, or a line is not a UID.
         """
         try:
             status = self._file.stat()
@@ -93,7 +93,7 @@ class Worklist:
                 self._studies = self._read()
                 self._stamp = stamp
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not a text file"
             raise BapsError(f"The worklist {self._file} cannot be read ({reason}). Give a text file.") from error
         return self._studies
 
@@ -103,7 +103,7 @@ class Worklist:
             uid = line.partition("#")[0].strip()
             if uid and not _UID.fullmatch(uid):
                 raise BapsError(
-                    f"Line {number} of the worklist {self._file} is no StudyInstanceUID. Write one UID per line, "
+                    f"Line {number} of the worklist {self._file} is not a StudyInstanceUID. Write one UID per line, "
                     "of digits and dots."
                 )
             if uid:
@@ -121,11 +121,11 @@ def read_pacs_studies(studies: str) -> PacsStudies:
         The PACS, and the filters of the query.
 
     Raises:
-        InputError: if the query names an attribute that is unknown or given twice, or a value that cannot match.
+        InputError: If the query names an attribute that is unknown or given twice, or a value that cannot match.
     """
     address = urlsplit(studies.strip())
     if address.fragment:
-        raise InputError("The address of the PACS holds a #. Write it as %23 where it belongs to a value.")
+        raise InputError("The address of the PACS contains a #. Write it as %23 if it belongs to a value.")
     filters: dict[str, str] = {}
     for keyword, expected in parse_qsl(address.query, keep_blank_values=True):
         if keyword not in _ATTRIBUTES:
@@ -141,7 +141,7 @@ def read_pacs_studies(studies: str) -> PacsStudies:
 
 
 def json_values(answer: Mapping[str, Any], keyword: str) -> list[str]:
-    """Return the values of an attribute of a data set in DICOM's JSON form.
+    """Return the values of an attribute of a data set in the DICOM JSON model.
 
     Args:
         answer: The data set.
@@ -183,7 +183,7 @@ def _is_match(keyword: str, expected: str, value: str) -> bool:
     if keyword.endswith("Date"):
         first, dash, last = expected.partition("-")
         return value == expected if not dash else (first or "") <= value <= (last or "99999999")
-    if keyword.endswith("Time"):  # Ranges and precisions of times are the PACS's own.
+    if keyword.endswith("Time"):  # Only the PACS compares times, which have ranges and several precisions.
         return True
     pattern = re.escape(expected).replace(r"\*", ".*").replace(r"\?", ".")
     return bool(re.fullmatch(pattern, value, re.IGNORECASE | re.DOTALL))

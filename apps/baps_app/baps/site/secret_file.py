@@ -12,13 +12,13 @@ def read_private(file: Path, what: str) -> bytes:
 
     Args:
         file: The file, which nobody but its owner may read or change.
-        what: What it holds, for the sentence, as in ``The PACS credentials``.
+        what: The content, for the message, as in ``The PACS credentials``.
 
     Returns:
         The content of the file.
 
     Raises:
-        InputError: if it cannot be read, or others may read or change it.
+        InputError: If it cannot be read, or others may read or change it.
     """
     try:
         if file.stat().st_mode & 0o077:

@@ -1,4 +1,4 @@
-"""The command that starts the server, and what to check before. ``baps serve``, the demo and the tests use it."""
+"""Build the command that starts the server, and check its arguments. ``baps serve``, the demo and the tests use it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from baps.errors import InputError, MissingExtraError
 from baps.site.app_folder import PACKAGES, app_folder, prepare_app_folder
 from baps.site.pacs_studies import Worklist, read_pacs_studies
 from baps.site.settings import absolute_paths
+from baps.utils.deprecation import OldNameWarning
 from baps.utils.url_host import url_host
 
 _PATHS = (
@@ -31,6 +32,9 @@ _PATHS = (
     "XDG_STATE_HOME",
 )
 """Variables that name a file or a folder."""
+
+_NO_OLD_NAME_WARNINGS = f"ignore::FutureWarning:{OldNameWarning.__module__}"
+"""Filter for PYTHONWARNINGS, which takes only Python's own categories."""
 
 
 def serving_command(
@@ -50,7 +54,7 @@ def serving_command(
         The words of the command, and its environment.
 
     Raises:
-        BapsError: if MONAI Label is not installed, or the app's folder cannot be used.
+        BapsError: If MONAI Label is not installed, or the app's folder cannot be used.
     """
     check_installed()
     app = app or prepare_app_folder()
@@ -59,19 +63,23 @@ def serving_command(
     studies = studies if is_pacs(studies) else str(Path(studies).absolute())
     command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", studies]
     command += ["--host", host, "--port", str(port)]
+    environment = server_environment()
     if not stock:
         command += ["--uvicorn_app", "baps.server.asgi:app"]
         settings = {**settings, **absolute_paths(settings)}
+        # This process has read the settings and warned of old names; the server and its trainings read them again.
+        filters = environment.get("PYTHONWARNINGS", "")
+        environment["PYTHONWARNINGS"] = f"{filters},{_NO_OLD_NAME_WARNINGS}".lstrip(",")
     for name, value in settings.items():
         command += ["--conf", name, value]
-    return command, server_environment()
+    return command, environment
 
 
 def check_installed() -> None:
     """Check that the extra ``server`` is installed.
 
     Raises:
-        MissingExtraError: if MONAI Label is not installed.
+        MissingExtraError: If MONAI Label is not installed.
     """
     if find_spec("monailabel") is None:
         raise MissingExtraError("The server", "server")
@@ -84,18 +92,18 @@ def server_environment() -> dict[str, str]:
         The variables.
     """
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
-    # Put a folder of this project before Python's own modules, but never all that pip installed.
+    # A folder on PYTHONPATH comes before Python's own modules: never add the folder of all installed packages.
     installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return {
         **os.environ,
         **paths,  # The server changes to another folder.
-        # MONAI Label looks for the programs of dcmqi and for python there.
+        # MONAI Label searches it for the programs of dcmqi and for python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        # MONAI Label appends to it; an empty one would then name the folder that a program is started in.
+        # MONAI Label appends to PYTHONPATH. If PYTHONPATH were empty, the current folder would be importable.
         "PYTHONPATH": str(app_folder() if installed else PACKAGES),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-        # MLflow would report its use to its makers.
+        # MLflow would send usage data to its makers.
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
@@ -121,7 +129,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         worklist: File of the studies of the PACS that are served, or None for all.
 
     Raises:
-        InputError: if there is no such folder; if the address names no host or holds a password; or if the query or the
+        InputError: If there is no such folder; if the address names no host or holds a password; or if the query or the
             worklist cannot be used.
     """
     if not is_pacs(studies):
@@ -132,7 +140,7 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         return
     address = urlsplit(studies)
     if not address.hostname:
-        raise InputError(f"The address {studies} names no host. Give one such as http://pacs:8042/dicom-web.")
+        raise InputError(f"The address {studies} has no host. Give one such as http://pacs:8042/dicom-web.")
     if address.username or address.password:
         raise InputError(
             "The address of the PACS contains a user or a password, which other users of this machine could read. Set "
@@ -143,20 +151,20 @@ def check_studies(studies: str, worklist: Path | None = None) -> None:
         Worklist(worklist).studies()
 
 
-def check_listening(host: str, closed: bool) -> None:
+def check_listening(host: str, requires_login: bool) -> None:
     """Check that a server without users listens on this machine only.
 
     Args:
         host: Address that the server listens on.
-        closed: Whether users must sign in.
+        requires_login: Whether users must sign in.
 
     Raises:
-        InputError: if other machines could use the server without signing in.
+        InputError: If other machines could use the server without signing in.
     """
-    if not closed and not is_loopback(host):
+    if not requires_login and not is_loopback(host):
         raise InputError(
             f"The server would listen on {url_host(host) or 'every address'}, which other machines can reach, and let "
-            "anyone in. Name its users: baps users add NAME --role annotator --file users.json, then --users "
+            "anyone in. Add users: baps users add NAME --role annotator --file users.json, then --users "
             "users.json (with make: USERS=users.json), or an OpenID provider (--openid). Or listen on 127.0.0.1."
         )
 
@@ -185,12 +193,14 @@ def check_port(host: str, port: int) -> None:
         port: The port.
 
     Raises:
-        InputError: if the port is in use or needs more rights, or the host is not this machine.
+        InputError: If the port is in use or needs more rights, or the host is not this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection may linger
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # As the server does, because a closed connection may linger.
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         raise InputError(

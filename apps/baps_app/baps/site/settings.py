@@ -1,4 +1,4 @@
-"""Settings of a site: one model, filled from a file, the environment and the command line.
+"""Define the settings of a site, and read them from a file, the environment and the command line.
 
 Later sources win: the defaults, then the JSON file that ``config`` names, then ``BAPS_<NAME>`` in the environment, then
 ``--conf name value`` and the options of ``baps``.
@@ -46,10 +46,10 @@ OLD_NAMES = {
 """Names of the settings by those of version 0.1, which this release still reads, with a warning."""
 
 _MAX_LABEL_LENGTH = 64
-"""Letters of a label that DICOM keeps."""
+"""Maximum length of a name in DICOM."""
 
 _HOST_KEYS = {"server_mode", "models", "preload"}
-"""Keys that MONAI Label itself puts among the --conf pairs."""
+"""Names of --conf that belong to MONAI Label."""
 
 
 def _labels(value: object) -> dict[str, int]:
@@ -106,7 +106,7 @@ def _whole(units: str) -> BeforeValidator:
 
 
 class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]  # mypy takes it for a dataclass.
-    """What an operator decides.
+    """Settings of a site.
 
     ``Settings(...)`` reads its arguments only; ``read_settings`` reads the file, the environment and the command line.
 
@@ -119,11 +119,11 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
             where the file name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         remote: Address of the black box ``remote``. ``RemoteSettings`` documents the settings that follow.
-        remote_image_size: Side of its square images, in pixels, where the model's metadata leaves it open.
+        remote_image_size: Size of its square images, in pixels, if the model's metadata does not define it.
         remote_batch_size: Images per request.
         remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
-        remote_timeout: Seconds to wait for an answer.
-        remote_retry_seconds: Seconds to retry when the model's server is gone.
+        remote_timeout: Seconds to wait for a response.
+        remote_retry_seconds: Seconds to retry if the model's server does not respond.
         encoder: Frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: Weights of the encoder, a local path or a hub's name. Empty: the usual ones.
         pacs_credentials: Private JSON file with the user, the password and the CA certificate of a PACS.
@@ -134,7 +134,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
             not marked do not show the organ. Otherwise these slices count as not annotated.
         adapters: Folder of the adapter store.
         cache_mb: Memory for decoded volumes, encodings and adapters.
-        prefetch_slices: Neighbouring slices on either side that are encoded while the user looks.
+        prefetch_slices: Number of neighbouring slices on either side that are encoded in advance.
         organ_model: Model of the task ``organs``: ``bundled``, or the name of a published checkpoint.
         organ_weights: Checkpoint of the organ model; all but ``bundled`` need it.
         organ_weights_sha256: Hash that the checkpoint must have, or "".
@@ -218,13 +218,13 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         return (init_settings,)
 
     @property
-    def closed(self) -> bool:
+    def requires_login(self) -> bool:
         """Whether users must sign in."""
         return self.users is not None or self.openid is not None
 
     @property
     def audit_file(self) -> Path:
-        """The audit file, also where the setting is not given."""
+        """The audit file, or its default if the setting is not given."""
         return self.audit or self.adapters / "audit.jsonl"
 
     @property
@@ -232,7 +232,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         """Settings of the black box ``remote``, or None if there is no address.
 
         Raises:
-            InputError: if they cannot be used.
+            InputError: If they cannot be used.
         """
         if not self.remote:
             return None
@@ -266,7 +266,7 @@ def read_settings(given: Mapping[str, str], environment: Mapping[str, str] = os.
         The settings.
 
     Raises:
-        InputError: on an unknown name (the message lists the known ones) or a value that cannot be used.
+        InputError: On an unknown name (the message lists the known ones) or a value that cannot be used.
     """
     places: dict[str, dict[str, object]] = {
         _OPTIONS: {name: value for name, value in given.items() if name != "config" and name not in _HOST_KEYS},
@@ -321,19 +321,17 @@ def _check_names(values: Mapping[str, object], place: str) -> None:
 
 
 def _explain(error: ValidationError, places: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the sentence of the first value that cannot be used, and the place that it comes from."""
+    """Return a sentence on the first invalid value and on the place that it comes from."""
     first = error.errors()[0]
     name = str(first["loc"][0])
     sentence = first.get("ctx", {}).get("error") or f"{name} cannot be used: {first['msg']}."
     place = next(place for place, values in places.items() if name in values)
     variable = f", as {_variable(name)}" if place == _VARIABLES else ""
-    return f"{sentence} It was given {place}{variable}."
+    return f"{sentence} It was set {place}{variable}."
 
 
 def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the settings whose paths are relative to the current folder as absolute paths.
-
-    A process that runs in another folder needs them.
+    """Return the settings with relative paths as absolute paths, for a process that runs in another folder.
 
     Args:
         given: Names and values of the command line, as for ``read_settings``.
@@ -355,23 +353,25 @@ def absolute_paths(given: Mapping[str, str], environment: Mapping[str, str] = os
 
 
 def check_settings(settings: Settings) -> None:
-    """Check at start what would otherwise fail at the first click. Nothing is loaded.
+    """Check at start the settings that would otherwise fail at the first click. Nothing is loaded.
 
     Args:
         settings: The settings of the site.
 
     Raises:
-        InputError: if the black box is unknown, weights do not exist, its address cannot be used, or the users, the
+        InputError: If the black box is unknown, weights do not exist, its address cannot be used, or the users, the
             OpenID provider or the origins cannot be used.
     """
     check_access(settings)
     if settings.black_box not in BLACK_BOXES:
         raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
     if settings.black_box == "remote" and settings.remote_model is None:
-        raise InputError("The black box remote needs an address: give one such as http://host:8000/model (REMOTE=...).")
+        raise InputError(
+            "The black box remote needs an address: give --remote http://host:8000/model (with make: REMOTE=...)."
+        )
     if settings.black_box in CHECKPOINT_BLACK_BOXES and settings.weights is None:
         raise InputError(
-            f"The black box {settings.black_box} needs weights: give the path of a checkpoint (WEIGHTS=...)."
+            f"The black box {settings.black_box} needs weights: give --weights a checkpoint (with make: WEIGHTS=...)."
         )
     if settings.organ_model != "bundled" and settings.organ_weights is None:
         raise InputError(
@@ -383,20 +383,20 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_access(settings: Settings) -> None:
-    """Check at start that the users of the server are known.
+    """Check at start the settings that control access to the server.
 
     Args:
         settings: The settings of the site.
 
     Raises:
-        InputError: if the users or the OpenID provider cannot be read, or if any web page could use the server.
+        InputError: If the users or the OpenID provider cannot be read, or if any web page could use the server.
     """
     if settings.users is not None:
         Users(settings.users).all()
     if settings.openid is not None:
         read_openid(settings.openid)
-    if "*" in settings.cors_origins and not settings.closed:
-        raise InputError("Any web page could use this server (cors_origins=*): name users or an OpenID provider.")
+    if "*" in settings.cors_origins and not settings.requires_login:
+        raise InputError("Any web page could use this server (cors_origins=*). Set users or openid.")
 
 
 def parse_root_path(value: str) -> str:
@@ -409,7 +409,7 @@ def parse_root_path(value: str) -> str:
         The path with a slash before it and none after it, or "".
 
     Raises:
-        InputError: if it is not a plain path.
+        InputError: If it is not a plain path.
     """
     parts = [part for part in value.strip("/").split("/") if value.strip("/")]
     if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._~-]*", part) for part in parts):
@@ -429,7 +429,7 @@ def parse_labels(value: object) -> dict[str, int]:
         Values by name, in the order given.
 
     Raises:
-        InputError: on an empty or repeated name, or a value that is not a whole number from 1 to 255.
+        InputError: On an empty or repeated name, or a value that is not a whole number from 1 to 255.
     """
     items: list[tuple[str, object]]
     if isinstance(value, Mapping):

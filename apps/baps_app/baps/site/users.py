@@ -1,4 +1,4 @@
-"""The users of the server, each with a role and a token, in a private JSON file.
+"""Manage the users of the server, each with a role and a token, in a private JSON file.
 
 The file holds hashes of the tokens, never the tokens. A token has 256 random bits, so a single round of SHA-256
 suffices: it cannot be guessed. Processes that change the file take turns (a lock beside it) and replace it as a whole,
@@ -28,7 +28,7 @@ from baps.site.secret_file import read_private
 from baps.utils.atomic_write import atomic_write
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
-_TOKEN = "baps_"  # noqa: S105 (the beginning of every token, so that a leaked one is recognised)
+_TOKEN = "baps_"  # noqa: S105 (the prefix of all tokens, by which leaked ones are recognised)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Users:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._reading = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._users: Mapping[str, User] = {}
 
     def all(self) -> Mapping[str, User]:
@@ -86,16 +86,16 @@ class Users:
             Users by name.
 
         Raises:
-            InputError: if the file does not exist, others can read it, or it is not a file of users.
+            InputError: If the file does not exist, others can read it, or it is not a file of users.
         """
         with self._reading:
             try:
-                now = self.file.stat()
-                seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+                status = self.file.stat()
+                stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
             except OSError:
-                seen = None
-            if seen is None or seen != self._seen:
-                self._users, self._seen = self._read(), seen
+                stamp = None
+            if stamp is None or stamp != self._stamp:
+                self._users, self._stamp = self._read(), stamp
             return self._users
 
     def find(self, token: str) -> User | None:
@@ -109,9 +109,9 @@ class Users:
         Returns:
             The user, or None if nobody has the token or it has expired.
         """
-        given, match = _hash(token), None
+        token_hash, match = _hash(token), None
         for user in self.all().values():
-            if hmac.compare_digest(given, user.sha256) and not user.expired:
+            if hmac.compare_digest(token_hash, user.sha256) and not user.expired:
                 match = user
         return match
 
@@ -127,7 +127,7 @@ class Users:
             The token, which is stored nowhere.
 
         Raises:
-            InputError: if a user of that name exists, or the name or the days cannot be used.
+            InputError: If a user of that name exists, or the name or the days cannot be used.
         """
         if not _NAME.fullmatch(name):
             raise InputError(
@@ -150,8 +150,8 @@ class Users:
             The new token.
 
         Raises:
-            InputError: if the days cannot be used.
-            NotFoundError: if there is no such user.
+            InputError: If the days cannot be used.
+            NotFoundError: If there is no such user.
         """
         with self._changing() as users:
             users[name], token = _with_new_token(name, self._known(users, name).role, days)
@@ -164,7 +164,7 @@ class Users:
             name: Name of the user.
 
         Raises:
-            NotFoundError: if there is no such user.
+            NotFoundError: If there is no such user.
         """
         with self._changing() as users:
             del users[self._known(users, name).name]
@@ -181,7 +181,7 @@ class Users:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
             raise InputError(
-                f"{self.file} is no file of users ({where}). Restore a copy that you trust, or make a new file with "
+                f"{self.file} is not a file of users ({where}). Restore a copy that you trust, or make a new file with "
                 "baps users add."
             ) from None
         return {name: User(name, one.role, one.sha256, one.created, one.expires) for name, one in content.users.items()}

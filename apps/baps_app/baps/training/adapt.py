@@ -30,6 +30,9 @@ from baps.training.training import Callback, CurvePoint, train
 _METHOD_VERSION = 4
 """Increase it whenever the same data, settings and seeds give another result than before."""
 
+_HOLDOUT_PATIENT = "judge"
+"""Key of the held-out patient in query logs, also in those of version 0.1, which a training resumes."""
+
 _MAX_DICE_DIFFERENCE = 0.02
 """Largest difference in Dice (0 to 1) between a model's answers to the same query."""
 
@@ -132,7 +135,7 @@ def adapt(
         InputError: if there is nothing to train on, or ``max_images`` is too small.
         BapsError: if a remote model was replaced during the training.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     plan = plan or plan_adaptation(black_box, slices, settings, served=served)
     split = plan.split
     trained_on = served.trained_on if served else frozenset()
@@ -177,8 +180,7 @@ def adapt(
                 black_box, adapter, holdout_slices[patient], settings.prompt, settings.seed + 1, settings.click_sets
             ).ravel().tolist()  # fmt: skip
 
-        # These keys are in the logs of version 0.1 too, which a training resumes.
-        key: dict[str, int | str] = {"judge": patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
+        key: dict[str, int | str] = {_HOLDOUT_PATIENT: patient_hash(patient), "arm": arm, "seed": settings.seed + 1}
         return np.array(query_log.get_or_query(key, query)).reshape(-1, settings.click_sets)
 
     try:
@@ -212,11 +214,11 @@ def adapt(
         "seen_patients": sorted({*map(patient_hash, split.training), *trained_on}),
         "check": split.evaluation,
         "windows": [window.to_dict() for window in sorted(windows, key=lambda w: (w.low, w.high, w.source))],
-        **acceptance.record(),
+        **acceptance.to_dict(),
         "curve": [[point.images, round(point.dice, 4)] for point in curve],
         "black_box_images": query_log.images,
         "replayed_images": query_log.replayed_images,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
     return Adaptation(adapter, acceptance, curve, record)
 

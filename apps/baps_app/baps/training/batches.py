@@ -96,7 +96,7 @@ class Batches:
         )
 
     def sample_rows(self, count: int, random: np.random.Generator) -> list[int]:
-        """Sample indices of slices; every slice comes once before any comes again.
+        """Sample indices of slices; every slice is used once before any is used again.
 
         Args:
             count: number of indices.

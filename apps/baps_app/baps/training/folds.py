@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,11 @@ Course = TypeVar("Course")
 Fold = tuple[tuple[str, ...], tuple[str, ...]]
 """Patients to train on, and patients that are held out."""
 
+UNADAPTED: Final[Literal["as it is"]] = "as it is"
+"""The arm of the unadapted model. Query logs contain this text, also those of version 0.1."""
+
 Arm = Literal["as it is", "adapted", "served"]
-"""Which model is scored; these words are in query logs, also in those of version 0.1."""
+"""Which model is scored. Query logs contain these texts; the first is ``UNADAPTED``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def train_folds(
         for patient in held_out:
             if patient not in scored_patients:
                 continue
-            scores.unadapted[patient] = score(patient, "as it is", None)
+            scores.unadapted[patient] = score(patient, UNADAPTED, None)
             scores.adapted[patient] = score(patient, "adapted", trained[0])
             if served and patient_hash(patient) not in served.trained_on:
                 scores.served[patient] = score(patient, "served", served.adapter)

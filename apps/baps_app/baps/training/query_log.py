@@ -41,8 +41,10 @@ class QueryLog:
     def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> None:
         self._path, self._black_box = path, black_box
         self._images = 0
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600) if path else None
-        self._file = _open_exclusively(path, self._lock) if path and self._lock else None
+        self._file: IO[bytes] | None = None
+        self._lock: FileLock | None = None
+        if path:
+            self._file, self._lock = _open_exclusively(path)
         first = json.dumps(about, sort_keys=True)
         lines = _complete_lines(path) if path else []
         same = bool(lines) and _read_facts(lines[0]) == json.loads(first)
@@ -59,8 +61,9 @@ class QueryLog:
 
     def close(self) -> None:
         """Release the log for others."""
-        if self._file and self._lock:
+        if self._file and self._lock and self._lock.is_locked:
             self._file.close()
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # Still locked, so no other training has taken it.
             self._lock.release()
 
     @property
@@ -150,21 +153,27 @@ def _convert_os_error() -> Iterator[None]:
         ) from error
 
 
-def _open_exclusively(path: Path, lock: FileLock) -> IO[bytes]:
+def _open_exclusively(path: Path) -> tuple[IO[bytes], FileLock]:
     """Open the log, unbuffered, for this adaptation only; the answers of two writers would be mixed.
+
+    Returns:
+        The open file, and the lock that is held.
 
     Raises:
         BapsError: if another training writes to it, or it cannot be opened.
     """
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600)
     with _convert_os_error():
         path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)
         try:
             lock.acquire()
         except Timeout:
+            file.close()
             raise BapsError(
                 f"Another training writes to the log {path}. Wait until it has ended, or stop it."
             ) from None
-        return path.open("ab", buffering=0)
+    return file, lock
 
 
 def _complete_lines(path: Path) -> list[str]:

@@ -43,6 +43,30 @@ def query_black_box(
     return torch.from_numpy(black_box.segment(to_pixels(images), prompts, sizes))
 
 
+def query_losses(
+    black_box: BlackBox,
+    images: torch.Tensor,
+    batch: Batch,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> list[float]:
+    """Query the black box with a batch under several perturbations, and compute the losses.
+
+    Args:
+        black_box: the model.
+        images: (P * B, 3, S, S) in [0, 255], all images of the first perturbation first.
+        batch: the B labelled slices.
+        loss: computes one loss, or one per image, from the probabilities and the targets of a batch, (B, S, S) each.
+
+    Returns:
+        The losses, those of the first perturbation first.
+    """
+    count = len(images) // len(batch.prompts)
+    masks = query_black_box(black_box, images, batch.prompts * count, batch.sizes * count)
+    masks = masks.view(count, *batch.target.shape)
+    losses: list[float] = torch.cat([loss(one, batch.target).reshape(-1) for one in masks]).tolist()
+    return losses
+
+
 class Stepper(ABC):
     """Update the weights of a visual prompt, a batch at a time.
 
@@ -119,8 +143,7 @@ class PromptSpaceStepper(Stepper):
         def losses(codes: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
                 images = self.visual_prompt.apply_code(batch.images, codes)
-                answers = query_black_box(black_box, images, batch.prompts * 2, batch.sizes * 2)
-                return image_losses(answers, batch.target.repeat(2, 1, 1)).tolist()
+                return query_losses(black_box, images, batch, image_losses)
 
             return torch.tensor(get_or_query(query))
 
@@ -182,12 +205,7 @@ class SpsaGcStepper(Stepper):
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 
         def losses(thetas: torch.Tensor) -> torch.Tensor:
-            def query() -> list[float]:
-                prompts, sizes = batch.prompts * len(thetas), batch.sizes * len(thetas)
-                answers = query_black_box(black_box, transform(thetas), prompts, sizes)
-                return [float(batch_loss(one, batch.target)) for one in answers.view(len(thetas), *batch.target.shape)]
-
-            return torch.tensor(get_or_query(query))
+            return torch.tensor(get_or_query(lambda: query_losses(black_box, transform(thetas), batch, batch_loss)))
 
         if self.visible:
             self._keep_visible(transform, generator)
@@ -201,7 +219,7 @@ class SpsaGcStepper(Stepper):
             weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
             offset += value.numel()
         inputs = (batch.features, batch.prompts, batch.images.shape[-1])
-        return vmap(lambda one: functional_call(self.visual_prompt, one, inputs))(weights).flatten(0, 1)
+        return vmap(lambda candidate: functional_call(self.visual_prompt, candidate, inputs))(weights).flatten(0, 1)
 
     def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
         direction = torch.randn(self.theta.shape, generator=generator)

@@ -28,15 +28,15 @@ from baps.training.steps import PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.training.zooming import choose_zoom
 
 _CURVE_DIVISOR = 5
-"""The training curve takes at most one in this many of a run's images."""
+"""The training curve takes at most this fraction of a run's images: one divided by this number."""
 
 _ZOOM_DIVISOR = 10
-"""Choosing a zoom takes at most one in this many of a run's images."""
+"""The choice of a zoom takes at most this fraction of a run's images: one divided by this number."""
 
 _MAX_ZOOM_IMAGES = 256
 
 _HEAD_DIVISOR = 3
-"""The head's answers take one in this many of the remaining images."""
+"""The masks for the head take this fraction of the remaining images: one divided by this number."""
 
 _MAX_HEAD_IMAGES = 800
 

@@ -48,5 +48,5 @@ def printable_values(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {printable(key): printable_values(one) for key, one in value.items()}
-    return [printable_values(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {printable(key): printable_values(item) for key, item in value.items()}
+    return [printable_values(item) for item in value] if isinstance(value, (list, tuple)) else value

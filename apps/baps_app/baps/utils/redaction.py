@@ -46,6 +46,6 @@ def shorten_paths_in_json(value: Any) -> Any:
         return value.rstrip("/").rpartition("/")[2] if value.startswith("/") else shorten_paths(value)
     if isinstance(value, dict):
         return {
-            key: shorten_paths_in_json(one) for key, one in dict(value).items()
+            key: shorten_paths_in_json(item) for key, item in dict(value).items()
         }  # Another thread may add to the original.
-    return [shorten_paths_in_json(one) for one in value] if isinstance(value, list) else value
+    return [shorten_paths_in_json(item) for item in value] if isinstance(value, list) else value

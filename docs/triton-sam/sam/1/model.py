@@ -1,8 +1,8 @@
-"""SAM in Triton's Python backend: batches of square images, one prompt an image, probabilities out.
+"""SAM in Triton's Python backend: segments batches of square images with one prompt per image.
 
-The prompts are tensors as SAM's exported decoder takes them: points (B, N, 2) are (X, Y) in pixels, labels (B, N) are 1
-for a positive click, 0 for a negative one, 2 and 3 for the box's corners, -1 for padding. Needs torch and
-segment-anything, nothing of BAPS.
+The prompts are the tensors of SAM's exported decoder: points (B, N, 2) are (X, Y) in pixels; labels (B, N) are 1 for a
+positive click, 0 for a negative click, 2 and 3 for the corners of the box, and -1 for padding. This file needs torch
+and segment-anything, and nothing of BAPS.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _BOX_CORNER, _PADDING = 2, -1
 
 
 class TritonPythonModel:
-    """What Triton calls."""
+    """The model, with the methods that Triton calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the checkpoint that the configuration names; nothing in it is unpickled but tensors."""
+        """Load the checkpoint that the configuration names; only tensors are unpickled."""
         parameters = json.loads(args["model_config"])["parameters"]
         gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if gpu else "cpu")
@@ -33,36 +33,36 @@ class TritonPythonModel:
         self.model.eval().requires_grad_(False).to(self.device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request, or say why not."""
+        """Answer each request with probabilities or an error."""
         responses = []
         for request in requests:
             try:
-                given = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS]
-                output = pb_utils.Tensor("probabilities", self.segment(*given))
+                tensors = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS]
+                output = pb_utils.Tensor("probabilities", self.segment(*tensors))
                 responses.append(pb_utils.InferenceResponse([output]))
-            except Exception as error:  # One request's fault must not take the server down.
+            except Exception as error:  # An error in one request must not stop the server.
                 responses.append(pb_utils.InferenceResponse([], pb_utils.TritonError(str(error))))
         return responses
 
     @torch.inference_mode()
     def segment(self, images: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Images (B, S, S, 3) uint8 to probabilities (B, S, S): all images are encoded at once, then each is asked."""
+        """Compute probabilities (B, S, S) for images (B, S, S, 3) uint8: encode all images, then decode each prompt."""
         size = images.shape[1:3]
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         embeddings = self.model.image_encoder(self.model.preprocess(pixels.float()))
-        answers = []
+        masks = []
         for row in range(len(images)):
             clicks = (labels[row] < _BOX_CORNER) & (labels[row] != _PADDING)
-            given = box = None
+            clicked = box = None
             if clicks.any():
-                where = torch.from_numpy(points[row][clicks][None]).to(self.device)
-                given = (where, torch.from_numpy(labels[row][clicks][None]).to(self.device))
+                coordinates = torch.from_numpy(points[row][clicks][None]).to(self.device)
+                clicked = (coordinates, torch.from_numpy(labels[row][clicks][None]).to(self.device))
             if (labels[row] >= _BOX_CORNER).any():
                 corners = np.concatenate([points[row][labels[row] == corner][0] for corner in (2, 3)])
                 box = torch.from_numpy(corners[None]).to(self.device)
-            sparse, dense = self.model.prompt_encoder(given, box, None)
-            mask, _ = self.model.mask_decoder(
+            sparse, dense = self.model.prompt_encoder(clicked, box, None)
+            logits, _ = self.model.mask_decoder(
                 embeddings[row : row + 1], self.model.prompt_encoder.get_dense_pe(), sparse, dense, False
             )
-            answers.append(self.model.postprocess_masks(mask, size, size)[0, 0].sigmoid())
-        return torch.stack(answers).float().cpu().numpy()
+            masks.append(self.model.postprocess_masks(logits, size, size)[0, 0].sigmoid())
+        return torch.stack(masks).float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""One Orthanc for all tests of this folder, emptied for those that fill it."""
+"""Fixtures: one Orthanc for all tests of this folder, which can be emptied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shared_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_orthanc(shared_orthanc: str) -> Callable[[], str]:
-    """Delete all that the shared Orthanc has: ``empty_orthanc()`` returns its address."""
+    """Return a function that empties the shared Orthanc and returns its address."""
 
     def empty() -> str:
         for patient in requests.get(f"{shared_orthanc}/patients", timeout=30).json():

@@ -1,4 +1,4 @@
-"""A PACS with many series: asked for what a request is about, and no more."""
+"""A PACS with many series: it is queried only for what a request needs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.datastores.dicomweb.series import FRESH
+from baps.server.datastores.dicomweb.series import FRESH_SECONDS
 from baps.server.labels.save_labels import save_label
 from baps.server.strategies.first import First
 from baps.server.strategies.random import RandomStrategy
 from baps.server.training_cases import labelled_cases
 from benchmarks.performance import archive_pacs
 from benchmarks.performance.archive_pacs import (
-    SIDE,
+    IMAGE_SIZE,
     SLICES,
     Archive,
     make_image,
@@ -42,18 +42,18 @@ LABELS = {"ball": 1}
 
 
 class _Pacs:
-    """A stand-in that runs, and its address."""
+    """A running stand-in for a PACS, and its address."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive, self.server = archive, serve(archive)
         self.address = f"http://127.0.0.1:{self.server.server_port}/dicom-web"
 
     @property
-    def asked(self) -> dict[str, int]:
-        """How often it was asked for what since this was last looked at."""
-        found = dict(self.archive.asked)
-        self.archive.asked.clear()
-        return found
+    def requests(self) -> dict[str, int]:
+        """Return the number of requests of each kind since the last call."""
+        counts = dict(self.archive.request_counts)
+        self.archive.request_counts.clear()
+        return counts
 
     def close(self) -> None:
         self.server.shutdown()
@@ -65,25 +65,25 @@ def pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Pacs]:
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
-    found = _Pacs(Archive(SERIES, max_results=100))
-    yield found
-    found.close()
+    running = _Pacs(Archive(SERIES, max_results=100))
+    yield running
+    running.close()
 
 
 def _ball(radius: int = 12) -> NDArray[np.bool_]:
-    i, j, k = np.indices((SIDE, SIDE, SLICES))
+    i, j, k = np.indices((IMAGE_SIZE, IMAGE_SIZE, SLICES))
     return np.asarray((i - 32) ** 2 + (j - 32) ** 2 + ((k - 12) * 1.5) ** 2 < radius**2)
 
 
 def _submit(store: PacsDatastore, number: int, folder: Path, mask: NDArray[np.bool_] | None = None) -> None:
     image = read_volume(Path(store.get_image_uri(series_uid(number))))
     write_nifti(folder / "label.nii.gz", Volume((_ball() if mask is None else mask).astype(np.uint8), image.affine))
-    named = {"label_info": [{"name": "ball", "idx": 1}]}
-    save_label(store, LABELS, series_uid(number), folder / "label.nii.gz", "final", named)
+    info = {"label_info": [{"name": "ball", "idx": 1}]}
+    save_label(store, LABELS, series_uid(number), folder / "label.nii.gz", "final", info)
 
 
 def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
-    """A label as another program would make it."""
+    """Return a label as another program would create it."""
     sources = [make_image(number, k) for k in range(SLICES)]
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     affine[:2, 3] = 64.0
@@ -92,7 +92,7 @@ def _seg(number: int, mask: NDArray[np.bool_]) -> Any:
 
 
 def _post(store: PacsDatastore, label: Any, folder: Path) -> tuple[requests.Response, list[str]]:
-    """Store a label as OHIF does, through the server."""
+    """Store a label through the server, as OHIF does."""
     label.save_as(folder / "seg.dcm", write_like_original=False)
     content = (folder / "seg.dcm").read_bytes()
     body = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--part--\r\n"
@@ -100,30 +100,30 @@ def _post(store: PacsDatastore, label: Any, folder: Path) -> tuple[requests.Resp
     return store.store_objects("", "studies", headers, body)
 
 
-def test_a_known_series_costs_one_request_in_a_while(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_series_is_cached(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     store, uid = open_pacs(pacs.address), series_uid(700)
     store.get_image_uri(uid)
-    assert pacs.asked == {"search": 1, "objects": 1}
+    assert pacs.requests == {"search": 1, "objects": 1}
     for _ in range(20):
         assert store.has_image(uid)
         store.get_image_uri(uid)
-    assert pacs.asked == {}
-    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH", -1.0)
+    assert pacs.requests == {}
+    monkeypatch.setattr("baps.server.datastores.dicomweb.series.FRESH_SECONDS", -1.0)
     store.get_image_uri(uid)
-    assert pacs.asked == {"search": 1}
+    assert pacs.requests == {"search": 1}
 
 
-def test_the_series_are_counted_without_being_listed(pacs: _Pacs) -> None:
+def test_series_are_counted_without_listing_them(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     assert store.status() == {"total": SERIES, "completed": 0, "label_tags": {}}
-    asked = pacs.asked
-    assert asked["search"] < 25
+    requests_sent = pacs.requests
+    assert requests_sent["search"] < 25
     assert store.status()["total"] == SERIES
-    assert pacs.asked == {}
+    assert pacs.requests == {}
 
 
 @pytest.mark.parametrize("series", [1, 49, 50, 199, 200, 201])
-def test_any_number_of_series_is_counted_and_listed_whole(pacs: _Pacs, series: int) -> None:
+def test_any_number_of_series_is_counted_and_listed_completely(pacs: _Pacs, series: int) -> None:
     pacs.archive.series = series
     store = open_pacs(pacs.address)
     images = [series_uid(n) for n in range(series) if modality(n) in ("CT", "MR")]
@@ -131,28 +131,28 @@ def test_any_number_of_series_is_counted_and_listed_whole(pacs: _Pacs, series: i
     assert store.status()["total"] in (len(images), series)
 
 
-def test_labels_are_counted_as_they_come(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_labels_are_counted(pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [n for n in range(100) if modality(n) == "CT"][:6]
     for number in numbers[:5]:
         label = _seg(number, _ball())
         pacs.archive.stored[label.SOPInstanceUID] = label
     store = open_pacs(pacs.address)
     assert store.get_labeled_images() == sorted(map(series_uid, numbers[:5]))
-    assert pacs.asked["metadata"] == 5
+    assert pacs.requests["metadata"] == 5
     label = _seg(numbers[5], _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
-    store.forget_list()
+    store.invalidate()
     assert len(store.get_labeled_images()) == 6
-    assert pacs.asked == {"search": 3, "metadata": 1}
-    again = open_pacs(pacs.address)  # What is known outlives the server.
+    assert pacs.requests == {"search": 3, "metadata": 1}
+    again = open_pacs(pacs.address)  # The register survives a restart.
     assert len(again.get_labeled_images()) == 6
-    assert pacs.asked == {"search": 2}
+    assert pacs.requests == {"search": 2}
     del pacs.archive.stored[label.SOPInstanceUID]
-    again.forget_list()
+    again.invalidate()
     assert series_uid(numbers[5]) not in again.get_labeled_images()
 
 
-def test_a_register_that_is_broken_is_made_anew(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_broken_register_is_created_again(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
     _submit(store, 0, tmp_path)
     (file,) = (tmp_path / "cache").rglob("labels.sqlite")
@@ -160,23 +160,24 @@ def test_a_register_that_is_broken_is_made_anew(pacs: _Pacs, tmp_path: Path) -> 
     assert open_pacs(pacs.address).get_labeled_images() == [series_uid(0)]
 
 
-def test_next_sample_looks_at_a_page_and_says_so(pacs: _Pacs) -> None:
+def test_next_sample_considers_one_page_and_reports_it(pacs: _Pacs) -> None:
     store = open_pacs(pacs.address)
     store.status()
-    pacs.asked  # noqa: B018
+    pacs.requests  # noqa: B018
     drawn = set()
     for _ in range(12):
-        found = RandomStrategy()({"strategy": "random"}, store)
-        assert found is not None
-        assert f"a part of the {SERIES} series" in found["reason"]
-        drawn.add(int(found["id"].rpartition(".")[2]) // 100)
-    assert len(drawn) > 3  # Not from the first page alone.
-    assert pacs.asked["search"] <= 12 * 3
-    assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in store.candidates(True).images)
+        sample = RandomStrategy()({"strategy": "random"}, store)
+        assert sample is not None
+        assert f"a part of the {SERIES} series" in sample["reason"]
+        drawn.add(int(sample["id"].rpartition(".")[2]) // 100)
+    assert len(drawn) > 3  # Not only from the first page.
+    assert pacs.requests["search"] <= 12 * 3
+    images = store.find_candidates(True).images
+    assert all(modality(int(image.rpartition(".")[2]) - 1) in ("CT", "MR") for image in images)
     assert First()({}, store)["id"] == series_uid(0)  # type: ignore[index]
 
 
-def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_sample_skips_labelled_and_unusable_images(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     pacs.archive.series = 3  # Two images and a report.
     label = _seg(0, _ball())
     pacs.archive.stored[label.SOPInstanceUID] = label
@@ -186,7 +187,7 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     whole = archive_pacs.make_image
 
     def torn(number: int, k: int) -> Any:
-        image = deepcopy(whole(number, k))  # The stand-in keeps what it has made.
+        image = deepcopy(whole(number, k))  # The stand-in caches its images.
         if number == 3:
             image.ImagePositionPatient = [0.0, 0.0, 0.0]
         return image
@@ -199,11 +200,11 @@ def test_next_sample_passes_over_what_is_labelled_or_unusable(pacs: _Pacs, monke
     assert store.json()["unusable"].keys() <= {series_uid(3)}
     with pytest.raises(InputError, match="doubled slices"):
         store.get_image_uri(series_uid(3))
-    assert pacs.asked["objects"] <= 4  # It is fetched once, and then remembered.
+    assert pacs.requests["objects"] <= 4  # It is fetched once, and then known as unusable.
     assert store.status()["unusable"] == 1
 
 
-def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_sample_reports_why_no_image_can_be_used(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
     pacs.archive.series = 2
     store = open_pacs(pacs.address)
 
@@ -215,7 +216,7 @@ def test_where_no_image_can_be_used_a_sentence_says_why(pacs: _Pacs, monkeypatch
         RandomStrategy()({"strategy": "random"}, store)
 
 
-def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> None:
+def test_a_whole_slide_image_is_refused(pacs: _Pacs) -> None:
     store, slide = open_pacs(pacs.address), next(n for n in range(10) if modality(n) == "SM")
     assert not store.has_image(series_uid(slide))
     with pytest.raises(InputError, match="whole-slide image"):
@@ -224,21 +225,21 @@ def test_a_whole_slide_is_not_offered_and_refused_in_a_sentence(pacs: _Pacs) -> 
         store.get_image_uri("1.2.3")
     with pytest.raises(NotFoundError, match="no series"):
         store.get_image_uri("../../etc/passwd")
-    assert "objects" not in pacs.asked
+    assert "objects" not in pacs.requests
 
 
-def test_a_query_holds_for_what_is_listed_and_for_what_is_clicked_on(pacs: _Pacs) -> None:
+def test_the_query_applies_to_lists_and_to_single_images(pacs: _Pacs) -> None:
     store = open_pacs(f"{pacs.address}?Modality=MR&StudyDate=20220101-20221231")
     images = store.list_images()
     assert images
-    told = {tag: value for one in images for tag, value in [(one, int(one.rpartition(".")[2]) - 1)]}
-    assert all(modality(number) == "MR" and 2020 + number % 7 == 2022 for number in told.values())
+    numbers = [int(image.rpartition(".")[2]) - 1 for image in images]
+    assert all(modality(number) == "MR" and 2020 + number % 7 == 2022 for number in numbers)
     assert store.has_image(images[0])
     with pytest.raises(NotFoundError):
         store.get_image_uri(series_uid(0))
 
 
-def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> None:
+def test_the_worklist_applies_to_images_and_labels(pacs: _Pacs, tmp_path: Path) -> None:
     file = tmp_path / "worklist.txt"
     file.write_text(f"{study_uid(8)}\n{study_uid(400)}\n")
     store = open_pacs(pacs.address, worklist=file)
@@ -251,45 +252,47 @@ def test_a_worklist_holds_for_images_and_labels(pacs: _Pacs, tmp_path: Path) -> 
     for number in (0, 8):
         label = _seg(number, _ball())
         pacs.archive.stored[label.SOPInstanceUID] = label
-    store.forget_list()
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(8)]
     file.write_text(f"{study_uid(0)}\n")
     os.utime(file, ns=(1, 1))
-    store.forget_list()
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(0)]
     assert store.has_image(series_uid(0))
     assert not store.has_image(series_uid(8))
 
 
-def test_a_label_that_the_pacs_changes_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_label_that_the_pacs_changes_is_not_reported_as_saved(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
-    keep = pacs.archive.store
+    store_labels = pacs.archive.store
 
     def flipping(kind: str, body: bytes) -> Any:
-        kept = keep(kind, body)
-        for label in kept:
+        labels = store_labels(kind, body)
+        for label in labels:
             label.PixelData = bytes(label.PixelData)[::-1]
-        return kept
+        return labels
 
     pacs.archive.store = flipping  # type: ignore[method-assign]
     with pytest.raises(BapsError, match=r"does not read back as it was sent.*\*\.rejected") as caught:
-        _submit(store, 0, tmp_path, _ball() & (np.indices((SIDE, SIDE, SLICES))[0] > 30))
+        _submit(store, 0, tmp_path, _ball() & (np.indices((IMAGE_SIZE, IMAGE_SIZE, SLICES))[0] > 30))
     assert not isinstance(caught.value, InputError)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
-    store.forget_list()
+    store.invalidate()
     assert store.status()["completed"] == 0
     assert store.get_labeled_images() == []
 
 
-def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(pacs: _Pacs, tmp_path: Path) -> None:
+def test_a_label_that_the_pacs_stores_under_another_patient_is_not_reported_as_saved(
+    pacs: _Pacs, tmp_path: Path
+) -> None:
     store = open_pacs(pacs.address)
-    keep = pacs.archive.store
+    store_labels = pacs.archive.store
 
     def coercing(kind: str, body: bytes) -> Any:
-        kept = keep(kind, body)
-        for label in kept:
+        labels = store_labels(kind, body)
+        for label in labels:
             label.PatientID = "another"
-        return kept
+        return labels
 
     pacs.archive.store = coercing  # type: ignore[method-assign]
     with pytest.raises(BapsError, match="another PatientID"):
@@ -297,10 +300,10 @@ def test_a_label_that_the_pacs_files_under_another_patient_is_not_called_saved(p
     assert store.get_labeled_images() == []
 
 
-def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_checked(
+def test_a_label_that_cannot_be_read_back_is_kept_until_it_is_verified(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._STORING_SECONDS", (0.0,))
+    monkeypatch.setattr("baps.server.datastores.dicomweb.fetching._RETRY_SECONDS", (0.0,))
     store = open_pacs(pacs.address)
     store.get_image_uri(series_uid(0))
     with monkeypatch.context() as patched:
@@ -313,25 +316,25 @@ def test_a_label_that_cannot_be_asked_for_again_is_kept_and_counts_when_it_was_c
             _submit(store, 0, tmp_path)
         assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 1
         assert len(pacs.archive.stored) == 1
-    store.forget_list()
-    store.get_labeled_images()  # Whatever asks for labels has it sent and checked again.
+    store.invalidate()
+    store.get_labeled_images()  # A query for labels sends and checks it again.
     assert store.get_labeled_images() == [series_uid(0)]
     assert len(pacs.archive.stored) == 1
     assert not list((tmp_path / "cache").rglob("unsent/*"))
 
 
-def test_an_export_that_cannot_be_read_gets_a_note_and_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_unreadable_export_does_not_count(pacs: _Pacs, tmp_path: Path) -> None:
     store = open_pacs(pacs.address)
     moved = _seg(0, _ball())
     for frame in moved.PerFrameFunctionalGroupsSequence:
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x + 0.7, y, z]
-    answer, said = _post(store, moved, tmp_path)
-    assert answer.status_code == 200
-    assert "does not count" in said[0]
-    assert "does not lie on the slices" in said[0]
+    response, notes = _post(store, moved, tmp_path)
+    assert response.status_code == 200
+    assert "does not count" in notes[0]
+    assert "does not lie on the slices" in notes[0]
     assert store.get_labeled_images() == []
-    assert open_pacs(pacs.address).get_labeled_images() == []  # It is remembered.
+    assert open_pacs(pacs.address).get_labeled_images() == []  # The reason is registered.
     assert _post(store, _seg(0, _ball()), tmp_path)[1] == []
     assert store.get_labeled_images() == [series_uid(0)]
     cases, skipped = labelled_cases(store, LABELS, {})
@@ -350,39 +353,37 @@ def _structures(number: int, mask: NDArray[np.bool_]) -> Any:
     return write_structures(sources, image, {"ball": mask}, datetime.now(timezone.utc))
 
 
-def test_a_structure_set_counts_where_metadata_leave_out_its_contours(
-    pacs: _Pacs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    label, whole = _structures(0, _ball()), archive_pacs._header
+def test_a_structure_set_counts_if_the_metadata_lack_its_contours(pacs: _Pacs, monkeypatch: pytest.MonkeyPatch) -> None:
+    label, read_header = _structures(0, _ball()), archive_pacs._header
     pacs.archive.stored[label.SOPInstanceUID] = label
 
     def bare(image: Any) -> Any:
-        return {tag: value for tag, value in whole(image).items() if tag != "30060039"}  # ROIContourSequence
+        return {tag: value for tag, value in read_header(image).items() if tag != "30060039"}  # ROIContourSequence
 
     monkeypatch.setattr(archive_pacs, "_header", bare)
     store = open_pacs(pacs.address)
     assert store.get_labeled_images() == [series_uid(0)]
-    asked = pacs.asked
-    assert (asked["metadata"], asked["objects"]) == (1, 1)
-    store.forget_list()
+    requests_sent = pacs.requests
+    assert (requests_sent["metadata"], requests_sent["objects"]) == (1, 1)
+    store.invalidate()
     assert store.get_labeled_images() == [series_uid(0)]
-    assert pacs.asked == {"search": 2}
+    assert pacs.requests == {"search": 2}
 
 
-def test_a_structure_set_that_a_viewer_stores_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_exported_structure_set_is_read_back(pacs: _Pacs, tmp_path: Path) -> None:
     store, moved = open_pacs(pacs.address), _structures(0, _ball())
     for contour in moved.ROIContourSequence[0].ContourSequence:
         contour.ContourData = [float(value) + 0.9 for value in contour.ContourData]
-    answer, said = _post(store, moved, tmp_path)
-    assert answer.status_code == 200
-    assert "does not count" in said[0]
-    assert "off the nearest slice" in said[0]
+    response, notes = _post(store, moved, tmp_path)
+    assert response.status_code == 200
+    assert "does not count" in notes[0]
+    assert "off the nearest slice" in notes[0]
     assert store.get_labeled_images() == []
     assert _post(store, _structures(0, _ball()), tmp_path)[1] == []
     assert store.get_labeled_images() == [series_uid(0)]
 
 
-def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
+def test_both_formats_are_sent_later_if_the_pacs_is_offline(
     pacs: _Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_pacs(pacs.address, label_format="both")
@@ -393,9 +394,9 @@ def test_both_forms_are_kept_and_sent_later_when_the_pacs_is_away(
             _submit(store, 0, tmp_path)
     assert len(list((tmp_path / "cache").rglob("unsent/*.dcm"))) == 2
     assert not pacs.archive.stored
-    store.forget_list()
-    store.get_labeled_images()  # Whatever asks for labels has them sent.
-    assert sorted(str(one.Modality) for one in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
+    store.invalidate()
+    store.get_labeled_images()  # A query for labels sends them.
+    assert sorted(str(label.Modality) for label in pacs.archive.stored.values()) == ["RTSTRUCT", "SEG"]
     assert store.get_labeled_images() == [series_uid(0)]
 
 
@@ -403,17 +404,17 @@ def _unreachable(_: Any) -> Any:
     raise requests.ConnectionError
 
 
-def test_what_cannot_be_read_stops_counting_when_it_is_tried(pacs: _Pacs, tmp_path: Path) -> None:
+def test_an_unreadable_label_stops_counting_when_it_is_read(pacs: _Pacs, tmp_path: Path) -> None:
     label = _seg(0, _ball())
     label.PixelData = b"\x00"
     pacs.archive.stored[label.SOPInstanceUID] = label
     store = open_pacs(pacs.address)
-    assert store.get_labeled_images() == [series_uid(0)]  # By its header.
+    assert store.get_labeled_images() == [series_uid(0)]  # Its header alone is read.
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
     assert store.get_labeled_images() == []
-    pacs.asked  # noqa: B018
+    pacs.requests  # noqa: B018
     with pytest.raises(InputError, match="cannot be read"):
         store.get_label_uri(series_uid(0), "final")
-    assert "objects" not in pacs.asked
-    assert FRESH > 5
+    assert "objects" not in pacs.requests
+    assert FRESH_SECONDS > 5

@@ -1,4 +1,4 @@
-"""What a PACS answers is bounded: in size, in speed, in what its objects inflate to, and in where it sends us."""
+"""Responses of a PACS are limited in size and time, in the size of inflated objects, and in redirects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from baps.errors import BapsError
 from baps.server.datastores.dicomweb import client as pacs_client
-from baps.server.datastores.dicomweb.client import connect, pacs_answers
+from baps.server.datastores.dicomweb.client import connect, convert_pacs_errors
 from baps.site.pacs_credentials import PacsCredentials
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 _OBJECT = ROOT / "sample-data" / "dicom" / "ct_01" / "001.dcm"
 
@@ -57,7 +57,7 @@ def _multipart(content: bytes) -> Callable[[http.server.BaseHTTPRequestHandler],
 
 
 def _deflated(megabytes: int) -> bytes:
-    """An object whose data set is deflated, with a private element of zeros behind it."""
+    """Return an object with a deflated data set that ends with a private element of zeros."""
     image = pydicom.dcmread(_OBJECT)
     image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     image.add_new(0x7FE10010, "OB", bytes(megabytes << 20))
@@ -66,22 +66,22 @@ def _deflated(megabytes: int) -> bytes:
     return content.getvalue()
 
 
-def test_a_list_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacs_client, "_MOST_JSON", 1 << 20)
-    sent = 0
+def test_an_endless_list_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs_client, "_MAX_JSON_BYTES", 1 << 20)
+    sent_bytes = 0
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
-        nonlocal sent
+        nonlocal sent_bytes
         _begin(handler, "application/dicom+json")
-        while sent < 1 << 30:
-            sent += handler.wfile.write(bytes(1 << 16))
+        while sent_bytes < 1 << 30:
+            sent_bytes += handler.wfile.write(bytes(1 << 16))
 
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 1 MB"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="more than 1 MB"):
         connect(address, PacsCredentials()).search_for_series()
-    assert sent < 1 << 27
+    assert sent_bytes < 1 << 27
 
 
-def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_series_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "1")
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -89,30 +89,30 @@ def test_a_series_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> 
         while True:
             handler.wfile.write(b"--part\r\nContent-Type: application/dicom\r\n\r\n" + _OBJECT.read_bytes() + b"\r\n")
 
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="more than 2 MB"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="more than 2 MB"):
         for _ in connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"):
             pass
 
 
-def test_an_answer_that_dribbles_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacs_client, "_PATIENCE", 0.2)
+def test_a_slow_response_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacs_client, "_GRACE_SECONDS", 0.2)
 
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         _begin(handler, "application/dicom+json")
-        while True:  # A whole part of what is read at once, now and then.
+        while True:  # A complete chunk every 50 ms.
             handler.wfile.write(bytes(10))
             time.sleep(0.05)
 
     monkeypatch.setattr("requests.models.CONTENT_CHUNK_SIZE", 10)
-    with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="too slowly"):
+    with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="too slowly"):
         connect(address, PacsCredentials()).search_for_series()
 
 
-def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_inflates_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_MAX_VOLUME_MB", "16")
     bomb = _deflated(64)
     assert len(bomb) < 1 << 20
-    with _pacs(_multipart(bomb)) as address, pacs_answers():
+    with _pacs(_multipart(bomb)) as address, convert_pacs_errors():
         with pytest.raises(BapsError, match="16 MB are allowed"):
             list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
         with pytest.raises(BapsError, match="16 MB are allowed"):
@@ -120,35 +120,35 @@ def test_an_object_that_inflates_to_too_much_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_deflated_object_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _pacs(_multipart(_deflated(1))) as address, pacs_answers():
-        (found,) = connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4")
-    assert found.PixelData == pydicom.dcmread(_OBJECT).PixelData
+    with _pacs(_multipart(_deflated(1))) as address, convert_pacs_errors():
+        (dataset,) = connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4")
+    assert dataset.PixelData == pydicom.dcmread(_OBJECT).PixelData
 
 
-def test_what_is_no_dicom_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_that_is_not_dicom_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         _pacs(_multipart(zlib.compress(b"no DICOM"))) as address,
-        pytest.raises(BapsError, match="half an answer"),
-        pacs_answers(),
+        pytest.raises(BapsError, match="incomplete response"),
+        convert_pacs_errors(),
     ):
         list(connect(address, PacsCredentials()).iter_series("1.2.3", "1.2.4"))
 
 
-def test_a_redirection_to_another_host_is_not_followed() -> None:
-    asked = []
+def test_a_redirect_to_another_host_is_not_followed() -> None:
+    requested = []
 
     def elsewhere(handler: http.server.BaseHTTPRequestHandler) -> None:
-        asked.append(handler.path)
+        requested.append(handler.path)
         _begin(handler, "application/dicom+json")
         handler.wfile.write(b"[]")
 
-    with _pacs(elsewhere) as other:
+    with _pacs(elsewhere) as other_host:
 
         def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
             handler.send_response(302)
-            handler.send_header("Location", other.replace("127.0.0.1", "localhost"))
+            handler.send_header("Location", other_host.replace("127.0.0.1", "localhost"))
             handler.end_headers()
 
-        with _pacs(answer) as address, pacs_answers(), pytest.raises(BapsError, match="another host"):
+        with _pacs(answer) as address, convert_pacs_errors(), pytest.raises(BapsError, match="another host"):
             connect(address, PacsCredentials()).search_for_series()
-    assert not asked
+    assert not requested

@@ -14,12 +14,13 @@ import pydicom
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from baps.errors import BapsError, InputError
 from baps.server.datastores.dicomweb import open_pacs
 from baps.site import doctor
 from baps.site.pacs_credentials import ACCOUNT, PacsCredentials, read_pacs_credentials
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 SECRET = "open sesame"  # noqa: S105
@@ -39,20 +40,20 @@ def _file(folder: Path, content: str, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_login_is_read_from_a_private_file(tmp_path: Path) -> None:
+def test_credentials_are_read_from_a_private_file(tmp_path: Path) -> None:
     login = read_pacs_credentials(_file(tmp_path, json.dumps({"user": "baps", "password": SECRET})))
     assert (login.user, login.password, login.ca) == ("baps", SECRET, None)
     assert SECRET not in repr(login)
 
 
-def test_without_a_file_it_is_that_of_the_environment() -> None:
-    said = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
-    assert read_pacs_credentials(None, said).account == (b"baps", SECRET.encode())
+def test_without_a_file_the_credentials_come_from_the_environment() -> None:
+    message = dict(zip(ACCOUNT, ("baps", SECRET), strict=True))
+    assert read_pacs_credentials(None, message).account == (b"baps", SECRET.encode())
     assert read_pacs_credentials(None, {ACCOUNT[0]: "baps"}).account is None
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [
         ("{}", 0o640, "chmod 600"),
         ("{", 0o600, "cannot be used"),
@@ -60,15 +61,15 @@ def test_without_a_file_it_is_that_of_the_environment() -> None:
         ('{"ca": "/nowhere.pem"}', 0o600, "ca"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_and_not_quoted(tmp_path: Path, content: str, mode: int, said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+def test_an_invalid_file_is_refused_without_quoting_it(tmp_path: Path, content: str, mode: int, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         read_pacs_credentials(_file(tmp_path, content, mode))
     assert SECRET not in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         read_pacs_credentials(tmp_path / "other.json")
 
 
-def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
+def test_the_certificate_is_checked_with_the_given_authority(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
@@ -107,8 +108,8 @@ def test_a_certificate_is_checked_by_its_own_authority(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
-def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither arguments nor log hold the password; a viewer's query gets through to the PACS."""
+def test_the_server_and_forwarded_requests_use_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither arguments nor log contain the password, and a viewer's query reaches the PACS."""
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "server-cache"))
     uid = str(pydicom.dcmread(next(SAMPLE.glob("*.dcm"))).SeriesInstanceUID)
     login = _file(tmp_path, json.dumps({"user": "baps", "password": SECRET}))
@@ -121,8 +122,8 @@ def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeyp
         settings = {"labels": "spleen=2", "adapters": str(tmp_path / "adapters"), "pacs_credentials": str(login)}
         log = tmp_path / "server.log"
         with running_server(f"{address}/dicom-web", log, settings) as (server, process):
-            told = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "CT"}, timeout=30)
-            assert [series["0020000E"]["Value"] for series in told.json()] == [[uid]]
+            received = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "CT"}, timeout=30)
+            assert [series["0020000E"]["Value"] for series in received.json()] == [[uid]]
             none = requests.get(f"{server}/proxy/dicom/qido/series", {"Modality": "MR"}, timeout=30)
             assert none.json() == []
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
@@ -135,8 +136,8 @@ def test_the_server_logs_in_and_so_do_viewers_through_it(tmp_path: Path, monkeyp
             ):
                 refused = requests.request(method, f"{server}/proxy/dicom/{path}", timeout=30)
                 assert refused.status_code == 400, path
-                assert "not passed on" in refused.json()["detail"]
+                assert "is not forwarded" in refused.json()["detail"]
             planted = {"file": ("1.2.3.nii.gz", b"x")}
             added = requests.put(f"{server}/datastore/image?image=1.2.3", files=planted, timeout=30)
-            assert (added.status_code, "those of its PACS" in added.json()["detail"]) == (400, True)
+            assert (added.status_code, "images of its PACS" in added.json()["detail"]) == (400, True)
         assert SECRET not in log.read_text()

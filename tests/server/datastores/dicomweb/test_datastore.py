@@ -1,4 +1,4 @@
-"""Images of a real PACS, and of one that misbehaves."""
+"""Images of a real PACS, and of a faulty one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import requests
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, UltrasoundMultiFrameImageStorage, VLWholeSlideMicroscopyImageStorage, generate_uid
 
+from baps.demo.server import running_server
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
@@ -25,7 +26,7 @@ from baps.server.datastores.dicomweb import open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
 FILES = sorted(SAMPLE.glob("*.dcm"))
@@ -34,7 +35,7 @@ needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missi
 
 
 def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: str = "") -> str:
-    """The sample series as another one."""
+    """Return the sample series with other UIDs."""
     series, study = generate_uid(), generate_uid()
     folder.mkdir(parents=True)
     for number, file in enumerate(FILES):
@@ -51,7 +52,7 @@ def _copy(folder: Path, modality: str, skip: tuple[int, ...] = (), sop_class: st
 
 @pytest.fixture(scope="module")
 def pacs(empty_orthanc: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """Orthanc with images of two modalities, one with slices missing, and a report; series by what they are."""
+    """Orthanc with images of two modalities, one with missing slices, and a report; its series by their content."""
     folder = tmp_path_factory.mktemp("pacs")
     series = {
         "CT": str(pydicom.dcmread(FILES[0]).SeriesInstanceUID),
@@ -83,19 +84,21 @@ def test_images_of_all_modalities_are_listed(pacs: tuple[str, dict[str, str]], c
 
 
 @needs_orthanc
-def test_a_series_becomes_the_volume_that_its_files_are(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_a_fetched_series_is_the_volume_of_its_files(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     for name in ("CT", "MR"):
-        found, wanted = read_volume(Path(store.get_image_uri(series[name]))), read_volume(SAMPLE)
-        np.testing.assert_array_equal(found.voxels, wanted.voxels)
-        assert found.same_geometry(wanted)
+        fetched, expected = read_volume(Path(store.get_image_uri(series[name]))), read_volume(SAMPLE)
+        np.testing.assert_array_equal(fetched.voxels, expected.voxels)
+        assert fetched.same_geometry(expected)
         info = store.get_image_info(series[name])
         assert (info["Modality"], info["PatientID"], info["SeriesInstanceUID"]) == (name, "SAMPLE-CT-01", series[name])
 
 
 @needs_orthanc
-def test_it_is_fetched_once(pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_series_is_fetched_once(
+    pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, series = pacs
     store = open_pacs(address)
     first = store.get_image_uri(series["CT"])
@@ -104,7 +107,7 @@ def test_it_is_fetched_once(pacs: tuple[str, dict[str, str]], cache: Path, monke
 
 
 @needs_orthanc
-def test_a_series_with_missing_slices_is_refused_and_nothing_of_it_stays(
+def test_a_series_with_missing_slices_is_refused_without_leftovers(
     pacs: tuple[str, dict[str, str]], cache: Path
 ) -> None:
     address, series = pacs
@@ -116,43 +119,43 @@ def test_a_series_with_missing_slices_is_refused_and_nothing_of_it_stays(
 
 
 @needs_orthanc
-def test_a_pacs_that_stops_half_way_leaves_nothing(
+def test_an_interrupted_fetch_leaves_no_files(
     pacs: tuple[str, dict[str, str]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
     store = open_pacs(address)
     iterate = store._client.iter_series
 
-    def half(*given: str) -> Iterator[pydicom.Dataset]:
-        for number, image in enumerate(iterate(*given)):
+    def half(*arguments: str) -> Iterator[pydicom.Dataset]:
+        for number, image in enumerate(iterate(*arguments)):
             if number == 5:
                 raise requests.exceptions.ChunkedEncodingError("cut off")
             yield image
 
     with monkeypatch.context() as patched:
         patched.setattr(store._client, "iter_series", half)
-        with pytest.raises(BapsError, match="half an answer"):
+        with pytest.raises(BapsError, match="incomplete response"):
             store.get_image_uri(series["CT"])
     assert not list(cache.rglob("*.nii.gz"))
     assert read_volume(Path(store.get_image_uri(series["CT"]))).shape == (128, 128, 24)
 
 
 @needs_orthanc
-def test_what_is_no_image_of_the_pacs(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_an_unknown_image_is_refused(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     with pytest.raises(NotFoundError, match="no series 1.2.3"):
         open_pacs(pacs[0]).get_image_uri("1.2.3")
 
 
 @needs_orthanc
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "reason"),
     [
         ("jpeg xl", r"transfer syntax is JPEG XL Lossless \(1.2.840.10008.1.2.4.110\)"),
         ("slide", "is a whole-slide image"),
     ],
 )
-def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_nothing(
-    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+def test_undecodable_and_unusable_images_are_skipped_with_a_reason(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, reason: str
 ) -> None:
     address, _ = pacs
     uid = _copy(tmp_path / "bad", "CT")
@@ -169,7 +172,7 @@ def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_
     write_dataset(first, image)
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     store = open_pacs(address)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=reason):
         store.get_image_uri(uid)
     assert uid not in store.get_unlabeled_images()
     assert store.get_unlabeled_images()
@@ -177,18 +180,18 @@ def test_what_pydicom_does_not_know_and_what_is_no_volume_is_named_and_holds_up_
 
 @needs_orthanc
 @pytest.mark.skipif(not HTJ2K.exists(), reason="needs the cases beside the repository (shared/cases)")
-def test_high_throughput_jpeg_2000(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
+def test_high_throughput_jpeg_2000_is_decoded(pacs: tuple[str, dict[str, str]], cache: Path) -> None:
     address, _ = pacs
     orthanc.store(address.removesuffix("/dicom-web"), HTJ2K.parent)
     uid = str(pydicom.dcmread(HTJ2K, stop_before_pixels=True).SeriesInstanceUID)
-    wanted = read_volume(HTJ2K)
-    found = read_volume(Path(open_pacs(address).get_image_uri(uid)))
-    assert np.array_equal(found.voxels, wanted.voxels)
-    assert found.same_geometry(wanted)
+    expected = read_volume(HTJ2K)
+    decoded = read_volume(Path(open_pacs(address).get_image_uri(uid)))
+    assert np.array_equal(decoded.voxels, expected.voxels)
+    assert decoded.same_geometry(expected)
 
 
 def _bad(kind: str, folder: Path) -> str:
-    """A series that is no volume, or a doubtful one; its SeriesInstanceUID."""
+    """Write a series that is not a volume, or an ambiguous one, and return its SeriesInstanceUID."""
     uid = _copy(folder, "CT")
     files = sorted(folder.glob("*.dcm"))
     for number, file in enumerate(files):
@@ -224,18 +227,18 @@ def _bad(kind: str, folder: Path) -> str:
 
 @needs_orthanc
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [("doubled", r"doubled slices.*image 6.dcm"), ("of two spacings", r"The series has.*image 14.dcm")],
 )
-def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_more(
-    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, said: str
+def test_an_unusable_series_is_refused_and_no_longer_offered(
+    pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, message: str
 ) -> None:
     address, _ = pacs
     uid = _bad(kind, tmp_path / "bad")
     orthanc.store(address.removesuffix("/dicom-web"), tmp_path / "bad")
     store = open_pacs(address)
     assert uid in store.get_unlabeled_images()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         store.get_image_uri(uid)
     assert uid not in store.get_unlabeled_images()
     assert not list(cache.rglob("*.nii.gz"))
@@ -243,7 +246,7 @@ def test_a_series_that_is_no_volume_is_refused_with_a_sentence_and_offered_no_mo
 
 @needs_orthanc
 @pytest.mark.parametrize(("kind", "shape"), [("in colour", (128, 128, 1)), ("of several frames", (128, 128, 24))])
-def test_pictures_and_films_can_be_clicked_on(
+def test_colour_and_multi_frame_images_can_be_segmented(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path, kind: str, shape: tuple[int, int, int]
 ) -> None:
     address, _ = pacs
@@ -254,7 +257,7 @@ def test_pictures_and_films_can_be_clicked_on(
 
 
 @needs_orthanc
-def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
+def test_a_tilted_gantry_keeps_the_positions_of_slices_and_labels(
     pacs: tuple[str, dict[str, str]], cache: Path, tmp_path: Path
 ) -> None:
     address, _ = pacs
@@ -263,7 +266,7 @@ def test_a_tilted_gantry_leaves_every_slice_and_its_label_where_it_was(
     store = open_pacs(address)
     volume = read_volume(Path(store.get_image_uri(uid)))
     stored = read_volume(SAMPLE).voxels
-    for k in range(24):  # Straightened, by 1 mm a slice.
+    for k in range(24):  # The stack is straightened by 1 mm per slice.
         j = int(k / 2.8 + 0.5)
         np.testing.assert_array_equal(volume.voxels[:, j : j + 128, k], stored[:, :, k])
     np.testing.assert_allclose(volume.affine[:3, 2], [0, 0, 6], atol=1e-4)
@@ -295,28 +298,28 @@ def _answering(code: int, body: bytes = b"") -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "body", "said"),
+    ("code", "body", "message"),
     [
         (401, b"", r"HTTP 401.*user and password"),
         (500, b"", r"HTTP 500"),
-        (200, b"<html>", "half an answer"),
+        (200, b"<html>", "incomplete response"),
     ],
 )
-def test_a_pacs_that_refuses_or_talks_nonsense(cache: Path, code: int, body: bytes, said: str) -> None:
-    with _answering(code, body) as address, pytest.raises(BapsError, match=said) as caught:
+def test_refusals_and_invalid_responses_are_reported(cache: Path, code: int, body: bytes, message: str) -> None:
+    with _answering(code, body) as address, pytest.raises(BapsError, match=message) as caught:
         open_pacs(address).list_images()
-    assert not isinstance(caught.value, InputError)  # 503, for it is not the fault of who clicked.
+    assert not isinstance(caught.value, InputError)  # The status is 503, because the request was valid.
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_a_pacs_that_is_down(cache: Path) -> None:
+def test_an_offline_pacs_is_reported(cache: Path) -> None:
     with _answering(200) as address:
         pass
     with pytest.raises(BapsError, match="cannot be reached"):
         open_pacs(address).list_images()
 
 
-def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_pacs_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baps.server.datastores.dicomweb.client._TIMEOUT", (1.0, 0.3))
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -327,7 +330,7 @@ def test_a_pacs_that_is_slow(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 @needs_orthanc
-def test_the_server_outlives_its_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_keeps_running_if_the_pacs_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DATASTORE_CACHE_PATH", str(tmp_path / "cache"))
     click = {"params": '{"foreground": [[60, 60, 12]]}'}
     uid = str(pydicom.dcmread(FILES[0]).SeriesInstanceUID)
@@ -337,12 +340,12 @@ def test_the_server_outlives_its_pacs(tmp_path: Path, monkeypatch: pytest.Monkey
             orthanc.store(address, SAMPLE)
             log = tmp_path / "server.log"
             server, _ = running.enter_context(running_server(f"{address}/dicom-web", log, settings))
-            asked = f"{server}/infer/zero_shot?image={uid}&output=image"
-            assert requests.post(asked, data=click, timeout=60).status_code == 200
+            paths = f"{server}/infer/zero_shot?image={uid}&output=image"
+            assert requests.post(paths, data=click, timeout=60).status_code == 200
             assert requests.get(f"{server}/info/", timeout=60).json()["datastore"]["total"] == 1
             assert list((tmp_path / "cache").rglob("*.nii.gz"))
-        deadline = time.monotonic() + 120  # The list of images is kept for some seconds.
-        while (reply := requests.post(asked, data=click, timeout=120)).status_code == 200:
+        deadline = time.monotonic() + 120  # The list of images is cached for some seconds.
+        while (reply := requests.post(paths, data=click, timeout=120)).status_code == 200:
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert reply.status_code == 503

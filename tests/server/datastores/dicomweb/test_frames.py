@@ -1,6 +1,6 @@
-"""Frames out of order, several volumes, tilted slices: labels of a real PACS lie where the anatomy does.
+"""Labels of a real PACS mark the right anatomy with unordered frames, several volumes and tilted slices.
 
-The judge is pydicom: a label's frame lies where its own header says, and what it marks is what the image shows there.
+The reference is pydicom: positions of the frames of labels and images are read from their headers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _slices(count: int, first: int = 0, tilt: float = 0.0, echo: float = 10.0) -
 
 
 def _store(address: str, path: Path) -> str:
-    """Store the files of a folder as a series; its SeriesInstanceUID."""
+    """Store the files of a folder as a series, and return its SeriesInstanceUID."""
     series, study, frame = generate_uid(), generate_uid(), generate_uid()
     for file in path.iterdir():
         image = pydicom.dcmread(file)
@@ -63,15 +63,15 @@ def _store(address: str, path: Path) -> str:
 
 
 def _marked_values(label: Dataset, files: Sequence[Path]) -> set[int]:
-    """The image's values under a label, by the positions that both headers say."""
-    found: set[int] = set()
+    """Return the image's values inside a label, by the positions in both headers."""
+    values: set[int] = set()
     pixels = np.atleast_3d(label.pixel_array.T).T
     for frame, group in zip(pixels, label.PerFrameFunctionalGroupsSequence, strict=True):
         where = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
         for value, position in _image_frames(files):
             if np.allclose(position, where, atol=1e-3):
-                found |= set(value[frame > 0].tolist()) if (value[frame > 0] != 0).any() else set()
-    return found
+                values |= set(value[frame > 0].tolist()) if (value[frame > 0] != 0).any() else set()
+    return values
 
 
 def _image_frames(files: Sequence[Path]) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64]]]:
@@ -85,7 +85,7 @@ def _image_frames(files: Sequence[Path]) -> Iterator[tuple[NDArray[np.int16], ND
 
 
 def _save(store: PacsDatastore, image_id: str, folder: Path, values: Sequence[int]) -> None:
-    """Mark the voxels of some values in what the server hands out, and save it as a viewer does."""
+    """Mark the voxels of some values in the served image, and save the label as a viewer does."""
     volume = read_volume(Path(store.get_image_uri(image_id)))
     mask = np.isin(volume.voxels, values).astype(np.uint8)
     assert mask.sum() == len(values)
@@ -112,7 +112,7 @@ def _tilted(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("make", [_interleaved, _tilted], ids=["interleaved", "tilted"])
-def test_a_label_lies_where_the_anatomy_does(
+def test_a_label_marks_the_right_anatomy(
     address: str, store: PacsDatastore, tmp_path: Path, make: Callable[[Path], list[Path]]
 ) -> None:
     files = make(tmp_path)
@@ -128,7 +128,7 @@ def test_a_label_lies_where_the_anatomy_does(
     assert sorted(trained.tolist()) == values
 
 
-def test_each_volume_of_an_object_has_labels_of_its_own(address: str, store: PacsDatastore, tmp_path: Path) -> None:
+def test_each_volume_of_an_object_has_its_own_labels(address: str, store: PacsDatastore, tmp_path: Path) -> None:
     mixed = [*_slices(4), *_slices(4, first=4, echo=20.0)]
     (tmp_path / "a").mkdir()
     write_enhanced(tmp_path / "a" / "a.dcm", [mixed[k] for k in (0, 4, 1, 5, 7, 3, 6, 2)], np.random.default_rng(0))
@@ -157,9 +157,7 @@ def test_each_volume_of_an_object_has_labels_of_its_own(address: str, store: Pac
         assert sorted(trained.tolist()) == [121, 150, 200]
 
 
-def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_structure_set_belongs_to_its_volume(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     store = open_pacs(f"{address}/dicom-web", label_format="rtstruct")
     mixed = [*_slices(4), *_slices(4, first=4, echo=20.0)]
@@ -185,7 +183,7 @@ def test_a_structure_set_belongs_to_the_volume_that_it_was_drawn_on(
     assert sorted(trained.tolist()) == [121, 150, 200]
 
 
-def test_a_volume_that_lacks_slices_is_refused_and_the_others_are_served(
+def test_a_volume_with_missing_slices_does_not_affect_the_others(
     address: str, store: PacsDatastore, tmp_path: Path
 ) -> None:
     whole = [_slices(5, first=5 * n, echo=10.0 * n) for n in range(3)]
@@ -196,8 +194,9 @@ def test_a_volume_that_lacks_slices_is_refused_and_the_others_are_served(
     for again in (store, open_pacs(f"{address}/dicom-web")):
         with pytest.raises(InputError, match="missing slices"):
             again.get_image_uri(f"{series}-volume1")
-        found = [image for image in again.candidates(at_random=False, least=10**6).images if series in image]
-        assert found == [f"{series}-volume2", f"{series}-volume3"]
+        candidates = again.find_candidates(random_start=False, min_count=10**6)
+        volumes = [image for image in candidates.images if series in image]
+        assert volumes == [f"{series}-volume2", f"{series}-volume3"]
     _save(store, f"{series}-volume3", tmp_path, [310, 420])
     labelled = open_pacs(f"{address}/dicom-web").get_labeled_images()
     assert [image for image in labelled if series in image] == [f"{series}-volume3"]

@@ -1,4 +1,4 @@
-"""Labels of a real PACS: saved as DICOM SEG, read back, trained on."""
+"""Labels of a real PACS are saved as DICOM SEG, read back and used for training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.seg import write_segmentation
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from tests.support.series import Series, write_series
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 @pytest.fixture
 def pacs(empty_orthanc: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Series]:
-    """Orthanc with one series that was cut coronally, so that no axis is as it was."""
+    """Orthanc with one coronal series, whose axes all differ from those of the sample."""
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
@@ -41,30 +41,30 @@ def pacs(empty_orthanc: Callable[[], str], tmp_path: Path, monkeypatch: pytest.M
     return f"{address}/dicom-web", replace(series, labels=np.where(series.labels > 2, 0, series.labels))
 
 
-def _submit(store: PacsDatastore, series: Series, voxels: NDArray[np.uint8], folder: Path, **said: object) -> None:
+def _submit(store: PacsDatastore, series: Series, voxels: NDArray[np.uint8], folder: Path, **info: object) -> None:
     image = read_volume(Path(store.get_image_uri(series.uid)))
     write_nifti(folder / "label.nii.gz", Volume(voxels, image.affine))
-    save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", said)
+    save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", info)
 
 
 def _stored(store: PacsDatastore) -> list[dict[str, object]]:
-    """The series of labels in the PACS."""
-    found: list[dict[str, object]] = store._client.search_for_series(search_filters={"Modality": "SEG"})
-    return found
+    """Return the series of labels in the PACS."""
+    listed: list[dict[str, object]] = store._client.search_for_series(search_filters={"Modality": "SEG"})
+    return listed
 
 
 def _headers(folder: Path) -> list[Dataset]:
     return [pydicom.dcmread(file, stop_before_pixels=True) for file in (folder / "dicom").glob("*.dcm")]
 
 
-def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_submitted_label_counts_at_once(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     assert store.status()["completed"] == 0
     _submit(store, series, series.labels, tmp_path)
     assert store.status()["completed"] == 1
     assert (store.get_labeled_images(), store.get_unlabeled_images()) == ([series.uid], [])
-    other = open_pacs(address)  # As the training process opens it.
+    other = open_pacs(address)  # Like the training process.
     cases, skipped = labelled_cases(other, LABELS, {})
     assert skipped == {}
     for name, value in LABELS.items():
@@ -82,7 +82,7 @@ def test_a_submitted_label_is_read_back_and_counts_at_once(pacs: tuple[str, Seri
     assert [Path(pair["image"]).name for pair in other.datalist()] == [f"{series.uid}.nii.gz"]
 
 
-def test_the_newest_of_each_organ_wins_whatever_the_clocks_say(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_the_newest_label_of_each_organ_is_used_despite_wrong_clocks(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image = read_volume(Path(store.get_image_uri(series.uid)))
@@ -97,57 +97,57 @@ def test_the_newest_of_each_organ_wins_whatever_the_clocks_say(pacs: tuple[str, 
     np.testing.assert_array_equal(read_labels(cases["liver"][0].labels, image) > 0, series.labels == 1)
 
 
-def test_a_mask_that_is_shown_is_saved_slice_by_slice(pacs: tuple[str, Series]) -> None:
+def test_masks_of_a_model_are_saved_slice_by_slice(pacs: tuple[str, Series]) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for number, k in enumerate((first, second, second)):
-        new = save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        new = save_mask(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
         assert new == ("Saved as spleen." if number < 2 else "It was saved as spleen before.")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
-    wanted = np.zeros(image.shape, bool)
-    wanted[:, :, [first, second]] = spleen[:, :, [first, second]]
-    np.testing.assert_array_equal(read_labels(case.labels, image) > 0, wanted)
+    expected = np.zeros(image.shape, bool)
+    expected[:, :, [first, second]] = spleen[:, :, [first, second]]
+    np.testing.assert_array_equal(read_labels(case.labels, image) > 0, expected)
     assert case.annotated_slices == {first, second}
     assert len(_stored(store)) == 2
 
 
-def test_what_no_person_has_seen_is_not_counted(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_unconfirmed_labels_do_not_count(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
-    made = write_segmentation(
+    label = write_segmentation(
         _headers(tmp_path), image, {"spleen": spleen}, {"spleen": frozenset({60})}, datetime.now(timezone.utc)
     )
-    made.SegmentSequence[0].SegmentAlgorithmType = "AUTOMATIC"
-    made.SegmentSequence[0].SegmentAlgorithmName = "another program"
-    store._client.store_instances([made])
+    label.SegmentSequence[0].SegmentAlgorithmType = "AUTOMATIC"
+    label.SegmentSequence[0].SegmentAlgorithmName = "another program"
+    store._client.store_instances([label])
     assert store.status()["completed"] == 0
     assert labelled_cases(store, LABELS, {})[0]["spleen"] == []
 
 
-def test_a_segmentation_that_does_not_fit_is_left_out_with_a_sentence(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_segmentation_with_another_geometry_is_skipped(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     image = read_volume(Path(store.get_image_uri(series.uid)))
     masks = {"liver": series.labels == 1, "spleen": series.labels == 2, "Segment 1": series.labels == 1}
     slices = {name: frozenset(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
-    made = write_segmentation(_headers(tmp_path), image, masks, slices, datetime.now(timezone.utc))
-    for frame in made.PerFrameFunctionalGroupsSequence:
+    label = write_segmentation(_headers(tmp_path), image, masks, slices, datetime.now(timezone.utc))
+    for frame in label.PerFrameFunctionalGroupsSequence:
         x, y, z = frame.PlanePositionSequence[0].ImagePositionPatient
         frame.PlanePositionSequence[0].ImagePositionPatient = [x + 1.4, y, z]
-    store._client.store_instances([made])
+    store._client.store_instances([label])
     cases, skipped = labelled_cases(store, LABELS, {})
     assert cases == {"liver": [], "spleen": []}
     assert skipped.keys() == {f"{series.uid}, liver", f"{series.uid}, spleen"}
     assert "does not lie on the slices of its series" in skipped[f"{series.uid}, liver"]
     assert not list(tmp_path.rglob(".partial-*"))
     _, skipped = labelled_cases(store, {"heart": 1}, {})
-    assert "no labels of this site: heart" in skipped[series.uid]
+    assert "is a label of this site: heart" in skipped[series.uid]
 
 
-def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_label_without_names_is_refused(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
     with pytest.raises(InputError, match=r"The values \[1\] of the label have no name"):
@@ -155,7 +155,7 @@ def test_a_label_without_names_is_refused_and_nothing_is_stored(pacs: tuple[str,
     assert store.status()["completed"] == 0
 
 
-def test_a_pacs_that_does_not_take_the_label(
+def test_a_label_that_the_pacs_rejects_is_reported(
     pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
@@ -179,17 +179,17 @@ def test_a_pacs_that_does_not_take_the_label(
     assert store.status()["completed"] == 1
 
 
-def test_drafts_stay_on_this_machine(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_drafts_are_not_sent_to_the_pacs(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, series = pacs
     store = open_pacs(address)
-    _submit(store, series, series.labels, tmp_path, model="baps")  # A model's, and nobody said that it is right.
+    _submit(store, series, series.labels, tmp_path, model="baps")  # It is of a model, and nobody confirmed it.
     assert store.status()["completed"] == 0
-    kept = store.get_label_uri(series.uid, "original")
-    np.testing.assert_array_equal(np.asarray(nibabel.load(kept).dataobj), series.labels)
+    draft = store.get_label_uri(series.uid, "original")
+    np.testing.assert_array_equal(np.asarray(nibabel.load(draft).dataobj), series.labels)
     assert _stored(store) == []
 
 
-def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_once(
+def test_the_status_is_cached_and_an_export_counts_at_once(
     pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, series = pacs
@@ -202,8 +202,8 @@ def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_onc
         assert store.has_image(series.uid)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     slices = {"spleen": frozenset(np.flatnonzero(spleen.any((0, 1))).tolist())}
-    made = write_segmentation(_headers(tmp_path), image, {"spleen": spleen}, slices, datetime.now(timezone.utc))
-    made.save_as(tmp_path / "seg.dcm")
+    label = write_segmentation(_headers(tmp_path), image, {"spleen": spleen}, slices, datetime.now(timezone.utc))
+    label.save_as(tmp_path / "seg.dcm")
     body = (
         b"--part\r\nContent-Type: application/dicom\r\n\r\n" + (tmp_path / "seg.dcm").read_bytes() + b"\r\n--part--\r\n"
     )
@@ -215,17 +215,17 @@ def test_clicks_do_not_ask_the_pacs_each_time_and_a_viewers_export_counts_at_onc
 def _store(
     store: PacsDatastore, folder: Path, image: Volume, masks: dict[str, NDArray[np.bool_]], **changes: str
 ) -> None:
-    """Put a SEG into the PACS as another program would; ``changes`` of its first segment or of itself."""
+    """Store a SEG in the PACS as another program would, with changes of its first segment or of itself."""
     slices = dict.fromkeys(masks, frozenset[int]())
-    made = write_segmentation(_headers(folder), image, masks, slices, datetime.now(timezone.utc))
+    label = write_segmentation(_headers(folder), image, masks, slices, datetime.now(timezone.utc))
     for keyword, value in changes.items():
-        setattr(made.SegmentSequence[0] if keyword.startswith("Segment") else made, keyword, value)
-    store._client.store_instances([made])
-    store.forget_list()
+        setattr(label.SegmentSequence[0] if keyword.startswith("Segment") else label, keyword, value)
+    store._client.store_instances([label])
+    store.invalidate()
 
 
-def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
-    """Nor does it keep anybody from saving."""
+def test_a_newer_unusable_object_does_not_hide_an_older_one(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    """It does not prevent saving either."""
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
@@ -240,10 +240,10 @@ def test_a_newer_object_that_is_of_no_use_hides_no_good_one(pacs: tuple[str, Ser
     store._client.store_instances([moved])
     cases, skipped = labelled_cases(open_pacs(address), LABELS, {})
     np.testing.assert_array_equal(read_labels(cases["spleen"][0].labels, image) > 0, spleen)
-    assert "An older label was taken" in skipped[f"{series.uid}, spleen, newer"]
+    assert "An older label is used" in skipped[f"{series.uid}, spleen, newer"]
     k = int(np.flatnonzero(spleen.any((0, 1)))[0])
     less = spleen & (np.indices(spleen.shape)[0] % 2 == 0)
-    assert save_shown(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
+    assert save_mask(store, LABELS, series.uid, image, "spleen", less, [k], "baps") == "Saved as spleen."
 
 
 def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tmp_path: Path) -> None:
@@ -254,28 +254,30 @@ def test_one_broken_object_does_not_stop_the_others(pacs: tuple[str, Series], tm
     _store(store, tmp_path, image, {"liver": series.labels == 1}, SegmentNumber="")
     _store(store, tmp_path, image, {"liver": series.labels == 1}, ContentDate="99991231")
     cases, _ = labelled_cases(open_pacs(address), LABELS, {})
-    assert {name: len(found) for name, found in cases.items()} == {"liver": 1, "spleen": 1}
+    assert {name: len(segments) for name, segments in cases.items()} == {"liver": 1, "spleen": 1}
     _submit(store, series, series.labels, tmp_path)
 
 
-def test_a_pacs_that_lists_late_loses_no_slice(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_are_not_lost_if_the_pacs_lists_labels_late(
+    pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, series = pacs
     store = open_pacs(address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     search = store._client.search_for_series
 
-    def late(**given: int) -> list[dict[str, object]]:
-        return [one for one in search(**given) if one["00080060"]["Value"] != ["SEG"]]
+    def late(**arguments: int) -> list[dict[str, object]]:
+        return [row for row in search(**arguments) if row["00080060"]["Value"] != ["SEG"]]
 
     monkeypatch.setattr(store._client, "search_for_series", late)
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
     for k in (first, second):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [k], "baps")
     (case,) = labelled_cases(open_pacs(address), LABELS, {})[0]["spleen"]
     assert case.annotated_slices == {first, second}
 
 
-def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pacs_that_ignores_offsets_is_listed_once(pacs: tuple[str, Series], monkeypatch: pytest.MonkeyPatch) -> None:
     address, series = pacs
     store = open_pacs(address)
     whole = store._client.search_for_series()
@@ -283,7 +285,7 @@ def test_a_pacs_that_knows_no_pages_is_listed_once(pacs: tuple[str, Series], mon
     assert store.list_images() == [series.uid]
 
 
-def test_a_series_that_was_still_being_sent_is_fetched_again(pacs: tuple[str, Series], tmp_path: Path) -> None:
+def test_a_series_with_new_slices_is_fetched_again(pacs: tuple[str, Series], tmp_path: Path) -> None:
     address, _ = pacs
     other = write_series(tmp_path / "later", "axial", patient="later")
     files = sorted((tmp_path / "later").glob("*.dcm"))
@@ -294,6 +296,6 @@ def test_a_series_that_was_still_being_sent_is_fetched_again(pacs: tuple[str, Se
     assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 10
     for file in files[10:]:
         requests.post(instances, data=file.read_bytes(), timeout=30)
-    store.forget_list()
+    store.invalidate()
     assert read_volume(Path(store.get_image_uri(other.uid))).shape[2] == 24
     _submit(store, other, np.where(other.labels > 2, 0, other.labels), tmp_path)

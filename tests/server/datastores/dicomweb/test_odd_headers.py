@@ -1,4 +1,4 @@
-"""Series whose headers are not as the standard wants them, in a real PACS: a label is saved, or the attribute named."""
+"""Series with nonstandard headers in a real PACS: a label is saved, or the message names the attribute."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import ROOT
+from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "sample-data" / "dicom" / "ct_01").glob("*.dcm"))[:8]
 needs_orthanc = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
@@ -89,7 +89,7 @@ ODD = [_no_frame_of_reference, _zero_in_uid, _dashes, _decimals, _latin_without_
 
 
 def _store(folder: Path, change: Callable[[Dataset], None]) -> str:
-    """The first slices of the sample as another series; its SeriesInstanceUID."""
+    """Store the first slices of the sample as another series, and return its SeriesInstanceUID."""
     folder.mkdir()
     series, study, patient = generate_uid(), generate_uid(), "odd-1"
     for number, file in enumerate(FILES):
@@ -114,31 +114,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _submit(store: PacsDatastore, uid: str, folder: Path, **said: object) -> np.ndarray:  # type: ignore[type-arg]
+def _submit(store: PacsDatastore, uid: str, folder: Path, **info: object) -> np.ndarray:  # type: ignore[type-arg]
     image = read_volume(Path(store.get_image_uri(uid)))
     mask = np.zeros(image.shape, np.uint8)
     mask[30:60, 20:70, 2:5] = 1
     write_nifti(folder / "label.nii.gz", Volume(mask, image.affine))
-    named = {"label_info": [{"name": "spleen", "idx": 1}], **said}
+    named = {"label_info": [{"name": "spleen", "idx": 1}], **info}
     save_label(store, {"spleen": 1}, uid, folder / "label.nii.gz", "final", named)
     return mask > 0
 
 
 def _segs(address: str, uid: str) -> list[Dataset]:
-    """The labels of a series as the PACS has them, asked past everything of ours."""
-    wanted = {"Level": "Instance", "Query": {"Modality": "SEG"}}
-    found = []
-    for one in requests.post(f"{address}/tools/find", json=wanted, timeout=30).json():
+    """Return the labels of a series, queried from the PACS directly."""
+    filters = {"Level": "Instance", "Query": {"Modality": "SEG"}}
+    labels = []
+    for one in requests.post(f"{address}/tools/find", json=filters, timeout=30).json():
         label = highdicom.seg.segread(BytesIO(requests.get(f"{address}/instances/{one}/file", timeout=30).content))
         if label.ReferencedSeriesSequence[0].SeriesInstanceUID == uid:
-            found.append(label)
-    return found
+            labels.append(label)
+    return labels
 
 
 @needs_orthanc
 @pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__[1:])
 @pytest.mark.parametrize("metadata", [True, False], ids=["by metadata", "by objects"])
-def test_a_label_is_saved_and_found_again(
+def test_a_label_is_saved_despite_odd_headers(
     address: str,
     cache: Path,
     tmp_path: Path,
@@ -152,9 +152,9 @@ def test_a_label_is_saved_and_found_again(
     if not metadata:
 
         def broken(*_: str) -> None:
-            answer = requests.Response()
-            answer.status_code = 500
-            raise requests.HTTPError(response=answer)
+            response = requests.Response()
+            response.status_code = 500
+            raise requests.HTTPError(response=response)
 
         monkeypatch.setattr(store._client, "retrieve_series_metadata", broken)
     mask = _submit(store, uid, tmp_path)
@@ -184,7 +184,7 @@ CASES = ROOT.parent / "shared" / "cases"
 
 @needs_orthanc
 @pytest.mark.parametrize("case", ["pacs_no_frame_of_reference", "pacs_study_uid_zero"])
-def test_the_cases_that_were_reported(address: str, cache: Path, tmp_path: Path, case: str) -> None:
+def test_reported_cases(address: str, cache: Path, tmp_path: Path, case: str) -> None:
     folder = CASES / case / "in"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
@@ -203,7 +203,7 @@ def test_the_cases_that_were_reported(address: str, cache: Path, tmp_path: Path,
 
 
 @needs_orthanc
-def test_a_name_that_dicom_would_shorten_is_refused(address: str, cache: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_for_dicom_is_refused(address: str, cache: Path, tmp_path: Path) -> None:
     uid = _store(tmp_path / "odd", lambda _: None)
     orthanc.store(address, tmp_path / "odd")
     store = open_pacs(f"{address}/dicom-web")
@@ -223,7 +223,7 @@ def _sources() -> tuple[list[Dataset], Volume]:
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value", "said"),
+    ("keyword", "value", "message"),
     [
         ("StudyInstanceUID", None, "StudyInstanceUID"),
         ("SOPInstanceUID", None, "SOPInstanceUID"),
@@ -232,13 +232,13 @@ def _sources() -> tuple[list[Dataset], Volume]:
         ("PixelSpacing", None, "has no pixel size .PixelSpacing."),
     ],
 )
-def test_what_nothing_can_stand_for_is_named(keyword: str, value: str | None, said: str) -> None:
+def test_a_missing_required_attribute_is_named(keyword: str, value: str | None, message: str) -> None:
     sources, image = _sources()
     del sources[3][keyword]
     if value is not None:
         setattr(sources[3], keyword, value)
 
     masks = {"spleen": image.voxels > 100}
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         write_segmentation(sources, image, masks, {"spleen": frozenset()}, datetime.now(timezone.utc))
     assert "ller" not in str(caught.value)

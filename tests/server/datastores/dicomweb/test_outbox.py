@@ -1,4 +1,4 @@
-"""A PACS that drops the connection: what was to be sent is kept, and sent once."""
+"""A PACS that drops the connection: labels are kept, and sent once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from baps.errors import BapsError
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.labels.save_labels import save_label, save_shown
+from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
 from tests.support.series import Series, write_series
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing(
 
 
 @dataclass
-class Line:
-    """A line to a PACS, which may be cut while something is stored.
+class Connection:
+    """A connection to a PACS that can be cut while an object is stored.
 
     Attributes:
-        pacs: address of the PACS.
-        address: of this end.
-        cut: ``request`` lets half of what is stored through, ``reply`` all of it and no answer; "" cuts nothing.
-        cuts: how often it was cut.
+        pacs: Address of the PACS.
+        address: Address of this end.
+        cut: ``request`` forwards half of the request, ``reply`` all of it but no response; "" cuts nothing.
+        cuts: Number of times that it was cut.
     """
 
     pacs: str
@@ -64,14 +64,14 @@ class Line:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
-    def _pass(self, source: socket.socket, target: socket.socket, cut: threading.Event, there: bool) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, cut: threading.Event, upstream: bool) -> None:
         with suppress(OSError):
             while data := source.recv(4096):
-                if there and data.startswith(b"POST") and self.cut:
+                if upstream and data.startswith(b"POST") and self.cut:
                     cut.set()
-                if cut.is_set() and (not there or self.cut == "request"):
+                if cut.is_set() and (not upstream or self.cut == "request"):
                     self.cuts += 1
-                    if there:
+                    if upstream:
                         target.sendall(data[: len(data) // 2])
                     break
                 target.sendall(data)
@@ -81,20 +81,20 @@ class Line:
 
 
 @pytest.fixture
-def line(
+def connection(
     empty_orthanc: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Line, Series]]:
-    """A line to Orthanc with one series."""
+) -> Iterator[tuple[Connection, Series]]:
+    """A connection to Orthanc with one series."""
     from monailabel.config import settings
 
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     series = write_series(tmp_path / "dicom", "axial")
     address = empty_orthanc()
     orthanc.store(address, tmp_path / "dicom")
-    line = Line(address)
-    threading.Thread(target=line.run, daemon=True).start()
-    yield line, replace(series, labels=np.where(series.labels > 2, 0, series.labels))
-    line.close()
+    connection = Connection(address)
+    threading.Thread(target=connection.run, daemon=True).start()
+    yield connection, replace(series, labels=np.where(series.labels > 2, 0, series.labels))
+    connection.close()
 
 
 def _submit(store: PacsDatastore, series: Series, organ: str, folder: Path) -> None:
@@ -104,63 +104,61 @@ def _submit(store: PacsDatastore, series: Series, organ: str, folder: Path) -> N
     save_label(store, LABELS, series.uid, folder / "label.nii.gz", "final", {"author": "anna"})
 
 
-def _labels(line: Line) -> list[str]:
-    """The labels that the PACS has, asked past the line and without sending anything."""
-    wanted = {"Level": "Instance", "Query": {"Modality": "SEG"}}
-    found: list[str] = requests.post(f"{line.pacs}/tools/find", json=wanted, timeout=30).json()
-    return found
+def _labels(connection: Connection) -> list[str]:
+    """Return the labels of the PACS, queried directly."""
+    filters = {"Level": "Instance", "Query": {"Modality": "SEG"}}
+    labels: list[str] = requests.post(f"{connection.pacs}/tools/find", json=filters, timeout=30).json()
+    return labels
 
 
 @pytest.mark.parametrize(("cut", "arrived"), [("request", 0), ("reply", 1)])
-def test_a_line_that_is_cut_while_a_label_is_sent(
-    line: tuple[Line, Series], tmp_path: Path, cut: str, arrived: int
+def test_a_label_is_sent_once_despite_a_lost_connection(
+    connection: tuple[Connection, Series], tmp_path: Path, cut: str, arrived: int
 ) -> None:
-    way, series = line
-    store = open_pacs(way.address)
+    connection, series = connection
+    store = open_pacs(connection.address)
     _submit(store, series, "liver", tmp_path)
-    way.cut = cut
+    connection.cut = cut
     with pytest.raises(BapsError, match=r"PACS.*is kept on this server.*need not submit it again"):
         _submit(store, series, "spleen", tmp_path)
-    assert way.cuts > 0
-    (kept,) = (tmp_path / "cache").rglob("unsent/*.dcm")
-    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    assert len(_labels(way)) == 1 + arrived
-    way.cut = ""
-    again = open_pacs(way.address)  # As after a restart; whatever asks for the list first has it sent.
+    assert connection.cuts > 0
+    (waiting,) = (tmp_path / "cache").rglob("unsent/*.dcm")
+    assert (waiting.stat().st_mode & 0o777, waiting.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(_labels(connection)) == 1 + arrived
+    connection.cut = ""
+    again = open_pacs(connection.address)  # As after a restart: the first query for labels sends it.
     again.status()
-    assert not list(kept.parent.iterdir())
-    assert len(_labels(way)) == 2
-    cases, skipped = labelled_cases(open_pacs(way.address), LABELS, {})
+    assert not list(waiting.parent.iterdir())
+    assert len(_labels(connection)) == 2
+    cases, skipped = labelled_cases(open_pacs(connection.address), LABELS, {})
     assert skipped == {}
     for name, value in LABELS.items():
         image = read_volume(cases[name][0].image)
         np.testing.assert_array_equal(read_labels(cases[name][0].labels, image) > 0, series.labels == value)
 
 
-def test_what_is_added_to_a_label_waits_for_the_part_that_was_not_sent(
-    line: tuple[Line, Series], tmp_path: Path
-) -> None:
-    way, series = line
-    store = open_pacs(way.address)
+def test_an_unsent_label_is_sent_before_slices_are_added(connection: tuple[Connection, Series], tmp_path: Path) -> None:
+    connection, series = connection
+    store = open_pacs(connection.address)
     image, spleen = read_volume(Path(store.get_image_uri(series.uid))), series.labels == 2
     first, second = np.flatnonzero(spleen.any((0, 1)))[:2].tolist()
-    way.cut = "request"
+    connection.cut = "request"
     with pytest.raises(BapsError, match="is kept on this server"):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [first], "baps")
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [first], "baps")
     with pytest.raises(BapsError, match="is kept on this server"):
-        save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
-    way.cut = ""
-    save_shown(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
-    (case,) = labelled_cases(open_pacs(way.address), LABELS, {})[0]["spleen"]
+        save_mask(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+    connection.cut = ""
+    save_mask(store, LABELS, series.uid, image, "spleen", spleen, [second], "baps")
+    (case,) = labelled_cases(open_pacs(connection.address), LABELS, {})[0]["spleen"]
     assert case.annotated_slices == {first, second}
-    assert len(_labels(way)) == 2
+    assert len(_labels(connection)) == 2
 
 
-def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
-    line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_rejected_label_is_kept_and_does_not_delay_others(
+    connection: tuple[Connection, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    way, series = line
-    store = open_pacs(way.address)
+    connection, series = connection
+    store = open_pacs(connection.address)
     refused, reason = Dataset(), Dataset()
     reason.FailureReason = 0xA900
     refused.FailedSOPSequence = [reason]
@@ -169,20 +167,20 @@ def test_a_label_that_the_pacs_refuses_is_kept_and_holds_up_no_other(
         with pytest.raises(BapsError, match=r"did not take the label.*as \*.rejected"):
             _submit(store, series, "spleen", tmp_path)
     send = store._client.store_instances
-    reason.FailureReason = 0x0111  # It has the same one: its answer to the first attempt was lost.
+    reason.FailureReason = 0x0111  # The PACS has it already: the response to the first request was lost.
     with monkeypatch.context() as patched:
         patched.setattr(store._client, "store_instances", lambda labels: (send(labels), refused)[1])
         _submit(store, series, "spleen", tmp_path)
     _submit(store, series, "liver", tmp_path)
     assert [file.suffix for file in (tmp_path / "cache").rglob("unsent/*")] == [".rejected"]
-    assert len(_labels(way)) == 2
+    assert len(_labels(connection)) == 2
 
 
-def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
-    line: tuple[Line, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_label_that_causes_a_server_error_does_not_delay_others(
+    connection: tuple[Connection, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    way, series = line
-    store = open_pacs(way.address)
+    connection, series = connection
+    store = open_pacs(connection.address)
     send, stumbling = store._client.store_instances, requests.Response()
     stumbling.status_code = 500
 
@@ -196,10 +194,10 @@ def test_a_label_that_the_pacs_stumbles_over_holds_up_no_other(
         with pytest.raises(BapsError, match=r"HTTP 500.*is kept on this server"):
             _submit(store, series, "spleen", tmp_path)
         _submit(store, series, "liver", tmp_path)
-        assert len(_labels(way)) == 1
+        assert len(_labels(connection)) == 1
         image = read_volume(Path(store.get_image_uri(series.uid)))
         with pytest.raises(BapsError, match="A part of spleen still waits"):
-            save_shown(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
-    store.forget_list()
+            save_mask(store, LABELS, series.uid, image, "spleen", series.labels == 2, [3], "baps")
+    store.invalidate()
     assert set(store.newest_segments()[series.uid]) == set(LABELS)
-    assert len(_labels(way)) == 2
+    assert len(_labels(connection)) == 2

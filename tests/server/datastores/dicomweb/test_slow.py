@@ -1,4 +1,4 @@
-"""A PACS that is slow for one image: nobody waits for it but who asked for that image."""
+"""A PACS that is slow for one image delays only requests for that image."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from unittest.mock import patch
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from baps.server.datastores.dicomweb import open_pacs
 from baps.site.roles import Role
 from baps.site.users import Users
 from benchmarks.performance.archive_pacs import Archive, modality, series_uid, serve
-from demo.server import running_server
 
 _IMAGES = [series_uid(number) for number in range(40) if modality(number) == "CT"]
 SLOW, OTHER = _IMAGES[:2]
 
 
 class _SlowArchive(Archive):
-    """Gives the objects of one series when it is told to."""
+    """A PACS that sends the objects of one series only when the test allows it."""
 
     def __init__(self) -> None:
         super().__init__(40, max_results=100)
@@ -40,15 +40,15 @@ class _SlowArchive(Archive):
 
 @pytest.fixture
 def archive() -> Iterator[tuple[_SlowArchive, str]]:
-    found = _SlowArchive()
-    server = serve(found)
-    yield found, f"http://127.0.0.1:{server.server_port}/dicom-web"
-    found.go_on.set()
+    slow_archive = _SlowArchive()
+    server = serve(slow_archive)
+    yield slow_archive, f"http://127.0.0.1:{server.server_port}/dicom-web"
+    slow_archive.go_on.set()
     server.shutdown()
     server.server_close()
 
 
-def test_other_images_are_fetched_meanwhile(
+def test_a_slow_image_does_not_delay_other_images(
     archive: tuple[_SlowArchive, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from monailabel.config import settings
@@ -70,8 +70,8 @@ def test_other_images_are_fetched_meanwhile(
 
 
 @pytest.mark.server
-def test_another_user_clicks_meanwhile(archive: tuple[_SlowArchive, str], tmp_path: Path) -> None:
-    """While one user asks 90 times for the slow image, in each way that there is."""
+def test_a_slow_image_does_not_delay_clicks_of_another_user(archive: tuple[_SlowArchive, str], tmp_path: Path) -> None:
+    """Meanwhile another user sends 90 requests of all kinds for the slow image."""
     pacs, address = archive
     users = Users(tmp_path / "users.json")
     tokens = {name: users.add(name, Role.ANNOTATOR) for name in ("anna", "bert")}

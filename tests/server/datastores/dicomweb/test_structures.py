@@ -1,6 +1,6 @@
-"""Structure sets (RTSTRUCT) and label maps of a real PACS are labels; final labels go there as structure sets.
+"""Structure sets (RTSTRUCT) and label maps of a real PACS are labels, and final labels are stored as structure sets.
 
-The judge is pydicom: where a contour's points lie in mm is computed from the headers of the images alone.
+The reference is pydicom: positions of contour points in mm are computed from the headers of the images.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import generate_uid
 from skimage.draw import polygon2mask
 
+from baps.demo.server import running_server
 from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_nifti
@@ -31,9 +32,8 @@ from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import labelled_cases
 from demo import orthanc
-from demo.server import running_server
 from tests.support.label_map_segmentation import make_label_map
-from tests.support.little_series import write_little_series
+from tests.support.small_series import write_small_series
 
 pytestmark = pytest.mark.skipif(bool(orthanc.missing()), reason=orthanc.missing())
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -45,11 +45,11 @@ def address(empty_orthanc: Callable[[], str]) -> str:
 
 
 class Stored:
-    """A series in the PACS whose voxels all differ."""
+    """A series in the PACS in which no two voxels have the same value."""
 
     def __init__(self, address: str, folder: Path, tilt: float = 0.0) -> None:
         self.address, self.folder = address, folder
-        write_little_series(folder, tilt=tilt)
+        write_small_series(folder, tilt=tilt)
         self.files = sorted(folder.iterdir())
         for number, file in enumerate(self.files):
             image = pydicom.dcmread(file)
@@ -61,8 +61,8 @@ class Stored:
         self.uid, self.headers = str(self.images[0].SeriesInstanceUID), read_series_headers(folder)
 
     def values(self, label: Dataset, number: int = 0) -> set[int]:
-        """The image's values inside the contours of a structure, by positions in mm."""
-        found: set[int] = set()
+        """Return the image's values inside the contours of a structure, by positions in mm."""
+        values: set[int] = set()
         for contour in label.ROIContourSequence[number].ContourSequence:
             points = np.array(contour.ContourData, float).reshape(-1, 3)
             for image in self.images:
@@ -71,8 +71,8 @@ class Stored:
                 if np.abs(away @ np.cross(*along)).max() < 0.01:
                     pixels = away @ along.T / np.array(image.PixelSpacing, float)[::-1]
                     inside = polygon2mask((image.Rows, image.Columns), pixels[:, ::-1])
-                    found |= set(image.pixel_array[inside].tolist())
-        return found
+                    values |= set(image.pixel_array[inside].tolist())
+        return values
 
 
 def _send(address: str, dataset: Dataset) -> None:
@@ -87,11 +87,11 @@ def _open(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_f
 
 
 def _boxes(stored: Stored, boxes: Mapping[str, tuple[int, int, int, int, int]]) -> FileDataset:
-    """A structure set as another program draws it: for each name file, columns and rows from and to, in mm."""
+    """Return a structure set of another program: for each name the file, and first and last column and row in mm."""
     image = read_volume(stored.folder)
     empty = {name: np.zeros(image.shape, bool) for name in boxes}
-    made = write_structures(stored.headers, image, empty, NOON)
-    for structure, (file, left, right, top, bottom) in zip(made.ROIContourSequence, boxes.values(), strict=True):
+    label = write_structures(stored.headers, image, empty, NOON)
+    for structure, (file, left, right, top, bottom) in zip(label.ROIContourSequence, boxes.values(), strict=True):
         source = stored.images[file]
         along = np.reshape(source.ImageOrientationPatient, (2, 3)).astype(float)
         down, across = map(float, source.PixelSpacing)
@@ -106,24 +106,24 @@ def _boxes(stored: Stored, boxes: Mapping[str, tuple[int, int, int, int, int]]) 
         ]
         contour.ContourData = [f"{value:.6f}" for value in np.ravel(places)]
         structure.ContourSequence = [contour]
-    return made
+    return label
 
 
 def _box_values(stored: Stored, file: int, left: int, right: int, top: int, bottom: int) -> list[int]:
-    found: NDArray[np.int16] = stored.images[file].pixel_array[top:bottom, left:right]
-    return sorted(found.ravel().tolist())
+    values: NDArray[np.int16] = stored.images[file].pixel_array[top:bottom, left:right]
+    return sorted(values.ravel().tolist())
 
 
 def _trained(store: PacsDatastore, uid: str, organ: str) -> list[int]:
     cases, skipped = labelled_cases(store, {organ: 1}, {})
     assert not [reason for image, reason in skipped.items() if uid in image]
     (case,) = [one for one in cases[organ] if uid in one.image.name]
-    found: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
-    return sorted(found)
+    values: list[int] = read_volume(case.image).voxels[read_volume(case.labels).voxels == case.value].tolist()
+    return sorted(values)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5])
-def test_a_structure_set_is_a_label_where_its_contours_lie(
+def test_a_structure_set_marks_the_voxels_inside_its_contours(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tilt: float
 ) -> None:
     stored = Stored(address, tmp_path / "a", tilt)
@@ -131,38 +131,36 @@ def test_a_structure_set_is_a_label_where_its_contours_lie(
     assert stored.uid not in store.get_labeled_images()
     box = (2, 4, 9, 3, 8)
     _send(address, _boxes(stored, {"spleen": box}))
-    store.forget_list()
+    store.invalidate()
     assert stored.uid in store.get_labeled_images()
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, *box)
 
 
-def test_what_cannot_be_read_does_not_count_and_says_why(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_structures_do_not_count(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(address, tmp_path / "a")
     store = _open(address, tmp_path, monkeypatch)
-    made = _boxes(stored, dict.fromkeys(("moved", "elsewhere", "model", "good"), (1, 2, 6, 2, 6)))
-    (contour,) = made.ROIContourSequence[0].ContourSequence
+    label = _boxes(stored, dict.fromkeys(("moved", "elsewhere", "model", "good"), (1, 2, 6, 2, 6)))
+    (contour,) = label.ROIContourSequence[0].ContourSequence
     normal = np.cross(*np.reshape(stored.images[1].ImageOrientationPatient, (2, 3)).astype(float))
     points = np.array(contour.ContourData, float).reshape(-1, 3) + 1.2 * normal
     contour.ContourData = [f"{value:.6f}" for value in points.ravel()]
-    made.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = generate_uid()
-    made.StructureSetROISequence[2].ROIGenerationAlgorithm = "AUTOMATIC"
-    _send(address, made)
+    label.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = generate_uid()
+    label.StructureSetROISequence[2].ROIGenerationAlgorithm = "AUTOMATIC"
+    _send(address, label)
     segments = store.newest_segments(stored.uid)[stored.uid]
     assert sorted(segments) == ["elsewhere", "good", "moved"]
     for name, reason in (("moved", "off the nearest slice"), ("elsewhere", "another frame of reference")):
-        for _ in range(2):  # It is remembered.
+        for _ in range(2):  # The reason is registered.
             with pytest.raises(InputError, match=reason):
                 store.organ(stored.uid, segments[name])
     assert _trained(store, stored.uid, "good") == _box_values(stored, 1, 2, 6, 2, 6)
     labels = pydicom.dcmread(_download(store, stored.uid, tmp_path))
-    assert [one.ROIName for one in labels.StructureSetROISequence] == ["good"]
+    assert [structure.ROIName for structure in labels.StructureSetROISequence] == ["good"]
     other = Stored(address, tmp_path / "b")
     moved = _boxes(other, {"moved": (1, 2, 6, 2, 6)})
     moved.ROIContourSequence[0].ContourSequence[0].ContourData = [*contour.ContourData[:-1], "500"]
     _send(address, moved)
-    store.forget_list()
+    store.invalidate()
     with pytest.raises(InputError, match="off the nearest slice"):
         store.get_label_uri(other.uid, "final")
     assert other.uid not in store.get_labeled_images()
@@ -173,7 +171,7 @@ def _download(store: PacsDatastore, uid: str, folder: Path) -> Path:
     return folder / "rt.dcm"
 
 
-def test_the_newest_of_every_kind_holds(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_label_of_any_format_is_used(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(address, tmp_path / "a")
     store, image = _open(address, tmp_path, monkeypatch), read_volume(stored.folder)
     mask = np.zeros(image.shape, bool)
@@ -185,17 +183,17 @@ def test_the_newest_of_every_kind_holds(address: str, tmp_path: Path, monkeypatc
     _send(address, old)
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, 1, 4, 9, 3, 8)
     _send(address, label_map)
-    store.forget_list()
+    store.invalidate()
     assert _trained(store, stored.uid, "spleen") == sorted(image.voxels[mask].tolist())
     assert _trained(store, stored.uid, "liver") == sorted(image.voxels[np.roll(mask, 6, 0)].tolist())
     _send(address, new)
-    store.forget_list()
+    store.invalidate()
     assert _trained(store, stored.uid, "spleen") == _box_values(stored, 4, 4, 9, 3, 8)
     assert _trained(store, stored.uid, "liver") == sorted(image.voxels[np.roll(mask, 6, 0)].tolist())
 
 
 @pytest.mark.parametrize("label_format", ["seg", "rtstruct", "both"])
-def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
+def test_final_labels_are_stored_in_the_configured_format(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_format: str
 ) -> None:
     stored = Stored(address, tmp_path / "a", tilt=0.5)
@@ -208,18 +206,18 @@ def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
     info = {"label_info": [{"name": "spleen", "idx": 1}], "author": "Anna"}
     save_label(store, {"spleen": 1}, stored.uid, tmp_path / "label.nii.gz", "final", info, True)
     assert not list((tmp_path / "cache").rglob("unsent/*"))
-    found = requests.post(
+    instances = requests.post(
         f"{address}/tools/find",
         json={"Level": "Instance", "Query": {"StudyInstanceUID": str(stored.images[0].StudyInstanceUID)}},
         timeout=30,
     ).json()
     objects = [
         pydicom.dcmread(
-            pydicom.filebase.DicomBytesIO(requests.get(f"{address}/instances/{one}/file", timeout=30).content)
+            pydicom.filebase.DicomBytesIO(requests.get(f"{address}/instances/{instance}/file", timeout=30).content)
         )
-        for one in found
+        for instance in instances
     ]
-    kinds = sorted(one.Modality for one in objects if one.Modality != "CT")
+    kinds = sorted(stored_object.Modality for stored_object in objects if stored_object.Modality != "CT")
     assert kinds == {"seg": ["SEG"], "rtstruct": ["RTSTRUCT"], "both": ["RTSTRUCT", "SEG"]}[label_format]
     for label in objects:
         if label.Modality == "RTSTRUCT":
@@ -229,15 +227,15 @@ def test_a_final_label_goes_to_the_pacs_in_the_form_that_is_set(
     again = open_pacs(f"{address}/dicom-web")
     assert _trained(again, stored.uid, "spleen") == sorted(values)
     (segment, *_) = again.newest_segments(stored.uid)[stored.uid]["spleen"]
-    looked_at = again.organ(stored.uid, [segment]).slices
-    assert looked_at == ({1, 2, 3} if label_format == "rtstruct" else set(range(6)))
+    annotated = again.organ(stored.uid, [segment]).slices
+    assert annotated == ({1, 2, 3} if label_format == "rtstruct" else set(range(6)))
     assert stored.values(again.label_to_rtstruct(stored.uid)) == values
 
 
-def test_a_series_without_a_frame_of_reference_is_refused_whole(
+def test_a_series_without_a_frame_of_reference_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_little_series(tmp_path / "a")
+    write_small_series(tmp_path / "a")
     for file in (tmp_path / "a").iterdir():
         image = pydicom.dcmread(file)
         del image.FrameOfReferenceUID
@@ -248,13 +246,13 @@ def test_a_series_without_a_frame_of_reference_is_refused_whole(
     write_nifti(tmp_path / "label.nii.gz", Volume((volume.voxels > 400).astype(np.uint8), volume.affine))
     with pytest.raises(InputError, match="An RTSTRUCT cannot be made.*FrameOfReferenceUID"):
         save_label(store, {"spleen": 1}, uid, tmp_path / "label.nii.gz", "final", {})
-    store.forget_list()
+    store.invalidate()
     assert uid not in store.get_labeled_images()
     assert not list((tmp_path / "cache").rglob("unsent/*"))
 
 
 @pytest.mark.slow
-def test_a_server_hands_out_structure_sets_that_plastimatch_reads(address: str, tmp_path: Path) -> None:
+def test_plastimatch_reads_exported_structure_sets(address: str, tmp_path: Path) -> None:
     program = shutil.which("plastimatch")
     if not program:
         pytest.skip("plastimatch is not installed: apt-get install plastimatch")
@@ -265,7 +263,7 @@ def test_a_server_hands_out_structure_sets_that_plastimatch_reads(address: str, 
     mask = np.zeros(image.shape, np.uint8)
     mask[5:9, 4:9, 1:4] = 1
     write_nifti(tmp_path / "label.nii.gz", Volume(mask, image.affine))
-    shown = {"label_info": [{"name": "spleen", "idx": 1}]}
+    expected = {"label_info": [{"name": "spleen", "idx": 1}]}
     for name, where in (("folder", str(studies)), ("pacs", f"{address}/dicom-web")):
         uid = "a" if name == "folder" else stored.uid
         (tmp_path / name).mkdir()
@@ -277,20 +275,20 @@ def test_a_server_hands_out_structure_sets_that_plastimatch_reads(address: str, 
             assert (missing.status_code, "no label" in missing.json()["detail"]) == (404, True)
             for one in {uid, "plain"} if name == "folder" else {uid}:
                 with (tmp_path / "label.nii.gz").open("rb") as file:
-                    answer = requests.put(
+                    response = requests.put(
                         f"{server}/datastore/label",
                         params={"image": one, "tag": "final"},
-                        data={"params": json.dumps(shown)},
+                        data={"params": json.dumps(expected)},
                         files={"label": ("label.nii.gz", file)},
                         timeout=120,
                     )
-                assert answer.status_code == 200, answer.text
+                assert response.status_code == 200, response.text
             if name == "folder":
                 plain = requests.get(get, params={"image": "plain"}, timeout=60)
                 assert (plain.status_code, "is no DICOM series" in plain.json()["detail"]) == (400, True)
-            answer = requests.get(get, params={"image": uid}, timeout=60)
-            assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/dicom")
-        (tmp_path / name / "rt.dcm").write_bytes(answer.content)
+            response = requests.get(get, params={"image": uid}, timeout=60)
+            assert (response.status_code, response.headers["Content-Type"]) == (200, "application/dicom")
+        (tmp_path / name / "rt.dcm").write_bytes(response.content)
         command = [program, "convert", "--input", tmp_path / name / "rt.dcm", "--referenced-ct", stored.folder]
         command += ["--output-prefix", tmp_path / name / "masks", "--prefix-format", "nrrd"]
         subprocess.run(command, check=True, capture_output=True)

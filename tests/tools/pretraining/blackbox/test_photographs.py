@@ -19,14 +19,14 @@ def folder(tmp_path: Path) -> Path:
     pixels[:, :100, 0] = 200
     Image.fromarray(pixels).save(tmp_path / "images" / "a.jpg", quality=95)
     Image.fromarray(pixels[:, :120]).save(tmp_path / "images" / "b.jpg")
-    # The left half of the middle square, and a small square within it; written small first.
+    # The left half of the central square, and a small square inside it; the small one is written first.
     small = "1 0.30 0.4 0.35 0.4 0.35 0.5 0.30 0.5"
     half = "0 0.25 0 0.5 0 0.5 1 0.25 1"
     (tmp_path / "labels" / "a.txt").write_text(f"{small}\n{half}\n\n2 0.1 0.1\n")
     return tmp_path
 
 
-def test_pictures_are_cut_square_with_their_polygons(folder: Path) -> None:
+def test_pictures_are_cropped_square_with_their_polygons(folder: Path) -> None:
     photographs = Photographs(folder)
     assert photographs.pictures.shape == (2, 3, PHOTOGRAPH_SIZE, PHOTOGRAPH_SIZE)
     region, picture = photographs.regions[0], photographs.pictures[0].float()
@@ -34,7 +34,7 @@ def test_pictures_are_cut_square_with_their_polygons(folder: Path) -> None:
     assert int(region[PHOTOGRAPH_SIZE // 2, PHOTOGRAPH_SIZE // 4]) == 1
     assert (
         int(region[int(0.45 * PHOTOGRAPH_SIZE), int(0.15 * PHOTOGRAPH_SIZE)]) == 2
-    )  # The smaller is painted over the larger.
+    )  # The smaller polygon is drawn over the larger one.
     assert int(region[PHOTOGRAPH_SIZE // 2, 3 * PHOTOGRAPH_SIZE // 4]) == 0
     assert float(picture[0, :, : PHOTOGRAPH_SIZE // 2 - 4].min()) > 150
     assert float(picture[0, :, PHOTOGRAPH_SIZE // 2 + 4 :].max()) < 50
@@ -43,17 +43,17 @@ def test_pictures_are_cut_square_with_their_polygons(folder: Path) -> None:
 
 def test_scenes_come_from_pictures_with_objects(folder: Path) -> None:
     photographs = Photographs(folder)
-    one, same, other = (photographs.draw(torch.Generator().manual_seed(seed), 4, 64) for seed in (0, 0, 1))
-    assert one.images.shape == (4, 3, 64, 64)
-    assert one.regions.shape == (4, 64, 64)
-    assert float(one.images.min()) >= 0
-    assert float(one.images.max()) <= 255
-    assert set(one.regions.unique().tolist()) <= {0, 1, 2}
-    assert torch.equal(one.images, same.images)
-    assert torch.equal(one.regions, same.regions)
-    assert not torch.equal(one.images, other.images)
+    first, same, different = (photographs.draw(torch.Generator().manual_seed(seed), 4, 64) for seed in (0, 0, 1))
+    assert first.images.shape == (4, 3, 64, 64)
+    assert first.regions.shape == (4, 64, 64)
+    assert float(first.images.min()) >= 0
+    assert float(first.images.max()) <= 255
+    assert set(first.regions.unique().tolist()) <= {0, 1, 2}
+    assert torch.equal(first.images, same.images)
+    assert torch.equal(first.regions, same.regions)
+    assert not torch.equal(first.images, different.images)
 
 
-def test_a_folder_without_photographs(tmp_path: Path) -> None:
+def test_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No photographs"):
         Photographs(tmp_path)

@@ -17,7 +17,7 @@ def _draw(seed: int, each: int = 3, size: int = 64) -> tuple[Scenes, Targets]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_shapes(seed: int) -> None:
+def test_shapes_of_targets(seed: int) -> None:
     _, targets = _draw(seed)
     count, clicks = targets.signs.shape
     assert targets.masks.shape == (count, 64, 64)
@@ -43,7 +43,7 @@ def test_targets_are_pieces_of_one_object(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_clicks_lie_on_the_side_of_their_sign(seed: int) -> None:
+def test_clicks_match_their_sign(seed: int) -> None:
     _, targets = _draw(seed)
     assert bool((targets.signs[:, 0] == 1).all())
     for mask, points, signs in zip(targets.masks, targets.points.long(), targets.signs, strict=True):
@@ -55,31 +55,31 @@ def test_clicks_lie_on_the_side_of_their_sign(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_boxes_cover_their_masks_but_for_a_tenth(seed: int) -> None:
+def test_boxes_cover_their_masks_within_a_tenth(seed: int) -> None:
     _, targets = _draw(seed)
     for mask, box in zip(targets.masks, targets.boxes, strict=True):
         rows, columns = mask.nonzero().T
         tight = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
-        side = (tight[2:] - tight[:2]).repeat(2)
-        assert bool(((box - tight).abs() <= 0.1 * side + 1e-3).all())
+        box_size = (tight[2:] - tight[:2]).repeat(2)
+        assert bool(((box - tight).abs() <= 0.1 * box_size + 1e-3).all())
         assert float(box.min()) >= 0
         assert float(box.max()) <= 64
 
 
-def test_some_batches_have_one_click_and_some_several() -> None:
+def test_batches_have_one_or_several_clicks() -> None:
     clicks = {_draw(seed)[1].signs.shape[1] for seed in range(20)}
     assert 1 in clicks
     assert max(clicks) > 1
 
 
-def test_fixed_by_the_seed() -> None:
+def test_targets_are_fixed_by_the_seed() -> None:
     for seed in range(3):
-        one, same = _draw(seed)[1], _draw(seed)[1]
+        first, same = _draw(seed)[1], _draw(seed)[1]
         for name in ("image", "masks", "points", "signs", "boxes"):
-            assert torch.equal(getattr(one, name), getattr(same, name))
+            assert torch.equal(getattr(first, name), getattr(same, name))
 
 
-def test_the_target_of_a_picture_without_objects_is_the_background() -> None:
+def test_target_without_objects_is_the_background() -> None:
     scenes = Scenes(torch.zeros(1, 3, 64, 64), torch.zeros((1, 64, 64), dtype=torch.long))
     targets = draw_targets(torch.Generator().manual_seed(0), scenes, 3)
     assert targets.masks.shape == (1, 64, 64)

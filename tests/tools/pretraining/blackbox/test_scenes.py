@@ -12,7 +12,7 @@ def _draw(seed: int, size: int = 64, photographs: torch.Tensor | None = None) ->
 
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("seed", range(4))
-def test_range_and_shapes(seed: int, size: int) -> None:
+def test_range_and_shapes_of_scenes(seed: int, size: int) -> None:
     scenes = _draw(seed, size)
     assert scenes.images.shape == (3, 3, size, size)
     assert scenes.regions.shape == (3, size, size)
@@ -25,18 +25,18 @@ def test_range_and_shapes(seed: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_fixed_by_the_seed_alone(seed: int) -> None:
+def test_scenes_are_fixed_by_the_seed(seed: int) -> None:
     torch.manual_seed(1)
-    one = _draw(seed)
+    first = _draw(seed)
     torch.manual_seed(2)
-    same, other = _draw(seed), _draw(seed + 100)
-    assert torch.equal(one.images, same.images)
-    assert torch.equal(one.regions, same.regions)
-    assert not torch.equal(one.images, other.images)
-    assert not torch.equal(one.regions, other.regions)
+    same, different = _draw(seed), _draw(seed + 100)
+    assert torch.equal(first.images, same.images)
+    assert torch.equal(first.regions, same.regions)
+    assert not torch.equal(first.images, different.images)
+    assert not torch.equal(first.regions, different.regions)
 
 
-def test_pictures_differ_and_show_something() -> None:
+def test_scenes_differ_and_have_objects() -> None:
     scenes = [_draw(seed) for seed in range(6)]
     images = torch.cat([scene.images for scene in scenes])
     assert float(images.std((1, 2, 3)).median()) > 10

@@ -13,15 +13,15 @@ def _volume() -> tuple[torch.Tensor, torch.Tensor]:
     return image, labels
 
 
-def test_a_view_depends_on_the_generator_alone() -> None:
-    one, same, other = (random_view(*_volume(), 24, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
-    assert torch.equal(one[0], same[0])
-    assert torch.equal(one[1], same[1])
-    assert not torch.equal(one[0], other[0])
+def test_view_is_fixed_by_the_generator() -> None:
+    first, same, different = (random_view(*_volume(), 24, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first[0], same[0])
+    assert torch.equal(first[1], same[1])
+    assert not torch.equal(first[0], different[0])
 
 
 def test_image_and_labels_are_transformed_alike() -> None:
-    """After any change of intensities, they are similar within the organ, and different beside it."""
+    """After any change of intensities, voxels are similar within the organ and different outside it."""
     apart = []
     for seed in range(20):
         image, labels = random_view(*_volume(), 24, torch.Generator().manual_seed(seed))

@@ -274,7 +274,10 @@ class _Http(InferenceServer):
         with _convert_protocol_errors(self._address):
             reply = answer.json()
             inputs, outputs = (
-                {str(one["name"]): Tensor(str(one["datatype"]), tuple(map(int, one["shape"]))) for one in reply[kind]}
+                {
+                    str(tensor["name"]): Tensor(str(tensor["datatype"]), tuple(map(int, tensor["shape"])))
+                    for tensor in reply[kind]
+                }
                 for kind in ("inputs", "outputs")
             )
             versions = tuple(map(str, reply.get("versions") or ()))
@@ -339,7 +342,8 @@ class _Grpc(InferenceServer):
         with self._converted_errors() as options:
             reply = self._client.get_model_metadata(self._address.model, **options)
         inputs, outputs = (
-            {one.name: Tensor(one.datatype, tuple(one.shape)) for one in kind} for kind in (reply.inputs, reply.outputs)
+            {tensor.name: Tensor(tensor.datatype, tuple(tensor.shape)) for tensor in kind}
+            for kind in (reply.inputs, reply.outputs)
         )
         return Description(reply.name, tuple(reply.versions), reply.platform, inputs, outputs)
 

@@ -1,4 +1,7 @@
-"""Landmark adapter: classify voxels by appearance and by position relative to the organs that the model finds. Ours."""
+"""Landmark adapter: classify voxels by appearance and by position relative to the organs that the model finds.
+
+Not from the FSEFT paper.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapt on output probabilities only, for a model that is truly a black box. Ours."""
+"""Adapt on output probabilities only, for a model that is truly a black box. Not from the FSEFT paper."""
 
 from __future__ import annotations
 

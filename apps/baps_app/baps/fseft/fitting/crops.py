@@ -8,7 +8,7 @@ from baps.fseft.fitting.draw import Draw
 from baps.fseft.fitting.example import Example
 
 
-class Crops:
+class CubeSampler:
     """Draw cubes around labelled voxels, half of which belong to the organ (1:1, as published).
 
     Cubes near the border are shifted inwards.

@@ -59,6 +59,6 @@ def mean_organ_size(examples: Sequence[Example]) -> float:
     if not any(sizes):
         raise InputError(
             "The size of the organ is only known from volumes that contain it and are labelled completely. Label all "
-            "slices of one, or adapt without query volumes."
+            "slices of one, or adapt without unlabelled volumes."
         )
     return sum(sizes) / len(sizes)

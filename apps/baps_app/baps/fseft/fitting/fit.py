@@ -11,11 +11,11 @@ from torch.nn import functional
 from baps.errors import InputError
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.fitting.checkpoint import Checkpoint
-from baps.fseft.fitting.crops import Crops
+from baps.fseft.fitting.crops import CubeSampler
 from baps.fseft.fitting.draw import Draw
 from baps.fseft.fitting.example import Example, mean_organ_size
 from baps.fseft.fitting.plateau import Plateau
-from baps.fseft.fitting.points import Points
+from baps.fseft.fitting.points import PointSampler
 from baps.fseft.fitting.settings import FitSettings
 from baps.fseft.losses import dice_loss, size_penalty, soft_size
 
@@ -27,7 +27,7 @@ class FitResult:
     Attributes:
         losses: mean loss of the steps of each epoch.
         dices: mean soft Dice (0 to 1) of the steps of each epoch.
-        penalties: mean penalty of each epoch with query volumes.
+        penalties: mean penalty of each epoch with unlabelled volumes.
     """
 
     losses: tuple[float, ...]
@@ -39,7 +39,7 @@ def fit(
     adapter: FewShotAdapter,
     examples: Sequence[Example],
     settings: FitSettings,
-    queries: Sequence[torch.Tensor] = (),
+    unlabelled: Sequence[torch.Tensor] = (),
     progress: Callable[[int, float], None] = lambda epoch, dice: None,
     wait: Callable[[], None] = lambda: None,
     checkpoint: Checkpoint | None = None,
@@ -47,14 +47,14 @@ def fit(
     """Train an adapter in place, on its device.
 
     The optimiser is AdamW without weight decay, on the soft Dice (plus cross-entropy if single voxels are drawn). The
-    fit ends after ``settings.epochs`` or at a ``Plateau``. With query volumes (constrained transductive inference),
-    each epoch of the second half ends with a step on their sizes, and plateaus count in that half only.
+    fit ends after ``settings.epochs`` or at a ``Plateau``. With unlabelled volumes (constrained transductive
+    inference), each epoch of the second half ends with a step on their sizes, and plateaus count in that half only.
 
     Args:
         adapter: the adapter, see ``build_adapter``.
         examples: the labelled volumes, on any device.
         settings: the settings of the fit.
-        queries: inputs of the adapter for whole unlabelled volumes, because the size is that of the whole organ.
+        unlabelled: inputs of the adapter for whole unlabelled volumes, because the size is that of the whole organ.
         progress: called after every epoch with the number of epochs and the last soft Dice; it may raise to stop the
             fit.
         wait: called before every step; the training waits for it.
@@ -69,10 +69,12 @@ def fit(
     """
     if not examples:
         raise InputError("There is no labelled volume to train on. Label at least one.")
-    expected = mean_organ_size(examples) if queries else 0.0
+    expected = mean_organ_size(examples) if unlabelled else 0.0
     generator = torch.Generator().manual_seed(settings.seed)
     volumes = [
-        Points(example, settings.points) if settings.points else Crops(example, settings.crop, settings.crops)
+        PointSampler(example, settings.points)
+        if settings.points
+        else CubeSampler(example, settings.crop, settings.crops)
         for example in examples
     ]
     optimiser = torch.optim.AdamW(adapter.trainable_parameters().values(), lr=settings.learning_rate, weight_decay=0)
@@ -88,11 +90,11 @@ def fit(
         schedule.load_state_dict(state["schedule"])
         generator.set_state(state["generator"])
         losses, dices, penalties, finished = (state[name] for name in ("losses", "dices", "penalties", "ended"))
-        plateau = Plateau(losses[settings.epochs // 2 if queries else 0 :])
+        plateau = Plateau(losses[settings.epochs // 2 if unlabelled else 0 :])
     adapter.train()
     while not finished:
         epoch = len(losses)
-        constrained = bool(queries) and epoch >= settings.epochs // 2
+        constrained = bool(unlabelled) and epoch >= settings.epochs // 2
         steps = []
         order = torch.randperm(len(volumes) * settings.steps, generator=generator) % len(volumes)
         for index in order.tolist():
@@ -102,9 +104,9 @@ def fit(
         losses.append(mean_loss)
         dices.append(mean_dice)
         if constrained:
-            penalties.append(_size_step(adapter, optimiser, queries, expected, settings))
+            penalties.append(_size_step(adapter, optimiser, unlabelled, expected, settings))
         schedule.step()
-        converged = (constrained or not queries) and plateau.reached(losses[-1])
+        converged = (constrained or not unlabelled) and plateau.reached(losses[-1])
         finished = converged or epoch + 1 == settings.epochs
         if checkpoint and (finished or checkpoint.due):
             checkpoint.save(
@@ -149,17 +151,17 @@ def _step(
 def _size_step(
     adapter: FewShotAdapter,
     optimiser: torch.optim.Optimizer,
-    queries: Sequence[torch.Tensor],
+    unlabelled: Sequence[torch.Tensor],
     expected: float,
     settings: FitSettings,
 ) -> float:
-    """Make one step on the mean penalty of all query volumes; gradients of one volume at a time are in memory."""
+    """Make one step on the mean penalty of all unlabelled volumes; gradients of one volume at a time are in memory."""
     device = next(adapter.parameters()).device
     total = 0.0
     optimiser.zero_grad()
-    for query in queries:
-        size = soft_size(adapter(query[None].to(device).float()).sigmoid())
-        penalty = size_penalty(size, expected, settings.margin) / len(queries)
+    for inputs in unlabelled:
+        size = soft_size(adapter(inputs[None].to(device).float()).sigmoid())
+        penalty = size_penalty(size, expected, settings.margin) / len(unlabelled)
         (settings.weight * penalty).backward()
         total += penalty.item()
     if total > 0:  # Without a gradient, AdamW would still move along its momentum.

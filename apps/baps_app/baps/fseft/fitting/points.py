@@ -1,4 +1,6 @@
-"""Draw single voxels from a volume: from the organ, its surroundings and the rest. Ours.
+"""Draw single voxels from a volume: from the organ, its surroundings and the rest.
+
+Not from the FSEFT paper.
 
 For adapters that classify each voxel independently, a step on a few thousand voxels of all parts of a body is more
 informative than one on a cube, in a tenth of the time. Each voxel represents as many as its part has, so that sums over
@@ -24,7 +26,7 @@ _SHARES = (1, 3, 3)
 """Shares of the organ, its surroundings and the rest."""
 
 
-class Points:
+class PointSampler:
     """Voxels of a labelled volume, limited per part so that any number of volumes fits into memory.
 
     Args:

@@ -18,8 +18,9 @@ class FitSettings:
         crop: side of the training cubes, voxels; a volume that is shorter is taken whole. 0 for whole volumes.
         crops: number of cubes per step, all of one volume. With a single cube, a step without the organ drives all
             outputs to zero, from which a soft Dice does not recover.
-        points: number of voxels that are drawn instead of cubes, see ``Points``; 0 for cubes. Ours.
-        steps: number of steps per volume and epoch. Ours.
+        points: number of voxels that are drawn instead of cubes, see ``PointSampler``; 0 for cubes. Not from
+            the FSEFT paper.
+        steps: number of steps per volume and epoch. Not from the FSEFT paper.
         margin: margin of the penalty on sizes, see ``size_penalty``.
         weight: weight of the penalty on sizes.
         seed: seed of everything random.

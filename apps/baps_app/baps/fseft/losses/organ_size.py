@@ -1,7 +1,7 @@
 """Penalise implausible sizes of an organ in unlabelled volumes (Silva-Rodriguez et al.).
 
 Constrained transductive inference: the support volumes give the expected size, and predictions of another size on the
-query volume are penalised.
+unlabelled volume are penalised.
 """
 
 from __future__ import annotations

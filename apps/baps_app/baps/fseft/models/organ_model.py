@@ -44,7 +44,7 @@ class OrganModel:
         """The device of the network."""
         return next(self.network.parameters()).device
 
-    def record(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """Identify the model, for the record of an adaptation.
 
         Returns:

@@ -26,10 +26,10 @@ def class_index(classes: Sequence[str], organ: str) -> int | None:
     Returns:
         The index, or None if there is no class of that name.
     """
-    wanted = _words(organ)
-    return next((index for index, name in enumerate(classes) if _words(name) == wanted), None)
+    words = _normalised_words(organ)
+    return next((index for index, name in enumerate(classes) if _normalised_words(name) == words), None)
 
 
-def _words(name: str) -> frozenset[str]:
+def _normalised_words(name: str) -> frozenset[str]:
     words = " ".join(_SPELLINGS.get(word, word) for word in re.findall(r"[^\W_]+", name.casefold()))
     return frozenset(_SYNONYMS.get(words, words).split()) - {"and", "or"}

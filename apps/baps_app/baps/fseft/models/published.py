@@ -157,8 +157,8 @@ def _check_kind(name: str, checkpoint: _Checkpoint, tensors: Mapping[str, torch.
     is_unet, is_swin = _has_prefix(tensors, "body.down_tr64."), _PATCHES in tensors
     if is_unet == is_swin or is_unet != checkpoint.unet:
         kind = "a U-Net" if is_unet else "a Swin UNETR" if is_swin else "another network"
-        wanted = "a U-Net" if checkpoint.unet else "a Swin UNETR"
-        raise InputError(f"It holds {kind}, and {name} is {wanted}. {_remedy(tensors)}")
+        expected = "a U-Net" if checkpoint.unet else "a Swin UNETR"
+        raise InputError(f"It holds {kind}, and {name} is {expected}. {_remedy(tensors)}")
     if is_swin and len(tensors[_PATCHES]) % 12:
         raise InputError(f"Its Swin UNETR has {len(tensors[_PATCHES])} features, which must be a multiple of 12.")
     if checkpoint.encoder_only and _has_prefix(tensors, "body.decoder"):

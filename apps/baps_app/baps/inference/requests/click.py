@@ -28,7 +28,7 @@ _USAGE = f"Points are [i, j, k], at most {_MAX_POINTS} of them."
 
 
 class _Form(BaseModel, extra="ignore"):
-    # The fields of a request that hold clicks; the host's other fields are ignored.
+    # The fields of a request that hold clicks; MONAI Label's other fields are ignored.
 
     foreground: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)
     background: list[Voxel] = Field(default_factory=list, max_length=_MAX_POINTS)

@@ -37,7 +37,7 @@ class _Segment(BaseModel):
 
 
 class _Form(BaseModel, extra="ignore"):
-    # The fields of a request that describe the strokes; the host's other fields are ignored.
+    # The fields of a request that describe the strokes; MONAI Label's other fields are ignored.
 
     label: str = ""
     label_info: list[_Segment] = Field(default_factory=list, max_length=1000)

@@ -334,7 +334,7 @@ def _distinctions(header: Dataset, group: Dataset | None, index: int, count: int
         distinctions |= _distinctions_in(group, 3)
         pointers = _items(header, "DimensionIndexSequence")
         values = next(
-            (one.get("DimensionIndexValues") for one in _groups(group) if "DimensionIndexValues" in one), None
+            (item.get("DimensionIndexValues") for item in _groups(group) if "DimensionIndexValues" in item), None
         )
         for pointer, value in zip(pointers, np.atleast_1d([] if values is None else values), strict=False):
             name = keyword_for_tag(pointer.get("DimensionIndexPointer", 0)) or str(pointer.get("DimensionIndexPointer"))

@@ -180,14 +180,16 @@ def read_dataset(source: Path | BytesIO, pixels: bool = False, tags: tuple[str, 
         InvalidDicomError: if the file is not DICOM.
         InputError: if it inflates to more than the limit, or has too many elements.
     """
-    wanted = None if tags is None else list(tags)
+    specific_tags = None if tags is None else list(tags)
     force = _start(source)[128:] != b"DICM"
     if force and not is_dicom(source):
         raise InvalidDicomError
     if not force and _syntax(source) == DeflatedExplicitVRLittleEndian:
         source = _inflate(source)
     check_elements(source)
-    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=force)
+    dataset: FileDataset = pydicom.dcmread(
+        source, stop_before_pixels=not pixels, specific_tags=specific_tags, force=force
+    )
     return dataset
 
 

@@ -60,16 +60,16 @@ def describe_structures(dataset: Dataset) -> dict[int, tuple[str, bool]]:
         By number the name, and whether a person drew or corrected the structure (nobody has seen an ``AUTOMATIC`` one).
     """
     structures = {
-        int(one.ROINumber): (
-            str(one.get("ROIName") or "").strip() or f"ROI {one.ROINumber}",
-            str(one.get("ROIGenerationAlgorithm", "")) != "AUTOMATIC",
+        int(item.ROINumber): (
+            str(item.get("ROIName") or "").strip() or f"ROI {item.ROINumber}",
+            str(item.get("ROIGenerationAlgorithm", "")) != "AUTOMATIC",
         )
-        for one in dataset.get("StructureSetROISequence") or []
+        for item in dataset.get("StructureSetROISequence") or []
     }
     drawn = {
-        int(one.ReferencedROINumber)
-        for one in dataset.get("ROIContourSequence") or []
-        if any(_encloses(contour) for contour in one.get("ContourSequence") or [])
+        int(item.ReferencedROINumber)
+        for item in dataset.get("ROIContourSequence") or []
+        if any(_encloses(contour) for contour in item.get("ContourSequence") or [])
     }
     return {number: structures[number] for number in structures if number in drawn}
 
@@ -117,7 +117,7 @@ def read_structures(
     except Exception as error:  # pydicom raises many types; each means a broken or foreign object.
         raise InputError(f"The RTSTRUCT cannot be read ({type(error).__name__}). Export it again.") from error
     reference_frames = {
-        int(one.ROINumber): one.get("ReferencedFrameOfReferenceUID") for one in dataset.StructureSetROISequence
+        int(item.ROINumber): item.get("ReferencedFrameOfReferenceUID") for item in dataset.StructureSetROISequence
     }
     for name in dict.fromkeys(name for name, _ in structures.values()):
         own = [number for number, (title, _) in structures.items() if title == name]
@@ -198,16 +198,16 @@ def structure_series(dataset: Dataset) -> tuple[str, ...]:
         The UIDs; those of the images that it was drawn on come first.
     """
     drawn_on = {(instance, 0) for instance, _ in structure_references(dataset)}
-    series = sorted(_referenced_series(dataset), key=lambda one: _images_of([one]).isdisjoint(drawn_on))
-    return tuple(dict.fromkeys(str(one.get("SeriesInstanceUID", "")) for one in series))
+    series = sorted(_referenced_series(dataset), key=lambda item: _images_of([item]).isdisjoint(drawn_on))
+    return tuple(dict.fromkeys(str(item.get("SeriesInstanceUID", "")) for item in series))
 
 
 def _images_of(holders: Iterable[Dataset]) -> set[tuple[str, int]]:
     return {
-        (str(one.get("ReferencedSOPInstanceUID", "")), int(frame))
+        (str(item.get("ReferencedSOPInstanceUID", "")), int(frame))
         for holder in holders
-        for one in holder.get("ContourImageSequence") or []
-        for frame in np.atleast_1d(one.get("ReferencedFrameNumber") or 0)
+        for item in holder.get("ContourImageSequence") or []
+        for frame in np.atleast_1d(item.get("ReferencedFrameNumber") or 0)
     }
 
 
@@ -219,7 +219,7 @@ def _referenced_series(dataset: Dataset) -> Iterator[Dataset]:
 
 def _contours(dataset: Dataset, notes: list[str]) -> dict[int, list[NDArray[np.float64]]]:
     """Return the contours of each structure by its number, (N, 3) in mm (RAS)."""
-    names = {int(one.ROINumber): str(one.get("ROIName", "")) for one in dataset.StructureSetROISequence}
+    names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in dataset.StructureSetROISequence}
     contours: dict[int, list[NDArray[np.float64]]] = {}
     for structure in dataset.get("ROIContourSequence") or []:
         number, skipped = int(structure.ReferencedROINumber), 0

@@ -185,7 +185,7 @@ def stack_references(headers: Sequence[Dataset], image: Volume, number: int) -> 
         The images in the form of ``source_references``.
     """
     frames = find_stack(headers, image, number).frames
-    return {(str(headers[one.source].SOPInstanceUID), one.index + 1 if one.count > 1 else 0) for one in frames}
+    return {(str(headers[item.source].SOPInstanceUID), item.index + 1 if item.count > 1 else 0) for item in frames}
 
 
 def read_segmentation(dataset: Dataset, image: Volume, depths: NDArray[np.float64] | None = None) -> Iterator[Segment]:
@@ -319,10 +319,10 @@ def write_segmentation(
     sources = complete_headers(sources, image)
     shown_slices = {name: slices[name] | set(np.flatnonzero(mask.any((0, 1))).tolist()) for name, mask in masks.items()}
     same = len(set(map(frozenset, shown_slices.values()))) == 1
-    wanted = sorted(set().union(*shown_slices.values()))
+    slice_indices = sorted(set().union(*shown_slices.values()))
     try:
-        pixels = np.stack([_source_pixels(name, mask, stack, wanted) for name, mask in masks.items()], -1)
-        frames = [stack.frames[k] for k in wanted]
+        pixels = np.stack([_source_pixels(name, mask, stack, slice_indices) for name, mask in masks.items()], -1)
+        frames = [stack.frames[k] for k in slice_indices]
         segmentation = Segmentation(
             source_images=_source_images(sources, frames),
             pixel_array=pixels.view(np.uint8),
@@ -358,10 +358,10 @@ def write_segmentation(
     return segmentation
 
 
-def _source_pixels(name: str, mask: NDArray[np.bool_], stack: Stack, wanted: Sequence[int]) -> NDArray[np.bool_]:
+def _source_pixels(name: str, mask: NDArray[np.bool_], stack: Stack, slice_indices: Sequence[int]) -> NDArray[np.bool_]:
     """Return the pixels (frames, rows, columns) of the source frames under a mask (I, J, K) of the volume."""
     columns, rows = stack.frames[0].size
-    pixels = np.stack([mask[i : i + columns, j : j + rows, k].T for k in wanted for i, j in [stack.offsets[k]]])
+    pixels = np.stack([mask[i : i + columns, j : j + rows, k].T for k in slice_indices for i, j in [stack.offsets[k]]])
     if outside := int(mask.sum() - pixels.sum()):
         raise InputError(
             f"{outside} voxels of {name} lie outside the slices as they were scanned, where the straightened volume "
@@ -396,9 +396,9 @@ def _source_images(sources: Sequence[Dataset], frames: Sequence[Frame]) -> list[
 def _number_source_frames(segmentation: Dataset, frames: Sequence[Frame]) -> None:
     """Let a SEG refer to frames by their numbers in the whole object."""
     groups = segmentation.PerFrameFunctionalGroupsSequence
-    derivations = [one for group in groups for one in group.get("DerivationImageSequence") or []]
+    derivations = [entry for group in groups for entry in group.get("DerivationImageSequence") or []]
     # Frames of several segments may share one source item.
-    for source in {id(item): item for one in derivations for item in one.SourceImageSequence}.values():
+    for source in {id(item): item for entry in derivations for item in entry.SourceImageSequence}.values():
         if "ReferencedFrameNumber" in source:
             source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1].index + 1
 
@@ -446,13 +446,13 @@ def complete_headers(sources: Sequence[Dataset], image: Volume) -> list[Dataset]
     """
     completed = [_complete_one(source, image) for source in sources]
     first = completed[0]
-    stated = next((one.FrameOfReferenceUID for one in completed if one.get("FrameOfReferenceUID")), None)
+    stated = next((item.FrameOfReferenceUID for item in completed if item.get("FrameOfReferenceUID")), None)
     # highdicom requires one. It must not change from save to save, because viewers overlay what shares one.
     frame = stated or generate_uid(entropy_srcs=["frame of reference", first.StudyInstanceUID, first.SeriesInstanceUID])
-    for one in completed:
-        one.FrameOfReferenceUID = one.get("FrameOfReferenceUID") or frame
+    for item in completed:
+        item.FrameOfReferenceUID = item.get("FrameOfReferenceUID") or frame
         for keyword in ("StudyInstanceUID", "PatientID"):
-            if str(one[keyword].value) != str(first[keyword].value):
+            if str(item[keyword].value) != str(first[keyword].value):
                 raise InputError(
                     f"The images of the series differ in {keyword}: no DICOM segmentation belongs to both. Correct the "
                     "series in the PACS. Nothing was saved."

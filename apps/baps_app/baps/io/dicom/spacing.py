@@ -94,7 +94,7 @@ def _ultrasound(datasets: Sequence[Dataset], name: str) -> tuple[float, float] |
             corners = [
                 _number(region, f"RegionLocation{corner}", name) for corner in ("MinX0", "MaxX1", "MinY0", "MaxY1")
             ]
-            step = np.array([10 * abs(one) for one in steps], np.float64)
+            step = np.array([10 * abs(step_cm) for step_cm in steps], np.float64)
             if (step > 0).all():
                 regions.append(((corners[1] - corners[0]) * (corners[3] - corners[2]), step))
     if not regions:

@@ -38,8 +38,10 @@ def read_numbers(dataset: Dataset, keyword: str, count: int, name: str) -> NDArr
         values = np.array([np.nan])
         value = raw_text(dataset, keyword)
     if len(values) != count or not np.isfinite(values).all():
-        wanted = "a finite number" if count == 1 else f"{count} finite numbers"
-        raise InputError(f"The {keyword} of {name} is {format_value(value)}; it must be {wanted}. Export it again.")
+        requirement = "a finite number" if count == 1 else f"{count} finite numbers"
+        raise InputError(
+            f"The {keyword} of {name} is {format_value(value)}; it must be {requirement}. Export it again."
+        )
     return values
 
 

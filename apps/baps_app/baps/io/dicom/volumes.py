@@ -181,8 +181,8 @@ def _stack_checked(name: str, frames: Sequence[Frame]) -> Stack:
     largest = max(frames, key=lambda frame: frame.size[0] * frame.size[1])
     check_size(name, (*largest.size, len(frames), largest.channels), largest.itemsize)
     stack = stack_frames(name, frames)
-    whole = all(float(number).is_integer() for frame in frames for number in frame.scale)
-    itemsize = largest.itemsize if whole else max(largest.itemsize, np.dtype(np.float32).itemsize)
+    integers = all(float(number).is_integer() for frame in frames for number in frame.scale)
+    itemsize = largest.itemsize if integers else max(largest.itemsize, np.dtype(np.float32).itemsize)
     check_size(name, (*stack.shape, largest.channels), itemsize)
     return stack
 
@@ -261,10 +261,10 @@ def _rescaled(pixels: NDArray[np.generic], scale: tuple[float, float]) -> NDArra
     if (slope, intercept) == (1, 0) or pixels.ndim == 3:
         return pixels.astype(np.float32) if pixels.dtype == np.float64 else pixels
     if pixels.dtype.kind in "iu" and slope == int(slope) and intercept == int(intercept):
-        whole = pixels.astype(np.int64) * int(slope) + int(intercept)
+        rescaled = pixels.astype(np.int64) * int(slope) + int(intercept)
         for dtype in (np.int16, np.int32):
-            if np.iinfo(dtype).min <= whole.min() and whole.max() <= np.iinfo(dtype).max:
-                return whole.astype(dtype)
+            if np.iinfo(dtype).min <= rescaled.min() and rescaled.max() <= np.iinfo(dtype).max:
+                return rescaled.astype(dtype)
     return (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
 
 

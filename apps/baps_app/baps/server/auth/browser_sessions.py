@@ -1,4 +1,4 @@
-"""Browsers that have signed in. The cookie holds a random name; what it stands for stays here."""
+"""Sessions of browsers that have signed in. The cookie holds a random value; the server keeps whose it is."""
 
 from __future__ import annotations
 
@@ -12,33 +12,42 @@ from dataclasses import dataclass
 
 from baps.server.request_context import Principal
 
-_IDLE = 2 * 3600.0
-_LONGEST = 12 * 3600.0
-_MOST = 4096
-_MOST_OF_ONE = 16
-"""Sessions of one user: more browsers than a person uses in a day."""
+_MAX_IDLE_SECONDS = 2 * 3600.0
+_MAX_AGE_SECONDS = 12 * 3600.0
+_MAX_SESSIONS = 4096
+_MAX_SESSIONS_PER_USER = 16
+"""More browsers than a person uses in a day."""
 
 
 @dataclass
 class _Session:
+    """A session of a browser.
+
+    Attributes:
+        principal: User of the session.
+        token_sha256: Hash of the token that the user signed in with, or "".
+        started: Time at which it began, in seconds.
+        last_used: Time of its last request, in seconds.
+    """
+
     principal: Principal
-    token: str
-    begun: float
-    seen: float
+    token_sha256: str
+    started: float
+    last_used: float
 
     @property
     def user(self) -> tuple[str, str]:
         return self.principal.by, self.principal.name
 
 
-class Sessions:
-    """Sessions by the hash of their cookie; they end when nobody used them for long, and after a day's work.
+class BrowserSessions:
+    """Sessions by the hash of their cookie. A session ends after two idle hours, and after twelve hours in any case.
 
-    A user who begins too many loses the one that was not used for longest. Where all users together have too many, it
-    is one of whoever has most.
+    If one user has too many sessions, the one that was idle for longest ends. If all users together have too many, the
+    user with the most sessions loses one.
 
     Args:
-        clock: of seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,45 +55,60 @@ class Sessions:
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._by_user: Counter[tuple[str, str]] = Counter()
 
-    def begin(self, principal: Principal, token: str = "") -> str:
-        """A new session; the value of its cookie.
+    def begin(self, principal: Principal, token_sha256: str = "") -> str:
+        """Begin a session.
 
         Args:
-            principal: whose it is.
-            token: the hash of the token that it was begun with, without which it does not go on.
+            principal: User of the session.
+            token_sha256: Hash of the token that the user signed in with. ``find`` returns it, so that the caller can
+                end the session when the token is revoked.
+
+        Returns:
+            The value of its cookie.
         """
         value, now = secrets.token_urlsafe(32), self._clock()
-        session = _Session(principal, token, now, now)
+        session = _Session(principal, token_sha256, now, now)
         with self._lock:
             self._sessions[_hash(value)] = session
             self._by_user[session.user] += 1
-            if self._by_user[session.user] > _MOST_OF_ONE:
+            if self._by_user[session.user] > _MAX_SESSIONS_PER_USER:
                 self._end_oldest(session.user)
-            elif len(self._sessions) > _MOST:
+            elif len(self._sessions) > _MAX_SESSIONS:
                 self._end_oldest(self._by_user.most_common(1)[0][0])
         return value
 
     def find(self, value: str) -> tuple[Principal, str] | None:
-        """Whose session it is and the hash of their token, or None if there is none or it has ended."""
+        """Find the session of a cookie.
+
+        Args:
+            value: Value of the cookie.
+
+        Returns:
+            The user and the hash of the token, or None if there is no such session or it has ended.
+        """
         now = self._clock()
         with self._lock:
             session = self._sessions.get(_hash(value))
             if session is None:
                 return None
-            if now - session.seen > _IDLE or now - session.begun > _LONGEST:
+            if now - session.last_used > _MAX_IDLE_SECONDS or now - session.started > _MAX_AGE_SECONDS:
                 self._remove(_hash(value))
                 return None
-            session.seen = now
+            session.last_used = now
             self._sessions.move_to_end(_hash(value))
-            return session.principal, session.token
+            return session.principal, session.token_sha256
 
     def end(self, value: str) -> None:
-        """End a session, if there is one."""
+        """End the session of a cookie, if there is one.
+
+        Args:
+            value: Value of the cookie.
+        """
         with self._lock:
             self._remove(_hash(value))
 
     def _end_oldest(self, user: tuple[str, str]) -> None:
-        """End the session of a user that was not used for longest."""
+        """End the session of a user that was idle for longest."""
         self._remove(next(key for key, session in self._sessions.items() if session.user == user))
 
     def _remove(self, key: str) -> None:

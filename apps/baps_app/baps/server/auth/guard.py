@@ -17,28 +17,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from baps.annotations.history import check_tag
 from baps.errors import BapsError, InputError
 from baps.server.access_policy import find_policy
-from baps.server.auth.authenticator import Authenticator, cookie_of, cookies_count, is_foreign, is_framed, is_link
+from baps.server.auth.authenticator import (
+    Authenticator,
+    cookie_for,
+    is_cross_origin,
+    is_cross_origin_frame,
+    is_page_navigation,
+    trusts_cookies,
+)
 from baps.server.auth.request_audit import Audit
 from baps.server.middleware.bodies import max_body_bytes, too_large
 from baps.server.middleware.root_path import path_below, root_path
 from baps.server.request_context import LOCAL_MACHINE, Principal, RequestContext
 from baps.server.request_names import checked_name
 
-_NAMED = ("image", "id", "label", "tag", "session_id")
+_NAME_PARAMETERS = ("image", "id", "label", "tag", "session_id")
+"""Query parameters that hold names."""
+
 _PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
 """Pages that redirect to the login page."""
 
-_LINKED = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
+_LINK_TARGET = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
 """Pages that a link on a page of another origin may open."""
 
 _UIDS = re.compile(r"/(studies|series)/([\d.]+)")
-_IN_QUERY = {
+_UID_PARAMETERS = {
     "StudyInstanceUID": "studies",
     "0020000D": "studies",
     "SeriesInstanceUID": "series",
     "0020000E": "series",
 }
-"""Query parameters of a PACS that name a study or a series, by keyword or tag."""
+"""DICOMweb query parameters that name a study or a series, by keyword or tag."""
 
 _SIGN_IN_THREADS = CapacityLimiter(4)
 """Threads that authenticate users, beside the threads of the pool, which run the routes."""
@@ -87,7 +96,7 @@ class Guard:
         )
         status = 500
 
-        async def counted(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -96,14 +105,19 @@ class Guard:
         try:
             refusal = await self._refusal(scope, context)
             if refusal:
-                await refusal(scope, receive, counted)
+                await refusal(scope, receive, send_and_note_status)
             else:
-                await self.app(scope, receive, counted)
+                await self.app(scope, receive, send_and_note_status)
         finally:
             if _is_audited(context, status, "authorization" in _headers(scope)):
                 self.rules.audit.record(context, status)
 
     async def _refusal(self, scope: Scope, context: RequestContext) -> Response | None:
+        """Check a request, and note its user and its image in the context.
+
+        Returns:
+            The response if the request is refused, else None.
+        """
         headers = _headers(scope)
         try:
             self._check_origin(scope, headers)
@@ -117,8 +131,8 @@ class Guard:
             navigates = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
             if refusal.status_code == 401 and navigates and _PAGE.fullmatch(path_below(scope)):
                 query = scope["query_string"].decode("latin-1")
-                wanted = scope["path"] + (f"?{query}" if query else "")
-                return RedirectResponse(f"{root_path(scope)}/login?next={quote(wanted, safe='')}", 303)
+                target = scope["path"] + (f"?{query}" if query else "")
+                return RedirectResponse(f"{root_path(scope)}/login?next={quote(target, safe='')}", 303)
             return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
         except InputError as error:
             return JSONResponse({"detail": str(error)}, 400)
@@ -127,18 +141,19 @@ class Guard:
     def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Refuse requests from pages of other origins, except links to the pages of this server.
 
-        Browsers name the origin of requests to https and to their own machine (Sec-Fetch-Site); programs do not.
+        Browsers send Sec-Fetch-Site with requests to https and to their own machine; programs do not.
 
         Raises:
             HTTPException: 403.
         """
-        if is_framed(headers):
+        if is_cross_origin_frame(headers):
             raise HTTPException(403, "The pages of this server cannot be shown within those of others.")
         origins = self.rules.origins
         if "*" in origins or headers.get("origin") in origins:
             return
-        link = scope["method"] in ("GET", "HEAD") and is_link(headers) and _LINKED.fullmatch(path_below(scope))
-        if is_foreign(headers) and not link:
+        is_read, is_target = scope["method"] in ("GET", "HEAD"), _LINK_TARGET.fullmatch(path_below(scope))
+        is_link = is_read and is_page_navigation(headers) and is_target
+        if is_cross_origin(headers) and not is_link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
     def _authenticate(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
@@ -149,17 +164,17 @@ class Guard:
         """
         authenticator = self.rules.authenticator
         if not authenticator.required:
-            return _at_the_machine(scope, headers)
+            return _local_user(scope, headers)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         try:
             if scheme.lower() == "bearer":
                 return authenticator.authenticate_token(token.strip(), address_of(scope))
-            if not scheme and cookies_count(scope["method"], headers):
-                principal = authenticator.authenticate_cookies(cookie_of(scope).values(headers.get("cookie", "")))
+            if not scheme and trusts_cookies(scope["method"], headers):
+                principal = authenticator.authenticate_cookies(cookie_for(scope).values(headers.get("cookie", "")))
                 if principal:
                     return principal
         except BapsError as error:
-            raise HTTPException(503, _operators(error)) from error
+            raise HTTPException(503, _public_message(error)) from error
         raise HTTPException(
             401,
             f"Sign in first: with a token (Authorization: Bearer), or at {root_path(scope)}/login.",
@@ -180,12 +195,12 @@ class Guard:
             raise HTTPException(400, "The path of the request leads outside what is served.")
         if path.startswith("/session") and query.get("uncompress", "").lower() not in ("", "false", "0"):
             raise HTTPException(400, "Archives are not unpacked; send one image file.")
-        for name in _NAMED:
+        for name in _NAME_PARAMETERS:
             if query.get(name):
                 checked_name(query[name], name)
         if query.get("tag"):
             check_tag(query["tag"])
-        return _image_named(path, query)
+        return _requested_image(path, query)
 
     @staticmethod
     def _check_role(scope: Scope, context: RequestContext) -> None:
@@ -202,55 +217,60 @@ class Guard:
             )
 
     def _check_length(self, headers: Mapping[str, str], context: RequestContext) -> None:
-        most = max_body_bytes(context, self.rules.max_bytes)
+        limit = max_body_bytes(context, self.rules.max_bytes)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
-            raise too_large(most)
+        if not length.isdecimal() or int(length) > limit:
+            raise too_large(limit)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def _image_named(path: str, query: Mapping[str, str]) -> str:
-    """Return the image, session, or series or study of the PACS that a request names, or ""."""
+def _requested_image(path: str, query: Mapping[str, str]) -> str:
+    """Return the image or session, or the series or study of the PACS, that a request names, or ""."""
     if session := re.match(r"/session/([^/]+)", path):
         return session[1]
     if path.startswith("/proxy/dicom/"):
-        uids = dict(_UIDS.findall(path)) | {kind: query[name] for name, kind in _IN_QUERY.items() if query.get(name)}
+        in_query = {kind: query[name] for name, kind in _UID_PARAMETERS.items() if query.get(name)}
+        uids = dict(_UIDS.findall(path)) | in_query
         return uids.get("series") or uids.get("studies") or ""
     return query.get("session_id") or query.get("image") or query.get("label") or query.get("id") or ""
 
 
-def _is_audited(context: RequestContext, status: int, authenticate_token: bool) -> bool:
+def _is_audited(context: RequestContext, status: int, has_token: bool) -> bool:
     """Return whether a request gets a line in the audit file.
 
-    Of requests without a token only those to sign in or out get one; ``Audit`` counts them.
+    Among requests without a token, only those to sign in or out get one; ``Audit`` counts them.
     """
     if context.principal is None and (context.policy is None or context.policy.role is not None):
-        return authenticate_token and status in (401, 403, 429)
+        return has_token and status in (401, 403, 429)
     return status == 403 or (context.policy is not None and context.policy.audited)
 
 
 def address_of(scope: Mapping[str, Any]) -> str:
-    """Return the address of the client; uvicorn reads it from the headers of a proxy on this machine."""
+    """Return the address of the client. Uvicorn reads it from the headers of a proxy on this machine.
+
+    Args:
+        scope: ASGI scope of the request.
+    """
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
-def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Principal:
-    """Return the local user, where no login is needed.
+def _local_user(scope: Scope, headers: Mapping[str, str]) -> Principal:
+    """Return the local user if no login is needed.
 
-    Requests from other machines are refused, also through a proxy, and so are requests for another host name: a page on
-    the web may have its own name resolve to this machine.
+    Requests from other machines are refused, also through a proxy, and so are requests for another host name: a web
+    page may let its own name resolve to this machine (DNS rebinding).
 
     Raises:
         HTTPException: 403.
     """
     host = re.sub(r":\d+$", "", headers.get("host", ""))
-    here = scope.get("server")
-    near = all(_is_near(address) for address in (address_of(scope), str(here[0]) if here else "", host))
-    if not near or "x-forwarded-for" in headers or "forwarded" in headers:
+    server = scope.get("server")
+    is_local = all(_is_loopback(address) for address in (address_of(scope), str(server[0]) if server else "", host))
+    if not is_local or "x-forwarded-for" in headers or "forwarded" in headers:
         raise HTTPException(
             403,
             "This server needs no login and so serves its own machine only, at http://127.0.0.1 or "
@@ -259,15 +279,13 @@ def _at_the_machine(scope: Scope, headers: Mapping[str, str]) -> Principal:
     return LOCAL_MACHINE
 
 
-def _is_near(address: str) -> bool:
+def _is_loopback(address: str) -> bool:
     try:
         return address == "localhost" or ip_address(address.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
-def _operators(error: BapsError) -> str:
+def _public_message(error: BapsError) -> str:
     """Return the message for a user about an error of the users' file or the provider, without paths."""
-    return (
-        str(error) if not isinstance(error, InputError) else "The server cannot read who may use it. Tell its operator."
-    )
+    return str(error) if not isinstance(error, InputError) else "The server cannot read its users. Tell its operator."

@@ -1,4 +1,4 @@
-"""Rate limit of logins that failed: whoever fails too often has to wait. A provider's password might be guessed."""
+"""Rate limit for failed logins, so that nobody can guess passwords of the OpenID provider."""
 
 from __future__ import annotations
 
@@ -8,46 +8,62 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-_SECONDS = 300.0
-_KEYS = 4096
+_WINDOW_SECONDS = 300.0
+_MAX_KEYS = 4096
 
 
 class LoginThrottle:
-    """Failures of the last minutes by a key, such as an address, in bounded memory.
+    """Counts failures of the last five minutes by key, such as an address, in bounded memory.
 
     Args:
-        most: failures after which one has to wait.
-        clock: of seconds.
+        max_failures: Number of failures after which no further attempt is allowed.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, most: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock, self._lock = most, clock, threading.Lock()
-        self._failed: OrderedDict[str, deque[float]] = OrderedDict()
+    def __init__(self, max_failures: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_failures, self._clock, self._lock = max_failures, clock, threading.Lock()
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
 
     def count(self, key: str) -> int:
-        """Count an attempt as failed, or give the seconds until there may be one, of which none is counted.
+        """Count an attempt as failed, unless the key has failed too often.
 
-        The key that failed longest ago is forgotten where there are too many.
+        If there are too many keys, the one that failed longest ago is forgotten.
+
+        Args:
+            key: Key of the attempt.
+
+        Returns:
+            0 if the attempt was counted, else the seconds until the next attempt is allowed.
         """
         with self._lock:
-            now, times = self._clock(), self._failed.setdefault(key, deque(maxlen=self._most))
-            if len(times) == self._most and (seconds := round(times[0] + _SECONDS - now)) > 0:
+            now, times = self._clock(), self._failures.setdefault(key, deque(maxlen=self._max_failures))
+            if len(times) == self._max_failures and (seconds := round(times[0] + _WINDOW_SECONDS - now)) > 0:
                 return seconds
             times.append(now)
-            self._failed.move_to_end(key)
-            if len(self._failed) > _KEYS:
-                self._failed.popitem(last=False)
+            self._failures.move_to_end(key)
+            if len(self._failures) > _MAX_KEYS:
+                self._failures.popitem(last=False)
             return 0
 
-    def take_back(self, key: str) -> None:
-        """Count one failure less: an attempt that was counted and did not fail."""
+    def uncount(self, key: str) -> None:
+        """Remove the last failure of a key: the attempt was counted, but did not fail.
+
+        Args:
+            key: Key of the attempt.
+        """
         with self._lock:
-            if times := self._failed.get(key):
+            if times := self._failures.get(key):
                 times.pop()
 
 
-def network_of(address: str) -> str:
-    """An address as a key; one of IPv6 counts with its network, for whoever has one has all of it."""
+def network_key(address: str) -> str:
+    """Return the key under which an address is counted.
+
+    For IPv6 this is the /64 network, because a client usually owns all addresses of its network.
+
+    Args:
+        address: IP address, or any other text, which is returned unchanged.
+    """
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

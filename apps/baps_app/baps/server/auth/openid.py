@@ -1,8 +1,8 @@
-"""An OpenID provider: its tokens, checked, and its ways to sign in.
+"""Client of an OpenID provider: verifies its tokens, and exchanges passwords and authorization codes for them.
 
-What the provider says of itself, and its keys, are fetched when they are first needed, and again now and then. A token
-that is signed with a key not yet seen has the keys fetched at once, but not oftener than every few seconds, so that
-invented tokens cannot make this server flood the provider.
+The configuration of the provider and its keys are fetched when they are first needed, and again every few minutes. For
+a token that is signed with an unknown key the keys are fetched at once, but at most every few seconds: otherwise forged
+tokens could make this server flood the provider.
 """
 
 from __future__ import annotations
@@ -27,65 +27,88 @@ from baps.site.openid_settings import OpenIdSettings, is_safe
 from baps.site.roles import Role
 
 _TIMEOUT = (5, 15)
+"""Seconds to connect, and between two parts of a response."""
+
 _LEEWAY = 30
-"""Seconds that two clocks may differ."""
+"""Seconds by which the clocks of the provider and of this server may differ."""
 
-_FRESH = 600.0
-_PAUSE = 10.0
-_READING = 15.0
-"""Seconds in which an answer must be read."""
+_REFRESH_SECONDS = 600.0
+"""Time after which the configuration and the keys of the provider are fetched again."""
 
-_MOST_BYTES = 1 << 20
+_RETRY_SECONDS = 10.0
+"""Minimum time between two attempts to fetch the keys."""
+
+_READ_SECONDS = 15.0
+"""Time in which a response must be read."""
+
+_MAX_RESPONSE_BYTES = 1 << 20
 _SCOPE = "openid profile"
 
 
 class OpenId:
-    """The provider that settings name.
+    """An OpenID provider.
 
     Args:
-        settings: who it is, and who we are to it.
+        settings: Address of the provider, this server's client id and secret, and the roles of users.
     """
 
     def __init__(self, settings: OpenIdSettings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._metadata: tuple[float, dict[str, Any]] | None = None
+        self._configuration: tuple[float, dict[str, Any]] | None = None
         self._keys: tuple[float, Sequence[jwt.PyJWK]] | None = None
-        self._failed: tuple[float, BapsError] | None = None
+        self._failure: tuple[float, BapsError] | None = None
 
-    def principal(self, token: str) -> Principal:
-        """Whom an access or id token names.
+    def authenticate_token(self, token: str) -> Principal:
+        """Return the user of an access token or an ID token.
+
+        Args:
+            token: JSON Web Token.
 
         Raises:
-            HTTPException: 401 if it is not valid, 403 if nobody here has the roles that it names.
+            HTTPException: 401 if the token is not valid, 403 if its user has no role on this server.
             BapsError: if the keys of the provider cannot be fetched.
         """
-        return self._known(self._claims(token, [self.settings.audience, self.settings.client_id]))
+        return self._principal(self._decode(token, [self.settings.audience, self.settings.client_id]))
 
-    def with_password(self, name: str, password: str) -> tuple[str, Principal]:
-        """A token of the provider for a user's password, and whom it names.
+    def exchange_password(self, name: str, password: str) -> tuple[str, Principal]:
+        """Exchange a user's password for a token of the provider.
+
+        Args:
+            name: Name of the user.
+            password: Password of the user.
+
+        Returns:
+            The token, and its user.
 
         Raises:
-            HTTPException: 400 if the provider takes no passwords, 401 if it refuses this one or gives no token that can
-                be checked, 403 as for ``principal``.
+            HTTPException: 400 if the provider accepts no passwords; 401 if it refuses this one, or returns no token
+                that can be verified; 403 if the user has no role on this server.
             BapsError: if the provider cannot be reached.
         """
-        if "password" not in self._about().get("grant_types_supported", ["authorization_code", "implicit"]):
+        if "password" not in self._configured().get("grant_types_supported", ["authorization_code", "implicit"]):
             raise HTTPException(
                 400,
                 "The hospital's login takes no passwords from programs. Ask the operator for a token of this server "
-                "(baps users add), and give it as the password.",
+                "(baps users add), and use it as the password.",
             )
-        given = {"grant_type": "password", "username": name, "password": password, "scope": _SCOPE}
-        answer = self._exchange(given, "User or password is wrong.")
-        access, identity = str(answer.get("access_token") or ""), str(answer.get("id_token") or "")
-        if access.count(".") == 2:
-            with suppress(HTTPException):  # Some are meant for the provider alone.
-                return access, self.principal(access)
-        return identity, self.principal(identity)
+        grant = {"grant_type": "password", "username": name, "password": password, "scope": _SCOPE}
+        tokens = self._exchange(grant, "User or password is wrong.")
+        access_token, id_token = str(tokens.get("access_token") or ""), str(tokens.get("id_token") or "")
+        if access_token.count(".") == 2:
+            with suppress(HTTPException):  # Some access tokens can be verified by the provider only.
+                return access_token, self.authenticate_token(access_token)
+        return id_token, self.authenticate_token(id_token)
 
-    def address_to_sign_in(self, back: str, state: str, nonce: str, verifier: str) -> str:
-        """Where a browser goes to sign in; it comes back with a code and the state.
+    def authorization_url(self, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
+        """Return the address at which a browser signs in (authorization code flow with PKCE, RFC 7636).
+
+        Args:
+            redirect_uri: Address of this server to which the provider sends the browser back, with a code and the
+                state.
+            state: Random value that binds the response to the request.
+            nonce: Random value that the ID token must contain.
+            verifier: Code verifier of PKCE.
 
         Raises:
             BapsError: if the provider cannot be reached.
@@ -94,7 +117,7 @@ class OpenId:
         query = {
             "response_type": "code",
             "client_id": self.settings.client_id,
-            "redirect_uri": back,
+            "redirect_uri": redirect_uri,
             "scope": _SCOPE,
             "state": state,
             "nonce": nonce,
@@ -104,35 +127,50 @@ class OpenId:
         address = self._endpoint("authorization_endpoint")
         return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}"
 
-    def with_code(self, code: str, back: str, nonce: str, verifier: str) -> Principal:
-        """Whom a code stands for, which a browser came back with.
+    def exchange_code(self, code: str, redirect_uri: str, nonce: str, verifier: str) -> Principal:
+        """Return the user of an authorization code.
+
+        Args:
+            code: Code that the provider sent with the browser.
+            redirect_uri, nonce, verifier: The values that ``authorization_url`` got.
 
         Raises:
-            HTTPException: 401 if it or the token for it is not valid, 403 as for ``principal``.
+            HTTPException: 401 if the code or the token for it is not valid, 403 if the user has no role on this server.
             BapsError: if the provider cannot be reached.
         """
-        given = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "code_verifier": verifier}
-        answer = self._exchange(given, "The OpenID provider refused the sign-in. Try again.")
-        claims = self._claims(str(answer.get("id_token") or ""), [self.settings.client_id])
+        grant = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": verifier,
+        }
+        tokens = self._exchange(grant, "The OpenID provider refused the sign-in. Try again.")
+        claims = self._decode(str(tokens.get("id_token") or ""), [self.settings.client_id])
         if claims.get("nonce") != nonce:
-            raise _invalid()
-        access = answer.get("access_token")
-        if self._role(claims) is None and isinstance(access, str) and access.count(".") == 2:
-            # Some put the roles into the access token alone.
-            more = self._claims(access, [self.settings.audience, self.settings.client_id])
-            claims = {**more, **claims} if more["sub"] == claims["sub"] else claims
-        return self._known(claims)
+            raise _invalid_token()
+        access_token = tokens.get("access_token")
+        if self._role(claims) is None and isinstance(access_token, str) and access_token.count(".") == 2:
+            # Some providers name the roles in the access token only.
+            access_claims = self._decode(access_token, [self.settings.audience, self.settings.client_id])
+            claims = {**access_claims, **claims} if access_claims["sub"] == claims["sub"] else claims
+        return self._principal(claims)
 
-    def _claims(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
+    def _decode(self, token: str, audiences: Sequence[str]) -> dict[str, Any]:
+        """Verify a token and return its claims.
+
+        Raises:
+            HTTPException: 401 if the token is not valid.
+            BapsError: if the keys of the provider cannot be fetched.
+        """
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.InvalidTokenError, ValueError):
-            raise _invalid() from None
+            raise _invalid_token() from None
         algorithm = header.get("alg")
         if algorithm not in self.settings.algorithms or str(header.get("typ", "")).lower().startswith("logout"):
-            raise _invalid()
-        for fresh in (False, True):
-            for key in self._signing_keys(fresh, header.get("kid"), str(algorithm)):
+            raise _invalid_token()
+        for refresh in (False, True):
+            for key in self._signing_keys(refresh, header.get("kid"), str(algorithm)):
                 try:
                     claims: dict[str, Any] = jwt.decode(
                         token,
@@ -150,11 +188,16 @@ class OpenId:
                         401, "The sign-in has expired. Sign in again.", {"WWW-Authenticate": "Bearer"}
                     ) from None
                 except jwt.InvalidTokenError:
-                    raise _invalid() from None
+                    raise _invalid_token() from None
                 return claims
-        raise _invalid()
+        raise _invalid_token()
 
-    def _known(self, claims: Mapping[str, Any]) -> Principal:
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        """Return the user that the claims of a token name.
+
+        Raises:
+            HTTPException: 403 if the user has no role on this server.
+        """
         name, role = claims.get(self.settings.name_claim), self._role(claims)
         name = name if isinstance(name, str) and name else str(claims["sub"])
         if role is None:
@@ -164,114 +207,139 @@ class OpenId:
         return Principal(name[:200], role, "openid")
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
-        """The highest of the roles that are named."""
+        """Return the highest role that the claims name, or None."""
         value: Any = claims.get(self.settings.roles_claim)
-        if value is None:
+        if value is None:  # A path, such as realm_access.roles of Keycloak.
             value = claims
             for part in self.settings.roles_claim.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
         names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        found = {self.settings.roles[name] for name in names if isinstance(name, str) and name in self.settings.roles}
-        return max(found, key=list(Role).index, default=None)
+        roles = {self.settings.roles[name] for name in names if isinstance(name, str) and name in self.settings.roles}
+        return max(roles, key=list(Role).index, default=None)
 
-    def _signing_keys(self, fresh: bool, kid: object, algorithm: str) -> list[jwt.PyJWK]:
+    def _signing_keys(self, refresh: bool, key_id: object, algorithm: str) -> list[jwt.PyJWK]:
+        """Return the provider's keys for an algorithm and a key id, or for the algorithm if there is no key id.
+
+        Raises:
+            BapsError: if the keys cannot be fetched and the known ones are too old.
+        """
         with self._lock:
             age = time.monotonic() - self._keys[0] if self._keys else None
-            failed = self._failed is not None and time.monotonic() - self._failed[0] < _PAUSE
-            if (age is None or age > _FRESH or (fresh and age > _PAUSE)) and not failed:
+            failed_recently = self._failure is not None and time.monotonic() - self._failure[0] < _RETRY_SECONDS
+            is_due = age is None or age > _REFRESH_SECONDS or (refresh and age > _RETRY_SECONDS)
+            if is_due and not failed_recently:
                 try:
-                    self._keys = time.monotonic(), _parsed(self._fetch(self._endpoint("jwks_uri")))
-                    age, self._failed = 0.0, None
+                    self._keys = time.monotonic(), _parse_keys(self._fetch(self._endpoint("jwks_uri")))
+                    age, self._failure = 0.0, None
                 except BapsError as error:
-                    self._failed = time.monotonic(), error
-            if self._failed and (age is None or age > 6 * _FRESH):
-                raise self._failed[1]  # Until then the known ones do.
+                    self._failure = time.monotonic(), error
+            if self._failure and (age is None or age > 6 * _REFRESH_SECONDS):
+                raise self._failure[1]  # Until then, the known keys are used.
             keys = self._keys[1] if self._keys else []
-        return [key for key in keys if key.algorithm_name == algorithm and (kid is None or key.key_id == kid)]
+        return [key for key in keys if key.algorithm_name == algorithm and (key_id is None or key.key_id == key_id)]
 
     def _endpoint(self, name: str) -> str:
-        address = self._about().get(name)
+        address = self._configured().get(name)
         if not isinstance(address, str) or not is_safe(address):
             raise BapsError(f"The OpenID provider names no {name} that begins with https. Correct its configuration.")
         return address
 
-    def _about(self) -> dict[str, Any]:
-        known = self._metadata
-        if known is None or time.monotonic() - known[0] > _FRESH:
-            about = self._fetch(f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration")
-            if about.get("issuer") != self.settings.issuer:
+    def _configured(self) -> dict[str, Any]:
+        """Return the configuration of the provider (OpenID Connect Discovery 1.0), fetched if it is not known."""
+        known = self._configuration
+        if known is None or time.monotonic() - known[0] > _REFRESH_SECONDS:
+            configuration = self._fetch(f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration")
+            if configuration.get("issuer") != self.settings.issuer:
                 raise BapsError(
-                    "The OpenID provider names another issuer than the settings do. Write it as the provider does, to "
-                    "the last slash."
+                    "The OpenID provider names another issuer than the settings. Write it exactly as the provider "
+                    "does, including the last slash."
                 )
-            self._metadata = known = time.monotonic(), about
+            self._configuration = known = time.monotonic(), configuration
         return known[1]
 
-    def _exchange(self, given: Mapping[str, str], refusal: str) -> dict[str, Any]:
-        """What the provider gives for a code or a password."""
-        ours, secret = self.settings.client_id, self.settings.client_secret
-        ways = self._about().get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        basic = bool(secret) and "client_secret_basic" in ways
-        account = (quote(ours, safe=""), quote(secret, safe="")) if basic else None
-        form = dict(given) if basic else {**given, "client_id": ours, **({"client_secret": secret} if secret else {})}
-        reply = self._ask("POST", self._endpoint("token_endpoint"), data=form, auth=account)
-        if reply.status_code in (400, 401, 403):
+    def _exchange(self, grant: Mapping[str, str], refusal: str) -> dict[str, Any]:
+        """Exchange a code or a password for tokens.
+
+        Args:
+            grant: Fields of the request.
+            refusal: Message if the provider refuses them.
+
+        Raises:
+            HTTPException: 401 if the provider refuses the code or the password.
+            BapsError: if the provider cannot be reached.
+        """
+        client_id, secret = self.settings.client_id, self.settings.client_secret
+        methods = self._configured().get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        basic = bool(secret) and "client_secret_basic" in methods
+        auth = (quote(client_id, safe=""), quote(secret, safe="")) if basic else None
+        form = (
+            dict(grant) if basic else {**grant, "client_id": client_id, **({"client_secret": secret} if secret else {})}
+        )
+        response = self._request("POST", self._endpoint("token_endpoint"), data=form, auth=auth)
+        if response.status_code in (400, 401, 403):
             raise HTTPException(401, refusal, {"WWW-Authenticate": "Bearer"})
-        return self._object(reply)
+        return self._parse(response)
 
     def _fetch(self, address: str) -> dict[str, Any]:
-        return self._object(self._ask("GET", address))
+        return self._parse(self._request("GET", address))
 
-    def _ask(self, method: str, address: str, **sent: Any) -> requests.Response:
+    def _request(self, method: str, address: str, **options: Any) -> requests.Response:
         ca = str(self.settings.ca) if self.settings.ca else True
         try:
             return requests.request(
-                method, address, timeout=_TIMEOUT, verify=ca, allow_redirects=False, stream=True, **sent
+                method, address, timeout=_TIMEOUT, verify=ca, allow_redirects=False, stream=True, **options
             )
         except requests.RequestException as error:
             raise BapsError(
-                f"The OpenID provider does not answer ({type(error).__name__}). Try again later. Its address stands "
-                "in the settings (openid)."
+                f"The OpenID provider does not answer ({type(error).__name__}). Try again later. The setting openid "
+                "names the file with its address."
             ) from None
 
     @staticmethod
-    def _object(reply: requests.Response) -> dict[str, Any]:
+    def _parse(response: requests.Response) -> dict[str, Any]:
+        """Read a response that holds a JSON object.
+
+        Raises:
+            BapsError: if it holds anything else, is too long, or comes too slowly.
+        """
         try:
-            with reply:
-                content = _content(reply)
-                found = requests.compat.json.loads(content) if reply.status_code == 200 else None
+            with response:
+                content = _read_content(response)
+                parsed = requests.compat.json.loads(content) if response.status_code == 200 else None
         except (ValueError, OSError, HTTPError, requests.RequestException):
-            found = None
-        if not isinstance(found, dict):
-            raise BapsError(f"The OpenID provider gave no usable answer (status {reply.status_code}). Try again later.")
-        return found
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise BapsError(
+                f"The OpenID provider gave no usable answer (status {response.status_code}). Try again later."
+            )
+        return parsed
 
 
-def _content(reply: requests.Response) -> bytes:
-    """Read an answer, which a provider may send byte by byte, for ever.
+def _read_content(response: requests.Response) -> bytes:
+    """Read a response within limits: a broken provider may send byte by byte without end.
 
     Raises:
         OSError: if it is too long or comes too slowly.
     """
-    content, end = bytearray(), time.monotonic() + _READING
-    while part := reply.raw.read1(_MOST_BYTES, decode_content=True):
+    content, end = bytearray(), time.monotonic() + _READ_SECONDS
+    while part := response.raw.read1(_MAX_RESPONSE_BYTES, decode_content=True):
         content += part
-        if len(content) > _MOST_BYTES or time.monotonic() > end:
+        if len(content) > _MAX_RESPONSE_BYTES or time.monotonic() > end:
             raise OSError
     return bytes(content)
 
 
-def _parsed(keys: Mapping[str, Any]) -> list[jwt.PyJWK]:
-    """Keys for signatures; those of kinds that are not known are left out."""
-    found = []
-    for data in keys.get("keys", []):
+def _parse_keys(key_set: Mapping[str, Any]) -> list[jwt.PyJWK]:
+    """Return the keys for signatures of a JSON Web Key Set, except those of unknown types."""
+    keys = []
+    for data in key_set.get("keys", []):
         try:
             if data.get("use", "sig") == "sig":
-                found.append(jwt.PyJWK(data))
+                keys.append(jwt.PyJWK(data))
         except (jwt.PyJWTError, AttributeError):
             continue
-    return found
+    return keys
 
 
-def _invalid() -> HTTPException:
+def _invalid_token() -> HTTPException:
     return HTTPException(401, "The token is not valid here. Sign in again.", {"WWW-Authenticate": "Bearer"})

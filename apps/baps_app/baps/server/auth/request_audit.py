@@ -1,9 +1,9 @@
 """Record requests in the audit file.
 
-Each request of a user that reads or changes data of patients gets a line. Viewers send hundreds of requests to fetch a
-series from a PACS: of equal ones, and of refused ones, one gets a line in ten minutes. Requests of unknown users are
-counted, so that they cannot fill the disk: the first of each kind gets a line, and then one line per minute has their
-number.
+Each request of a user that reads or changes patient data gets a line. Viewers send hundreds of requests to fetch a
+series from a PACS: among equal requests, and among refused ones, one in ten minutes gets a line. Requests of unknown
+users are counted, so that they cannot fill the disk: the first of each kind gets a line, and then one line per minute
+holds their number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from baps.site.audit import AuditFile
 logger = logging.getLogger(__name__)
 
 _REPEAT_SECONDS = 600.0
-_COUNTED_SECONDS = 60.0
+_COUNT_SECONDS = 60.0
 _MAX_REMEMBERED = 4096
 _IMAGES_PER_LINE = 500
 _BLOCK = 1 << 16
@@ -36,12 +36,12 @@ class _Count:
     """The number of requests of one kind from unknown users.
 
     Attributes:
-        written: Time of the last line, in seconds.
-        waiting: Requests since then.
+        last_line: Time of the last line, in seconds.
+        requests: Number of requests since then.
     """
 
-    written: float
-    waiting: int = 0
+    last_line: float
+    requests: int = 0
 
 
 class Audit:
@@ -65,23 +65,23 @@ class Audit:
             status: HTTP status of the response.
         """
         try:
-            lines = [*self._waiting(at_least=_COUNTED_SECONDS), *self._lines(context, status)]
+            lines = [*self._count_lines(min_age=_COUNT_SECONDS), *self._lines(context, status)]
             for line in lines:
                 self.file.add(line)
         except (OSError, BapsError) as error:
             logger.error("A line of the audit file %s could not be written (%s).", self.file.file, type(error).__name__)
 
     def close(self) -> None:
-        """Write the numbers that wait for their minute, and flush all lines to the disk."""
+        """Write the numbers of requests that have no line yet, and flush all lines to the disk."""
         try:
-            for line in self._waiting(at_least=0):
+            for line in self._count_lines(min_age=0):
                 self.file.add(line)
             self.file.sync()
         except (OSError, BapsError) as error:
             logger.error("The audit file %s could not be closed (%s).", self.file.file, type(error).__name__)
 
     def read(self) -> StreamingResponse:
-        """Send the audit file, including earlier files that are full."""
+        """Return a response with the content of the audit file and of the earlier files that are full."""
         opened = self.file.opened()
         files, _ = opened.__enter__()
 
@@ -99,7 +99,7 @@ class Audit:
         action, principal, now = _action_of(context), context.principal, self._clock()
         is_repeated = context.policy is None or context.policy.repeated or status == 403
         if principal is None:
-            if self._counts_alone(action, status, now):
+            if self._count(action, status, now):
                 return
         elif is_repeated and self._is_repeat(context, status, now):
             return
@@ -116,45 +116,45 @@ class Audit:
         for start in range(0, max(len(images), 1), _IMAGES_PER_LINE):
             several = {"images": images[start : start + _IMAGES_PER_LINE], "count": len(images)} if images else {}
             yield {**line, **several}
-        for also in context.also:
-            yield {**line, "what": also}
+        for further_action in context.further_actions:
+            yield {**line, "what": further_action}
 
-    def _counts_alone(self, what: str, status: int, now: float) -> bool:
+    def _count(self, action: str, status: int, now: float) -> bool:
         """Count a request of an unknown user.
 
         Returns:
             False if it is the first of its kind, which gets a line.
         """
         with self._lock:
-            count = self._counts.get((what, status))
+            count = self._counts.get((action, status))
             if count is None:
-                self._counts[what, status] = _Count(now)
+                self._counts[action, status] = _Count(now)
                 return False
-            count.waiting += 1
+            count.requests += 1
             return True
 
-    def _waiting(self, at_least: float) -> Iterator[dict[str, Any]]:
-        """Return the lines of counted requests whose last line is at least so many seconds ago."""
+    def _count_lines(self, min_age: float) -> Iterator[dict[str, Any]]:
+        """Yield the lines of counted requests whose last line is at least so many seconds old."""
         now, due = self._clock(), []
         with self._lock:
             for kind, count in list(self._counts.items()):
-                if now - count.written < at_least:
+                if now - count.last_line < min_age:
                     continue
-                if count.waiting:
-                    due.append((kind, count.waiting))
+                if count.requests:
+                    due.append((kind, count.requests))
                     self._counts[kind] = _Count(now)
                 else:
                     del self._counts[kind]
-        nobody = {"user": None, "role": None, "by": None}
-        for (what, status), number in due:
-            yield {**nobody, "what": what, "image": None, "adapter": None, "status": status, "count": number}
+        unknown_user = {"user": None, "role": None, "by": None}
+        for (action, status), number in due:
+            yield {**unknown_user, "what": action, "image": None, "adapter": None, "status": status, "count": number}
 
     def _is_repeat(self, context: RequestContext, status: int, now: float) -> bool:
         """Return whether an equal request got a line in the last ten minutes."""
         key = (context.name, _action_of(context), context.image, status >= 400)
         with self._lock:
-            written = self._repeats.get(key)
-            if written is not None and now - written < _REPEAT_SECONDS:
+            last_line = self._repeats.get(key)
+            if last_line is not None and now - last_line < _REPEAT_SECONDS:
                 return True
             self._repeats[key] = now
             self._repeats.move_to_end(key)
@@ -165,7 +165,7 @@ class Audit:
 
 def _action_of(context: RequestContext) -> str:
     if context.principal is None and (context.policy is None or context.policy.role is not None):
-        return "ask without leave"  # Whatever the path: otherwise every path would be counted on its own.
+        return "ask without leave"  # For all paths: otherwise each path would be counted on its own.
     return context.policy.action if context.policy else "what is not served"
 
 

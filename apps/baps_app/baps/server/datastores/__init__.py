@@ -1,1 +1,1 @@
-"""The images and labels that MONAI Label serves: a folder of studies, or a PACS."""
+"""Datastores of MONAI Label: a folder of studies, or a PACS."""

@@ -1,4 +1,4 @@
-"""NIfTI files of images that the viewers cannot open themselves, or would show in another place than the server."""
+"""Convert images to NIfTI if the viewers cannot open them, or would show them in another place than the server does."""
 
 from __future__ import annotations
 
@@ -16,57 +16,62 @@ FOLDER = ".converted"
 _INDEX = "volumes.json"
 
 _VERSION = "2"
-"""Of where voxels are put: what another version converted is converted again."""
+"""Version of the converted geometry. Files of another version are converted again."""
 
 
 class Conversions:
-    """Converts images when they are first asked for, and again when they have changed.
+    """Converts images when they are first read, and again when they have changed.
 
-    A DICOM series or object that holds several volumes is noted in an index, so that each can be listed as an image.
+    A DICOM series or object that holds several volumes is recorded in an index, so that each volume can be listed as an
+    image.
 
     Args:
-        folder: where the NIfTI files and the index lie; it is made when it is needed.
+        folder: Folder of the NIfTI files and the index; it is created when it is needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._index: dict[str, tuple[int, list[str]]] = {}
-        self._stamp = 0
+        self._index_mtime = 0
         self._prepared = False
-        self._changing, self._converting = threading.Lock(), KeyedLocks()
+        self._folder_lock, self._image_locks = threading.Lock(), KeyedLocks()
 
-    def titles(self, source: Path) -> list[str]:
-        """What tells the volumes of a source from each other, as far as it is known that there are several."""
-        stamp, titles = self._read_index().get(source.name, (0, []))
-        return titles if titles and source.exists() and stamp == _newest(source) else []
+    def volume_titles(self, source: Path) -> list[str]:
+        """Return the titles of the volumes of a source; none if it holds one volume, or was not read yet.
+
+        Args:
+            source: File, or folder of a DICOM series.
+        """
+        mtime, titles = self._read_index().get(source.name, (0, []))
+        return titles if titles and source.exists() and mtime == _newest_mtime(source) else []
 
     def sources(self) -> list[str]:
-        """Names of the sources that held several volumes when they were last read."""
+        """Return the names of the sources that held several volumes when they were last read."""
         return list(self._read_index())
 
     def convert(self, source: Path, image_id: str, number: int | None = None) -> Path:
-        """The NIfTI file of a volume.
+        """Return the NIfTI file of a volume, converted if it is missing or older than its source.
 
         Args:
-            source: a file, or the folder of a DICOM series.
-            image_id: names the NIfTI file.
-            number: of the volume in the source, from 1, or None if it holds one.
+            source: File, or folder of a DICOM series.
+            image_id: Name of the image, which becomes the name of the NIfTI file.
+            number: Number of the volume in the source, from 1, or None if it holds one volume.
 
         Raises:
-            SeveralVolumesError: if there are several and none was chosen; they are in the index then.
+            SeveralVolumesError: if the source holds several volumes and no number was given; the index has them then.
             InputError: if the source cannot be read.
-            StorageError: if the disk is full, or the folder cannot be written.
+            StorageError: if the disk is full, or the folder cannot be written to.
         """
         target = self._folder / f"{image_id}.nii.gz"
         try:
             self._prepare()
-            with self._converting.holding(image_id):  # A second thread would find it half written.
-                if target.exists() and target.stat().st_mtime_ns > _newest(source):
+            with self._image_locks.holding(image_id):  # Otherwise another thread could read an incomplete file.
+                if target.exists() and target.stat().st_mtime_ns > _newest_mtime(source):
                     return target
                 try:
                     write_nifti(target, read_volume(source) if number is None else read_dicom(source, number))
                 except SeveralVolumesError as error:
-                    self._note(source, error.titles)
+                    self._add_to_index(source, error.titles)
                     raise
         except OSError as error:
             raise StorageError(
@@ -76,10 +81,10 @@ class Conversions:
         return target
 
     def _prepare(self) -> None:
-        """Make the folder, and empty it of what another version converted."""
+        """Create the folder, and remove files of another version from it."""
         if self._prepared:
             return
-        with self._changing:
+        with self._folder_lock:
             self._folder.mkdir(exist_ok=True)
             version = self._folder / "version"
             if not version.exists() or version.read_text() != _VERSION:
@@ -89,48 +94,58 @@ class Conversions:
                     partial.write_text(_VERSION)
             self._prepared = True
 
-    def _note(self, source: Path, titles: Sequence[str]) -> None:
-        with self._changing:
-            index = {**self._read_index(), source.name: (_newest(source), list(titles))}
+    def _add_to_index(self, source: Path, titles: Sequence[str]) -> None:
+        with self._folder_lock:
+            index = {**self._read_index(), source.name: (_newest_mtime(source), list(titles))}
             with atomic_write(self._folder / _INDEX, ".json") as partial:
                 partial.write_text(json.dumps(index))
 
     def _read_index(self) -> dict[str, tuple[int, list[str]]]:
+        """Return, by name of the source, its time of change in ns and the titles of its volumes."""
         path = self._folder / _INDEX
         try:
-            stamp = path.stat().st_mtime_ns
-            if stamp != self._stamp:
+            mtime = path.stat().st_mtime_ns
+            if mtime != self._index_mtime:
                 self._index = {
                     name: (int(when), list(titles)) for name, (when, titles) in json.loads(path.read_text()).items()
                 }
-                self._stamp = stamp
+                self._index_mtime = mtime
         except (OSError, ValueError, TypeError, AttributeError):
-            self._index, self._stamp = {}, 0
+            self._index, self._index_mtime = {}, 0
         return self._index
 
 
 def volume_number(image_id: str) -> int | None:
-    """The number of the volume that an image is, from its name; None of an image that is all of its source."""
+    """Return the number of the volume of an image, or None if the image is all of its source.
+
+    Args:
+        image_id: Name of the image.
+    """
     number = image_id.partition(VOLUME_INFIX)[2]
     return int(number) if number.isdecimal() else None
 
 
 class SeveralImagesError(InputError):
-    """An image turned out to hold several volumes, which are images of their own from then on.
+    """An image holds several volumes, which are images of their own now.
+
+    Args:
+        image_id: Name of the image.
+        titles: Titles of its volumes.
 
     Attributes:
-        images: their names.
+        images: Names of the new images.
     """
 
     def __init__(self, image_id: str, titles: Sequence[str]) -> None:
         self.images = tuple(volume_id(image_id, number) for number in range(1, len(titles) + 1))
-        told = [f"{name}: {title}" for name, title in zip(self.images, titles, strict=True)]
+        listed = [f"{name}: {title}" for name, title in zip(self.images, titles, strict=True)]
         super().__init__(
             f"{image_id} holds {len(titles)} volumes, which are images of their own now "
-            f"({'; '.join(told[:12])}{'; ...' if len(told) > 12 else ''}). Choose one of them."
+            f"({'; '.join(listed[:12])}{'; ...' if len(listed) > 12 else ''}). Choose one of them."
         )
 
 
-def _newest(source: Path) -> int:
+def _newest_mtime(source: Path) -> int:
+    """Return the newest time of change of a file, or of a folder and its files, in ns."""
     paths = (source, *source.iterdir()) if source.is_dir() else (source,)
     return max(path.stat().st_mtime_ns for path in paths)

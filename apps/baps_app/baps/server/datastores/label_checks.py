@@ -1,4 +1,4 @@
-"""Whether the labels of a folder of studies can be read on their images: each is read once, and when it changes."""
+"""Check whether the labels of a folder of studies can be read on their images. Each is read once per change."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from baps.utils.atomic_write import atomic_write
 
 FILE = ".label-checks.json"
 
-_PATIENCE = 1.0
-"""Seconds that a call reads labels which nobody has read; the next call goes on."""
+_TIMEOUT = 1.0
+"""Seconds for which a call reads labels that were not checked yet. The next call continues."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What reading a label said.
+class LabelCheck:
+    """The result of reading a label.
 
     Attributes:
-        stamp: of the files of the label and the image, when it was read.
-        error: why it cannot be used, or "".
-        names: of its segments by value, where the file says them.
+        stamp: Identifies the files of the label and the image when they were read.
+        error: Why the label cannot be used, or "".
+        names: Names of its segments by value, if the file has them.
     """
 
     stamp: list[int]
@@ -39,107 +39,116 @@ class Checked:
 
 
 class LabelChecks:
-    """What reading each label said, kept on disk where that can be written; only a file that changed is read again.
+    """The results of reading each label, saved to disk if possible. Only a file that changed is read again.
 
-    One thread at a time reads labels. Who comes meanwhile gets what is known, and does not wait.
+    One thread at a time reads labels. Other threads do not wait: they get the known results.
 
     Args:
-        folder: of the studies.
-        read_only: keep nothing on disk.
+        folder: Folder of the studies.
+        read_only: Whether the results are not saved.
     """
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         self._file = None if read_only else folder / FILE
         self._lock, self._reading = threading.Lock(), threading.Lock()
-        self._known: dict[str, Checked] = {}
-        # What another version of the program found need not hold; a broken file is made anew.
+        self._checks: dict[str, LabelCheck] = {}
+        # Results of another version of the program may be outdated, and a broken file is replaced.
         with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            kept = json.loads((folder / FILE).read_text())
-            if kept["program"] == version("baps-monailabel"):
-                for name, one in kept["labels"].items():
-                    names = {int(value): str(called) for value, called in one["names"].items()}
-                    self._known[name] = Checked(one["stamp"], one["error"], names)
+            content = json.loads((folder / FILE).read_text())
+            if content["program"] == version("baps-monailabel"):
+                for image_id, check in content["labels"].items():
+                    names = {int(value): str(name) for value, name in check["names"].items()}
+                    self._checks[image_id] = LabelCheck(check["stamp"], check["error"], names)
 
     def check(
         self,
         files: Mapping[str, tuple[str, str]],
         read: Callable[[str], LabelMap],
-        patience: float = _PATIENCE,
-    ) -> dict[str, Checked]:
+        timeout: float = _TIMEOUT,
+    ) -> dict[str, LabelCheck]:
         """Check labels.
 
         Args:
-            files: of the label and of the image, by the image's name.
-            read: reads the label of an image.
-            patience: seconds after which no further label is read.
+            files: Files of the label and of the image, by the name of the image.
+            read: Reads the label of an image.
+            timeout: Seconds after which no further label is read; infinite to read all of them.
 
         Returns:
-            By name what is known; a label that there was no time to read yet is missing.
+            Results by the name of the image. Labels that were not read yet are missing.
         """
-        found, changed = {}, {}
+        results, changed = {}, {}
         with self._lock:
-            for name, pair in files.items():
-                stamp, known = _stamp(pair), self._known.get(name)
+            for image_id, pair in files.items():
+                stamp, known = _stamp(pair), self._checks.get(image_id)
                 if known is None or known.stamp != stamp:
-                    changed[name] = stamp
+                    changed[image_id] = stamp
                 else:
-                    found[name] = known
-        if changed and self._reading.acquire(blocking=patience == math.inf):
+                    results[image_id] = known
+        if changed and self._reading.acquire(blocking=timeout == math.inf):
             try:
-                found |= self._read_changed(changed, read, patience)
+                results |= self._read_changed(changed, read, timeout)
             finally:
                 self._reading.release()
-        return {name: found[name] for name in files if name in found}
+        return {image_id: results[image_id] for image_id in files if image_id in results}
 
     def _read_changed(
-        self, changed: Mapping[str, list[int]], read: Callable[[str], LabelMap], patience: float
-    ) -> dict[str, Checked]:
-        """Read labels until ``patience`` is spent, of those that no other thread has read meanwhile."""
-        found, end = {}, time.monotonic() + patience
-        for name, stamp in changed.items():
-            known = self._known.get(name)
-            if known is None or known.stamp != stamp:
+        self, changed: Mapping[str, list[int]], read: Callable[[str], LabelMap], timeout: float
+    ) -> dict[str, LabelCheck]:
+        """Read labels until the timeout, except those that another thread has read meanwhile."""
+        results, end = {}, time.monotonic() + timeout
+        for image_id, stamp in changed.items():
+            check = self._checks.get(image_id)
+            if check is None or check.stamp != stamp:
                 if time.monotonic() > end:
                     continue
-                known = _read(stamp, name, read)
+                check = _read(stamp, image_id, read)
                 with self._lock:
-                    self._known[name] = known
-            found[name] = known
+                    self._checks[image_id] = check
+            results[image_id] = check
         with self._lock:
-            self._keep()
-        return found
+            self._save()
+        return results
 
-    def note(self, name: str, files: tuple[str, str], names: Mapping[int, str]) -> None:
-        """Note a label that has just been read, and can be used."""
+    def add(self, image_id: str, files: tuple[str, str], names: Mapping[int, str]) -> None:
+        """Add a label that was just read and can be used.
+
+        Args:
+            image_id: Name of the image.
+            files: Files of the label and of the image.
+            names: Names of its segments by value, if the file has them.
+        """
         with self._lock:
-            self._known[name] = Checked(_stamp(files), "", dict(names))
-            self._keep()
+            self._checks[image_id] = LabelCheck(_stamp(files), "", dict(names))
+            self._save()
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         if self._file is None:
             return
-        labels = {name: asdict(known) for name, known in self._known.items()}
-        with suppress(OSError), atomic_write(self._file, ".json") as partly:  # Where the folder cannot be written to.
-            partly.write_text(json.dumps({"program": version("baps-monailabel"), "labels": labels}))
+        labels = {image_id: asdict(check) for image_id, check in self._checks.items()}
+        with suppress(OSError), atomic_write(self._file, ".json") as partial:  # The folder may not be writable.
+            partial.write_text(json.dumps({"program": version("baps-monailabel"), "labels": labels}))
 
 
-def _read(stamp: list[int], name: str, read: Callable[[str], LabelMap]) -> Checked:
+def _read(stamp: list[int], image_id: str, read: Callable[[str], LabelMap]) -> LabelCheck:
     try:
-        label_map = read(name)
+        label_map = read(image_id)
         if not label_map.foreground().any():
-            raise InputError(f"The label of {name} is empty: no voxel is marked.")
-        return Checked(stamp, "", dict(label_map.names))
+            raise InputError(f"The label of {image_id} is empty: no voxel is marked.")
+        return LabelCheck(stamp, "", dict(label_map.names))
     except BapsError as error:
-        return Checked(stamp, str(error))
+        return LabelCheck(stamp, str(error))
 
 
 def _stamp(files: tuple[str, str]) -> list[int]:
-    """What tells files from others of the same names; of a series the folder, which changes when a file is added."""
+    """Return time, size and inode of files, which differ between files of one name. A series has those of its folder.
+
+    They change when a file is added to the folder.
+    """
     stamp = []
     for file in files:
         try:
-            found = os.stat(file)  # noqa: PTH116  # Of thousands of files; a Path takes longer than the call.
-            stamp += [found.st_mtime_ns, found.st_size, found.st_ino]
+            status = os.stat(file)  # noqa: PTH116  # There may be thousands, and a Path takes longer than the call.
+            stamp += [status.st_mtime_ns, status.st_size, status.st_ino]
         except OSError:
             stamp += [0, 0, 0]
     return stamp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,45 +10,23 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
-from baps.inference.requests.click import PACKED
-from baps.io import read_volume, write_nrrd
-from baps.server.infer.base import Save, SegmentingInfer
-from baps.server.jobs import Jobs
+from baps.io import read_volume
+from baps.server.infer.volume import VolumeInfer
 
 if TYPE_CHECKING:
     from baps.fseft.predictor import OrganSegmenter
 
 UNADAPTED = "unadapted"
-"""Name of the version of an organ that the organ model segments without an adapter."""
+"""Version of an organ that the organ model segments without an adapter."""
 
 
-class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
-    """Segments the site's organs with the organ model and its adapters.
+class OrgansInfer(VolumeInfer["OrganSegmenter"]):
+    """Segments the site's organs with the organ model and its adapters. OHIF reads the organs from the values."""
 
-    Args:
-        segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
-        labels: See ``SegmentingInfer``.
-        save: See ``SegmentingInfer``.
-        jobs: Lists the request while it runs, so that it can be cancelled.
-    """
-
-    def __init__(
-        self, segmenter: Callable[[], OrganSegmenter], clicks: Path, labels: dict[str, int], save: Save, jobs: Jobs
-    ) -> None:
-        super().__init__(
-            InferType.SEGMENTATION,
-            dimension=3,
-            description="All organs of a volume without a click, adapted to this site",
-            config={},
-            segmenter=segmenter,
-            clicks=clicks,
-            labels=labels,
-            save=save,
-        )
-        # It needs no click, so Next Sample may run it. OHIF reads the organs from the values.
-        self.labels = labels
-        self._jobs = jobs
+    model = "organs"
+    kind = InferType.SEGMENTATION
+    summary = "All organs of a volume without a click, adapted to this site"
+    needs_clicks = False
 
     def _answer(
         self, segmenter: OrganSegmenter, path: Path, request: dict[str, Any], begun: float
@@ -61,34 +38,30 @@ class OrgansInfer(SegmentingInfer["OrganSegmenter"]):
                 "and train `organs`."
             )
         volume = read_volume(path)
-        with self._jobs.running("organs") as job:
-            found = segmenter.segment(volume, self.labels, lambda: not job.cancelled, job.report)
+        with self._running(request) as job:
+            result = segmenter.segment(volume, self._values, lambda: not job.cancelled, job.report)
         notes = []
-        if found.unknown:
+        if result.unknown:
             notes.append(
-                f"Nothing answers for {', '.join(found.unknown)}: no organ of the organ model, and no adapter that can "
-                "be read. Use clicks, and train `organs` when volumes are labelled."
+                f"There is no model for {', '.join(result.unknown)}: neither an organ of the organ model nor a "
+                "readable adapter. Use clicks, and train `organs` when volumes are labelled."
             )
-        if found.stopped:
-            notes.append(f"It was cancelled: {', '.join(found.stopped)} were not looked for.")
-        present = {name: value for name, value in self.labels.items() if (found.labelmap == value).any()}
-        if missing := [name for name in found.served if name not in present]:
-            notes.append(f"Found nowhere in this volume: {', '.join(missing)}.")
+        if result.stopped:
+            notes.append(f"It was cancelled: {', '.join(result.stopped)} were not segmented.")
+        present = {name: value for name, value in self._values.items() if (result.labelmap == value).any()}
+        if missing := [name for name in result.served if name not in present]:
+            notes.append(f"Not found in this volume: {', '.join(missing)}.")
         if save_as and job.cancelled:
-            notes.append(f"It was not saved as {save_as}, for it was cancelled.")
-        elif save_as in found.served:
-            mask = found.labelmap == self.labels[save_as]
-            notes.append(self._keep(request, volume, save_as, mask, range(volume.shape[2])))
+            notes.append(f"It was not saved as {save_as}, because it was cancelled.")
+        elif save_as in result.served:
+            mask = result.labelmap == self._values[save_as]
+            notes.append(self._save_mask(request, volume, save_as, mask, range(volume.shape[2])))
         elif save_as:
-            notes.append(f"It was not saved as {save_as}, for there is no mask of it.")
-        notes += volume.notes
-        name = self._new_reply()
-        compress = bool(request.get("result_compress", True))
-        write_nrrd(Path(name), Volume(found.labelmap, volume.affine), compress, bool(request.get(PACKED)))
-        return name, {
-            # Slicer names the segments of the reply in the order of their values, and counts those that are there.
+            notes.append(f"It was not saved as {save_as}, because there is no mask of it.")
+        return self._write_reply(request, Volume(result.labelmap, volume.affine)), {
+            # Slicer names the segments of the reply in the order of their values, and counts only those present.
             "label_names": dict(sorted(present.items(), key=lambda item: item[1])),
-            "adapter": {organ: version or UNADAPTED for organ, version in found.served.items()},
-            "notes": notes,
+            "adapter": {organ: version or UNADAPTED for organ, version in result.served.items()},
+            "notes": [*notes, *volume.notes],
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
         }

@@ -15,7 +15,7 @@ from baps.imaging.canvas import AS_STORED, SLICE_AXIS
 from baps.inference.requests.click import PACKED, read_click
 from baps.inference.segmenter import Segmenter
 from baps.io.slice_nrrd import write_slice_nrrd
-from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, named
+from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, format_adapter
 
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
@@ -25,22 +25,22 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
 
     Args:
         segmenter: See ``SegmentingInfer``.
-        clicks: See ``SegmentingInfer``.
+        lock_file: See ``SegmentingInfer``.
         labels: See ``SegmentingInfer``.
         save: See ``SegmentingInfer``.
         adapted: Whether published adapters are used, or the unadapted black box.
     """
 
     def __init__(
-        self, segmenter: Callable[[], Segmenter], clicks: Path, labels: dict[str, int], save: Save, adapted: bool
+        self, segmenter: Callable[[], Segmenter], lock_file: Path, labels: dict[str, int], save: Save, adapted: bool
     ) -> None:
         super().__init__(
             InferType.DEEPGROW,
             dimension=2,
-            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, not adapted"),
+            description=("Promptable segmentation, adapted to this site" if adapted else "The same model, unadapted"),
             config={"plane": list(_PLANES), **({"adapter": [NO_LABEL, *labels]} if adapted else {})},
             segmenter=segmenter,
-            clicks=clicks,
+            lock_file=lock_file,
             labels=labels,
             save=save,
         )
@@ -51,34 +51,39 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
     ) -> tuple[str, dict[str, Any]]:
         volume, _ = segmenter.volume(path)
         click = read_click(request, volume, self._names)
-        label = click.label or self._chosen(request, "adapter", NO_LABEL)
+        label = click.label or self._label_choice(request, "adapter", NO_LABEL)
         save_as = self._save_as(request)
         if save_as and click.plane.axis != SLICE_AXIS:
-            raise InputError("A mask across another axis than K is no slice of the label. Save one on a stored slice.")
-        found = segmenter.segment(path, click.plane, click.prompt, label, self._adapted)
+            raise InputError("Only a mask of a stored slice (across K) can be saved. Click on one, or omit save_as.")
+        result = segmenter.segment(
+            path, click.plane, click.prompt, segmenter.load_adapter(label) if self._adapted else None
+        )
+        volume = result.volume  # The file may have been replaced since the click was read.
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
-            notes.append("Adapters are made for the slices as they are stored; this one was answered without.")
-        if found.used_fallback:
-            notes.append("The adapted answer went against a click; this one was given with less of the adapter.")
+            notes.append(
+                "Adapters are trained on the slices as they are stored. This mask is from the unadapted model."
+            )
+        if result.used_fallback:
+            notes.append("The adapted mask violated a click; this mask is less adapted.")
         if save_as:
             mask = np.zeros(volume.shape, bool)
-            click.plane.insert(mask, found.mask)
-            notes.append(self._keep(request, volume, save_as, mask, [click.plane.index]))
+            click.plane.insert(mask, result.mask)
+            notes.append(self._save_mask(request, volume, save_as, mask, [click.plane.index]))
         notes += volume.notes
         name = self._new_reply()
         compress = bool(request.get("result_compress", True))
-        write_slice_nrrd(Path(name), volume, click.plane, found.mask, compress, bool(request.get(PACKED)))
+        write_slice_nrrd(Path(name), volume, click.plane, result.mask, compress, bool(request.get(PACKED)))
         return name, {
             "label": label,
             "slice": click.plane.index,
             "axis": "IJK"[click.plane.axis],
             "notes": notes,
-            "adapter": named(found.adapter),
-            "window": found.window.to_dict(),
-            "encoding_cached": found.encoding_cached,
+            "adapter": format_adapter(result.adapter),
+            "window": result.window.to_dict(),
+            "encoding_cached": result.encoding_cached,
             "latencies": {
-                "segment_ms": round(found.seconds * 1000, 1),
+                "segment_ms": round(result.seconds * 1000, 1),
                 "total_ms": round((time.perf_counter() - begun) * 1000, 1),
             },
         }

@@ -1,1 +1,1 @@
-"""Labels that come in: checked, saved, read back, disputed, imported and pruned."""
+"""Check, save, read back, import and prune labels."""

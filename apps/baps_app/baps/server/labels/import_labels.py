@@ -1,4 +1,4 @@
-"""Labels of other programs become labels of a folder of studies: read, checked and kept as those of viewers."""
+"""Import labels of other programs into a folder of studies. They are checked and saved like the labels of viewers."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ from baps.io.dicom.labels import find_label_object
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
 
-_WHITES = {1, 255, 65535}
-"""What white is in masks of black and white, of 1, 8 and 16 bit."""
+_MASK_VALUES = {1, 255, 65535}
+"""Values of the foreground in binary masks with 1, 8 and 16 bits per pixel."""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What became of a file.
+class ImportResult:
+    """The result for one file.
 
     Attributes:
-        file: it.
-        image: the name of its image, or "".
-        organs: that it marks; empty where it was refused.
-        why_not: why it was refused, or "".
-        notes: on how it was read, and on what became of an earlier label.
+        file: The file.
+        image: Name of its image, or "" if there is none.
+        organs: Labels that it marks; empty if it was rejected.
+        reason: Why it was rejected, or "".
+        notes: Sentences on how it was read, and on what became of an earlier label.
     """
 
     file: Path
     image: str
     organs: tuple[str, ...] = ()
-    why_not: str = ""
+    reason: str = ""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Import:
-    """How labels are imported.
+class ImportOptions:
+    """Options of an import.
 
     Attributes:
-        labels: of the site; empty where nobody has said them, so that files must name their segments.
-        author: who drew them, or "".
-        confirmed: whether a person stands by them; the others are kept as ``original``, and no training takes them.
-        replace: whether an image that has such a label gets a new version of it.
-        dry_run: whether nothing is saved.
+        labels: Names and values of the site; if empty, the files must name their segments.
+        author: Author of the labels, or "".
+        confirmed: Whether a person has confirmed the labels. Others are saved with the tag ``original``, and no
+            training uses them.
+        replace: Whether an image that already has such a label gets a new version of it.
+        dry_run: Whether the labels are checked only, and nothing is saved.
     """
 
     labels: Mapping[str, int]
@@ -65,71 +66,80 @@ class Import:
 def import_labels(
     datastore: StudiesDatastore,
     matches: list[LabelMatch],
-    how: Import,
-    told: Callable[[Imported], None] = lambda _: None,
-) -> list[Imported]:
-    """Import labels; one that cannot be used does not stop the others.
+    options: ImportOptions,
+    progress: Callable[[ImportResult], None] = lambda _: None,
+) -> list[ImportResult]:
+    """Import labels. One that cannot be used does not stop the others.
 
     Args:
-        datastore: of the studies.
-        matches: files and their images.
-        how: see there.
-        told: called with each result.
+        datastore: Datastore of the folder of studies.
+        matches: Files and their images.
+        options: Options of the import.
+        progress: Called with each result.
+
+    Returns:
+        The results, in the order of the matches.
     """
-    done = []
+    results = []
     for match in matches:
         try:
             if match.reason:
                 raise InputError(match.reason)
-            organs, notes = _import(datastore, match, how)
-            one = Imported(match.file, match.image, organs, notes=notes)
+            organs, notes = _import(datastore, match, options)
+            result = ImportResult(match.file, match.image, organs, notes=notes)
         except BapsError as error:
-            one = Imported(match.file, match.image, why_not=str(error))
-        told(one)
-        done.append(one)
-    return done
+            result = ImportResult(match.file, match.image, reason=str(error))
+        progress(result)
+        results.append(result)
+    return results
 
 
-def _import(datastore: StudiesDatastore, match: LabelMatch, how: Import) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Import one label, or find out whether that is possible.
+def _import(
+    datastore: StudiesDatastore, match: LabelMatch, options: ImportOptions
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Import one label or, in a dry run, check whether that is possible.
 
     Returns:
-        The organs that it marks, and notes.
+        The labels that it marks, and notes.
+
+    Raises:
+        BapsError: if it cannot be imported.
     """
-    tag = DefaultLabelTag.FINAL.value if how.confirmed else DefaultLabelTag.ORIGINAL.value
-    if not how.replace and datastore.get_label_by_image_id(match.image, tag):
+    tag = DefaultLabelTag.FINAL.value if options.confirmed else DefaultLabelTag.ORIGINAL.value
+    if not options.replace and datastore.get_label_by_image_id(match.image, tag):
         raise InputError(
-            f"{match.image} has a label {tag} already. To make this one its newest version, say --replace."
+            f"{match.image} has a label {tag} already. To make this one its newest version, use --replace."
         )
     image, source = read_volume(Path(datastore.get_image_uri(match.image))), datastore.source(match.image)
-    found = read_label_map(match.file, image, source)
-    marked = set(found.values())
+    label_map = read_label_map(match.file, image, source)
+    marked = set(label_map.values())
     if not marked:
         raise InputError(f"{match.file.name} is empty: no voxel is marked.")
-    info: dict[str, Any] = {"author": how.author, "confirmed": how.confirmed}
-    if len(how.labels) == 1 and not found.names and marked <= _WHITES and len(marked) == 1:  # Black and white.
-        info["label_info"] = [{"name": next(iter(how.labels)), "idx": next(iter(marked))}]
+    info: dict[str, Any] = {"author": options.author, "confirmed": options.confirmed}
+    is_mask = not label_map.names and len(marked) == 1 and marked <= _MASK_VALUES
+    if is_mask and len(options.labels) == 1:
+        info["label_info"] = [{"name": next(iter(options.labels)), "idx": next(iter(marked))}]
     try:
-        values = name_values(read_label_info(info), found, how.labels)
+        values = name_values(read_label_info(info), label_map, options.labels)
     except InputError:
-        known = ", ".join(f"{name}={value}" for name, value in how.labels.items()) or "none"
+        known = ", ".join(f"{name}={value}" for name, value in options.labels.items()) or "none"
         raise InputError(
-            f"{match.file.name} marks the values {sorted(marked)[:20]} and does not name all of them; labels that were "
-            f"given: {known}. Say what the values mean, as the server is told: --labels spleen=1,liver=6."
+            f"{match.file.name} marks the values {sorted(marked)[:20]}, and not all of them have a name; given labels: "
+            f"{known}. Name the values as for the server: --labels spleen=1,liver=6."
         ) from None
-    notes = (*found.notes, *unnamed_values_note(found, values))
-    if not how.dry_run:
-        with _file(match.file) as file:
-            notes = save_label(datastore, how.labels, match.image, file, tag, info)
+    notes = (*label_map.notes, *unnamed_values_note(label_map, values))
+    if not options.dry_run:
+        with _single_file(match.file) as file:
+            notes = save_label(datastore, options.labels, match.image, file, tag, info)
     return tuple(name for name, value in values.items() if value in marked), notes
 
 
 @contextmanager
-def _file(label: Path) -> Iterator[Path]:
-    """The label as one file whose name ends in its kind."""
-    found = find_label_object(label)
-    if found is None:
+def _single_file(label: Path) -> Iterator[Path]:
+    """Yield the label as one file whose suffix tells its format."""
+    dicom_object = find_label_object(label)
+    if dicom_object is None:
         yield label
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(shutil.copyfile(found, Path(folder) / "label.dcm"))
+        yield Path(shutil.copyfile(dicom_object, Path(folder) / "label.dcm"))

@@ -29,7 +29,7 @@ from baps.utils.atomic_write import PARTIAL
 logger = logging.getLogger(__name__)
 
 _DAY = 86_400.0
-_UNFINISHED = (f"{PARTIAL}*", ".fetching-*")
+_INCOMPLETE = (f"{PARTIAL}*", ".fetching-*")
 """Patterns of the names of incomplete files and folders."""
 
 
@@ -50,12 +50,12 @@ class Retention:
         self._closed = closed or threading.Event()
 
     def start(self) -> None:
-        """Start in a thread."""
+        """Start a thread that removes old files now and once a day."""
         threading.Thread(target=self._run, name="retention", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            for step in (self.remove_unfinished, self.prune_labels, self.remove_unused):
+            for step in (self.remove_incomplete, self.prune_labels, self.remove_unused):
                 try:
                     step()
                 except (BapsError, OSError) as error:
@@ -63,7 +63,7 @@ class Retention:
             if self._closed.wait(_DAY):
                 return
 
-    def remove_unfinished(self, now: float | None = None) -> None:
+    def remove_incomplete(self, now: float | None = None) -> None:
         """Remove incomplete files that are older than a day: their writer was killed.
 
         Args:
@@ -71,22 +71,22 @@ class Retention:
         """
         now = now or time.time()
         for folder in (self._site.adapters, *self._caches()):
-            for kind in _UNFINISHED:
-                for left in folder.rglob(kind):
+            for pattern in _INCOMPLETE:
+                for path in folder.rglob(pattern):
                     with suppress(OSError):
-                        if now - left.lstat().st_mtime > _DAY:
-                            _remove(left)
+                        if now - path.lstat().st_mtime > _DAY:
+                            _remove(path)
 
     def prune_labels(self) -> None:
         """Remove the versions of labels that the settings do not keep, with lines in the audit file."""
         keep, days = self._site.label_versions_keep, self._site.label_versions_days
         if not (keep or days) or not isinstance(self._datastore, AtomicIndex):
             return
-        by_itself = {"user": None, "role": None, "by": "server", "what": "prune a label"}
+        server_line = {"user": None, "role": None, "by": "server", "what": "prune a label"}
         for image, tag, versions in prune(
             self._datastore.history, RetentionRule(keep or 1, days), adapter_times(self._site.adapters)
         ):
-            self._audit.add({**by_itself, "image": self._audit.hashed(image), "tag": tag, "versions": versions})
+            self._audit.add({**server_line, "image": self._audit.hashed(image), "tag": tag, "versions": versions})
 
     def remove_unused(self, now: float | None = None) -> None:
         """Remove fetched and converted series that were not read for as long as the setting says.
@@ -102,8 +102,8 @@ class Retention:
         for folder in self._caches():
             for file in folder.glob("*.nii.gz"):
                 with suppress(OSError):
-                    found = file.lstat()
-                    if now - max(found.st_atime, found.st_mtime) > days * _DAY:
+                    status = file.lstat()
+                    if now - max(status.st_atime, status.st_mtime) > days * _DAY:
                         file.unlink()
 
     def _caches(self) -> Iterator[Path]:
@@ -116,9 +116,9 @@ class Retention:
             yield Path(self._datastore._datastore_path) / CONVERTED
 
 
-def _remove(left: Path) -> None:
-    """Remove a file, a link, or a folder with what it holds."""
-    if left.is_dir() and not left.is_symlink():
-        shutil.rmtree(left)
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with its content."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        left.unlink()
+        path.unlink()

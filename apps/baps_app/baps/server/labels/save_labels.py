@@ -1,14 +1,14 @@
 """Save labels and masks of models: check them against their image, merge them with earlier labels, and read them back.
 
-A label is read, checked and merged with the earlier one while others save; where one of them was faster, it is merged
-with theirs again. Only to store it, the lock of this label is held, against other threads, other processes and the
-command line. What is kept of earlier labels: ``baps.annotations.history``, or the PACS.
+A label is read, checked and merged with the earlier one while other users may save. If one of them was faster, it is
+merged again with the new label. The lock of the label is held only to store it, and excludes other threads, other
+processes and the command line. Earlier labels are kept by ``baps.annotations.history``, or by the PACS.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -49,34 +49,34 @@ def save_label(
     path: Path,
     tag: str,
     info: dict[str, Any],
-    whole: bool = False,
+    complete_labels: bool = False,
     confirms: bool = False,
 ) -> tuple[str, ...]:
-    """Save a label into the datastore, and with it who made it, whether a person confirmed it, and on which
-    slices it was looked for.
+    """Save a label, with its author, whether a person confirmed it, and the slices on which it was annotated.
 
     Args:
-        datastore: of the server.
-        labels: of the site.
-        image_id: which image.
-        path: the uploaded file.
-        tag: ``final``; or ``draft``, which no training takes and Next Sample does not heed. What nobody has confirmed
-            is never final: it is kept as ``original``, so that it replaces no label and Next Sample goes on offering
-            the image.
-        info: what the viewer says of it, see ``read_request``.
-        whole: see ``annotated_slices``.
-        confirms: whether who saves is a trainer, whose word on the work of others counts, see ``disputes``.
+        datastore: Datastore of the server.
+        labels: Names and values of the site.
+        image_id: Name of the image.
+        path: The uploaded file.
+        tag: ``final``; or ``draft``, which trainings and Next Sample ignore. A label that nobody has confirmed is
+            never final: it is saved as ``original``, so that it replaces no label and Next Sample still offers the
+            image.
+        info: What the viewer sent about the label, see ``read_request``.
+        complete_labels: Whether an organ that is marked is marked completely, see ``list_annotated_slices``.
+        confirms: Whether the user is a trainer, who may change labels of other annotators, see
+            ``baps.annotations.disputes``.
 
     Returns:
-        Sentences for who saves it: how it was read, and what became of the work of others.
+        Sentences for the user: how the label was read, and what became of labels of other annotators.
 
     Raises:
         NotFoundError: if there is no such image.
-        InputError: if the file cannot be read, is empty, does not lie where the image does, or marks a value that has
-            no name; or if there is no such tag.
+        InputError: if the file cannot be read, is empty, does not have the geometry of the image, or marks a value
+            without a name; or if there is no such tag.
         StorageError: if the disk is full.
-        BapsError: if what was stored is not what was sent; or if the PACS does not take it, the sentence says whether
-            it is kept.
+        BapsError: if the stored label differs from the one that was sent; or if the PACS refuses it: the message says
+            whether it is kept.
     """
     check_tag(tag)
     image = datastore.get_image_uri(image_id) if image_id else ""
@@ -85,67 +85,74 @@ def save_label(
     sent, extra = read_request(info)
     if tag == DefaultLabelTag.FINAL.value and not sent.confirmed:
         tag = DefaultLabelTag.ORIGINAL.value
-    volume, source = read_volume(Path(image)), source_of(datastore, image_id)
-    found = read_label_map(path, volume, source)
-    marked = set(found.values())
+    volume, source = read_volume(Path(image)), dicom_source(datastore, image_id)
+    label_map = read_label_map(path, volume, source)
+    marked = set(label_map.values())
     if not marked:
         raise InputError("The label is empty: no voxel is marked. Segment the organ, then submit. Nothing was saved.")
-    if sent.slices and max(sent.slices) >= found.shape[2]:
-        raise InputError(f"The label has slices 0 to {found.shape[2] - 1}, not {max(sent.slices)}. Nothing was saved.")
-    values = name_values(sent, found, labels)
+    last_slice = label_map.shape[2] - 1
+    if sent.slices and max(sent.slices) > last_slice:
+        raise InputError(f"The label has slices 0 to {last_slice}, not {max(sent.slices)}. Nothing was saved.")
+    values = name_values(sent, label_map, labels)
     notes: tuple[str, ...] = ()
     for name in values:
         check_segment_name(name)
-    wanted = {name: value for name, value in values.items() if value in marked or name in labels}
-    annotated = list_annotated_slices(sent, found, wanted, whole)  # Of others nobody asks, and the list would grow.
+    # Empty segments that are no labels of the site are left out, because nothing uses their slices.
+    listed = {name: value for name, value in values.items() if value in marked or name in labels}
+    annotated = list_annotated_slices(sent, label_map, listed, complete_labels)
     drawn = {name for name, value in values.items() if value in marked or sent.slices is not None}
-    kept = {
+    common_info = {
         **({"extra": extra} if extra else {}),
         "author": sent.author,
         "model": sent.model,
         "confirmed": sent.confirmed,
     }
 
-    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, base_version: str | None) -> None:
         nonlocal notes
-        merged, names, covered, file = found, values, dict(annotated), path
+        merged_map, merged_values, slices, file = label_map, values, dict(annotated), path
         authors = {name: sent.author for name, value in values.items() if value in marked}
-        judged = DisputeResult()
+        disputes = DisputeResult()
         merge_notes: tuple[str, ...] = ()
         if sent.confirmed and earlier and earlier.info.confirmed:
-            others = merge_concurrent_labels(found, values, sent, sent.author, earlier.label_map, earlier.info, labels)
-            merge_notes = others.notes
-            if others.organs:
-                merged, names = others.label_map, others.values
-                file = write_label_map(folder / "label", merged, volume)
-                for name in others.organs:
+            merged = merge_concurrent_labels(
+                label_map, values, sent, sent.author, earlier.label_map, earlier.info, labels
+            )
+            merge_notes = merged.notes
+            if merged.organs:
+                merged_map, merged_values = merged.label_map, merged.values
+                file = write_label_map(folder / "label", merged_map, volume)
+                for name in merged.organs:
                     authors[name] = earlier.info.author_of(name)
-                    covered.pop(name, None)  # A label without annotated slices was looked for on all.
-                    if name in (before := earlier.info.annotated_slices or {}):
-                        covered[name] = sorted(before[name])
+                    slices.pop(name, None)  # A label without annotated slices was annotated on all.
+                    if name in (earlier_slices := earlier.info.annotated_slices or {}):
+                        slices[name] = sorted(earlier_slices[name])
             if not confirms:
-                authors |= _authors_unchanged(authors, merged, names, earlier, labels)
-            _cover_unchanged(covered, merged, names, earlier, sent.author, labels)
-            again = confirms and is_same(found, values, earlier, labels)
-            looked_at = drawn | set(earlier.info.disputed) if again else drawn
-            new = NewLabel(merged, names, covered, sent.author, looked_at, confirms)
-            if tag == DefaultLabelTag.FINAL.value:  # No training takes the others.
-                judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, volume), labels)
-        more = {
-            "label_info": _segments(names, info),
+                authors |= _authors_of_unchanged(authors, merged_map, merged_values, earlier, labels)
+            _keep_unchanged_slices(slices, merged_map, merged_values, earlier, sent.author, labels)
+            is_confirmation = confirms and is_same(label_map, values, earlier, labels)
+            reviewed = drawn | set(earlier.info.disputed) if is_confirmation else drawn
+            new = NewLabel(merged_map, merged_values, slices, sent.author, reviewed, confirms)
+            if tag == DefaultLabelTag.FINAL.value:  # Trainings use final labels only.
+                read_version = partial(_read_version, datastore, image_id, tag, volume)
+                disputes = find_disputes(new, earlier, read_version, labels)
+        label_info = {
+            **common_info,
+            "label_info": _segments(merged_values, info),
             "authors": authors,
-            "annotated_slices": covered,
-            **judged.record(),
+            "annotated_slices": slices,
+            **disputes.to_dict(),
         }
-        check = check_version(merged, names, volume, source)
-        store_notes = _store(datastore, image_id, file, tag, {**kept, **more}, check, after, confirms)
-        notes = (*found.notes, *unnamed_values_note(found, values), *store_notes, *merge_notes, *judged.notes)
+        check = check_version(merged_map, merged_values, volume, source)
+        store_notes = _store(datastore, image_id, file, tag, label_info, check, base_version, confirms)
+        read_notes = (*label_map.notes, *unnamed_values_note(label_map, values))
+        notes = (*read_notes, *store_notes, *merge_notes, *disputes.notes)
 
     _save(datastore, image_id, tag, volume, store)
     return notes
 
 
-def save_shown(
+def save_mask(
     datastore: Datastore,
     labels: Mapping[str, int],
     image_id: str,
@@ -157,93 +164,97 @@ def save_shown(
     author: str = "",
     confirms: bool = False,
 ) -> str:
-    """Save what a model shows and a person chose to keep; the organ's other slices and other organs stay as they are.
+    """Save the mask of a model that a person accepted. Other slices of the organ, and other organs, are unchanged.
 
-    In a folder of studies, voxels of other organs are left out of the mask.
+    In a folder of studies, voxels of other organs are removed from the mask. A mask that is saved already is not stored
+    again.
 
     Args:
-        datastore, labels, image_id: as in ``save_label``.
-        image: the volume.
-        organ: the label.
-        mask: (I, J, K).
-        slices: across K, that are replaced by those of the mask.
-        model: that made it.
-        author: who chose to keep it.
-        confirms: as in ``save_label``.
+        datastore: Datastore of the server.
+        labels: Names and values of the site.
+        image_id: Name of the image.
+        image: The volume.
+        organ: The label.
+        mask: Boolean mask, (I, J, K).
+        slices: Slices across K that are replaced by those of the mask.
+        model: Name of the model.
+        author: The person who accepted the mask.
+        confirms: Whether the user is a trainer, as for ``save_label``.
 
     Returns:
-        A sentence for who saved it. Nothing is stored twice.
+        A sentence for the user.
 
     Raises:
         NotFoundError: if there is no such image.
-        InputError: if the organ is no label of the site, nothing is marked, or the datastore or its earlier label
+        InputError: if the organ is not a label of the site, nothing is marked, or the datastore or its earlier label
             cannot be used.
+        StorageError: if the disk is full.
+        BapsError: if the stored label differs from the one that was sent, or the PACS refuses it.
     """
     known = datastore.has_image(image_id) if isinstance(datastore, AtomicIndex) else image_id in datastore.list_images()
     if not known:
         raise NotFoundError("The image is not in the datastore, so its mask cannot be saved there. Open one that is.")
     if organ not in labels:
-        raise InputError(f"A mask is saved under the name of a label: {', '.join(labels)}. {organ!r} is none of them.")
+        raise InputError(f"There is no label {organ!r}. A mask is saved as one of these: {', '.join(labels)}.")
     if not isinstance(datastore, (StudiesDatastore, PacsDatastore)):
         raise InputError("Masks are saved to a folder of studies or a PACS only. Submit the label from the viewer.")
     author, tag, sentence = printable(author[:MAX_NAME_LENGTH]), DefaultLabelTag.FINAL.value, ""
 
-    def store(folder: Path, earlier: SavedLabel | None, after: str | None) -> None:
+    def store(folder: Path, earlier: SavedLabel | None, base_version: str | None) -> None:
         nonlocal sentence
         if isinstance(datastore, PacsDatastore):
-            found, info = datastore.label_to_change(image_id, organ, image)
+            label_map, info = datastore.label_to_edit(image_id, organ, image)
         elif earlier:
-            found, info = earlier.label_map, earlier.info
+            label_map, info = earlier.label_map, earlier.info
         else:
-            found, info = LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        present = found.values()
+            label_map, info = LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
+        present = label_map.values()
         if present and not info.confirmed:
-            raise InputError(
-                "The label of this image was confirmed by nobody. Check and submit it before you add to it."
-            )
-        values = label_values(info, labels, found.names) if present else {}
-        taken = {0, *values.values(), *present}
-        value = values.setdefault(organ, max(taken) + 1 if labels[organ] in taken else labels[organ])
-        before, where = found.mask(value), sorted(slices)
-        others = found.without(value)
-        wanted = before.copy()
-        wanted[:, :, where] = mask[:, :, where]
-        after_all = wanted & (before | ~others.foreground())
-        if not after_all.any():
+            raise InputError("Nobody has confirmed the label of this image. Check and submit it before you add to it.")
+        values = label_values(info, labels, label_map.names) if present else {}
+        used_values = {0, *values.values(), *present}
+        free_value = max(used_values) + 1 if labels[organ] in used_values else labels[organ]
+        value = values.setdefault(organ, free_value)
+        old_mask, replaced = label_map.mask(value), sorted(slices)
+        others = label_map.without(value)
+        requested = old_mask.copy()
+        requested[:, :, replaced] = mask[:, :, replaced]
+        new_mask = requested & (old_mask | ~others.foreground())
+        if not new_mask.any():
             raise InputError(f"The mask of {organ} is empty, or lies in other organs. Nothing was saved.")
-        skipped = int(wanted.sum() - after_all.sum())
-        but = f", but for {skipped} voxels that are marked as other organs" if skipped else ""
-        if np.array_equal(before, after_all):
-            sentence = f"It was saved as {organ} before{but}."
+        skipped = int(requested.sum() - new_mask.sum())
+        exception = f", except {skipped} voxels that are marked as other organs" if skipped else ""
+        if np.array_equal(old_mask, new_mask):
+            sentence = f"It was saved as {organ} before{exception}."
             return
-        changed = others.with_masks({value: after_all}, {value: name for name, value in values.items()})
-        annotated = {name: sorted(found) for name, found in (info.annotated_slices or {}).items()}
-        if organ in annotated or not before.any():  # A label without annotated slices was looked for on all.
-            annotated[organ] = sorted({*annotated.get(organ, []), *where})
-        judged = DisputeResult()
+        changed = others.with_masks({value: new_mask}, {value: name for name, value in values.items()})
+        annotated = {name: sorted(indices) for name, indices in (info.annotated_slices or {}).items()}
+        if organ in annotated or not old_mask.any():  # A label without annotated slices was annotated on all.
+            annotated[organ] = sorted({*annotated.get(organ, []), *replaced})
+        disputes = DisputeResult()
         if earlier:
             new = NewLabel(changed, values, annotated, author, {organ}, confirms)
-            judged = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
-        sent = {
+            disputes = find_disputes(new, earlier, partial(_read_version, datastore, image_id, tag, image), labels)
+        label_info = {
             "label_info": _segments(values, {}),
             "author": author,
             "authors": {**{name: info.author_of(name) for name in values}, organ: author},
             "model": model,
             "confirmed": True,
             "annotated_slices": annotated,
-            **judged.record(),
+            **disputes.to_dict(),
         }
         path = write_label_map(folder / "label", changed, image)
-        check = check_version(changed, values, image, source_of(datastore, image_id))
-        store_notes = _store(datastore, image_id, path, tag, sent, check, after, confirms)
-        sentence = " ".join([f"Saved as {organ}{but}.", *store_notes, *judged.notes])
+        check = check_version(changed, values, image, dicom_source(datastore, image_id))
+        store_notes = _store(datastore, image_id, path, tag, label_info, check, base_version, confirms)
+        sentence = " ".join([f"Saved as {organ}{exception}.", *store_notes, *disputes.notes])
 
     _save(datastore, image_id, tag, image, store, must_read=True)
     return sentence
 
 
-_TRIES = 4
-"""Times that a label is merged, if others are faster; the last time they wait."""
+_MAX_ATTEMPTS = 4
+"""Maximum number of times that a label is merged because another user was faster. The last time, others must wait."""
 
 
 def _save(
@@ -254,45 +265,54 @@ def _save(
     store: Callable[[Path, SavedLabel | None, str | None], None],
     must_read: bool = False,
 ) -> None:
-    """Have a label stored that is merged with the one it replaces.
+    """Read the earlier label, and call a function that merges it with the new one and stores the result.
 
     Args:
-        datastore, image_id, tag: which label.
-        image: the volume.
-        store: is given an empty folder, the earlier label, or None, and the name of its version; may be called again.
-        must_read: whether an earlier label that cannot be read is an error.
+        datastore: Datastore of the server.
+        image_id: Name of the image.
+        tag: Tag of the label.
+        image: The volume.
+        store: Gets an empty folder, the earlier label or None, and the name of its version or None. It is called again
+            if another user was faster.
+        must_read: Whether an earlier label that cannot be read is an error.
 
     Raises:
         StorageError: if the disk is full.
     """
     try:
-        for attempt in range(1, _TRIES + 1):
-            alone = isinstance(datastore, PacsDatastore) or attempt == _TRIES
-            with _saving(datastore, image_id, tag, alone), tempfile.TemporaryDirectory() as folder:
-                after, earlier = _earlier(datastore, image_id, tag, image, must_read)
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            exclusive = isinstance(datastore, PacsDatastore) or attempt == _MAX_ATTEMPTS
+            with _locked(datastore, image_id, tag, exclusive), tempfile.TemporaryDirectory() as folder:
+                base_version, earlier = _read_earlier(datastore, image_id, tag, image, must_read)
                 try:
-                    store(Path(folder), earlier, after)
+                    store(Path(folder), earlier, base_version)
                 except OutdatedError:
-                    if attempt == _TRIES:
+                    if attempt == _MAX_ATTEMPTS:
                         raise
                 else:
                     return
     except OSError as error:
         raise StorageError(
-            f"The label could not be saved ({error.strerror}). The earlier one, if any, is as it was. Make room on the "
+            f"The label could not be saved ({error.strerror}). The earlier one, if any, is unchanged. Make room on the "
             "server's disk and submit again."
         ) from error
 
 
 @contextmanager
-def _saving(datastore: Datastore, image_id: str, tag: str, alone: bool) -> Iterator[None]:
-    """Nobody else saves this label meanwhile, if that is wanted. The host's own datastores have no such lock."""
-    with datastore.history.locked(image_id, tag) if alone and isinstance(datastore, AtomicIndex) else nullcontext():
+def _locked(datastore: Datastore, image_id: str, tag: str, exclusive: bool) -> Iterator[None]:
+    """Hold the lock of a label if it is to be saved exclusively. MONAI Label's own datastores have no such lock."""
+    has_lock = exclusive and isinstance(datastore, AtomicIndex)
+    with datastore.history.locked(image_id, tag) if has_lock else nullcontext():
         yield
 
 
-def source_of(datastore: Datastore, image_id: str) -> Path | None:
-    """Return the DICOM series or file of an image of a folder of studies; none of other images."""
+def dicom_source(datastore: Datastore, image_id: str) -> Path | None:
+    """Return the DICOM series or file of an image in a folder of studies, or None for other images.
+
+    Args:
+        datastore: Datastore of the server.
+        image_id: Name of the image.
+    """
     return datastore.source(image_id) if isinstance(datastore, StudiesDatastore) else None
 
 
@@ -303,27 +323,31 @@ def _store(
     tag: str,
     info: dict[str, Any],
     check: Callable[[Version], None],
-    after: str | None,
+    base_version: str | None,
     confirms: bool,
 ) -> list[str]:
-    """Store a label, in a folder of studies after the check. The PACS store reads back what it sends by itself.
+    """Store a label. In a folder of studies it is checked before it is served; a PACS datastore checks by itself.
 
     Returns:
-        Sentences for who saves it.
+        Sentences for the user.
     """
     if isinstance(datastore, PacsDatastore):
         return datastore.store_label(image_id, path, tag, info, confirms)
     if isinstance(datastore, StudiesDatastore):
-        datastore.save_label(image_id, str(path), tag, info, check, after)
+        datastore.save_label(image_id, str(path), tag, info, check, base_version)
     else:
         datastore.save_label(image_id, str(path), tag, info)
     return []
 
 
-def _earlier(
+def _read_earlier(
     datastore: Datastore, image_id: str, tag: str, image: Volume, must_read: bool
 ) -> tuple[str | None, SavedLabel | None]:
-    """The label that is about to be replaced, after the name of its version; a PACS keeps each organ for itself."""
+    """Read the label that is about to be replaced.
+
+    Returns:
+        The name of its version, and the label. Both are None for final labels in a PACS, which replace nothing.
+    """
     if not isinstance(datastore, AtomicIndex) or (
         isinstance(datastore, PacsDatastore) and tag == DefaultLabelTag.FINAL
     ):
@@ -335,14 +359,14 @@ def _earlier(
         return name, None
     try:
         return name, _read_saved(datastore, image_id, version, image)
-    except InputError:  # Laid there by hand, say. It is kept as it is.
+    except InputError:  # For example, somebody copied the file into the folder. Its version is kept.
         if must_read:
             raise
         return name, None
 
 
 def _read_version(datastore: Datastore, image_id: str, tag: str, image: Volume, name: str) -> SavedLabel | None:
-    """An earlier version of a label, or None if it is not there or cannot be read any more."""
+    """Read an earlier version of a label. Return None if it was removed or cannot be read any more."""
     try:
         return _read_saved(datastore, image_id, datastore.history.version(image_id, tag, name), image)
     except BapsError:
@@ -350,11 +374,11 @@ def _read_version(datastore: Datastore, image_id: str, tag: str, image: Volume, 
 
 
 def _read_saved(datastore: Datastore, image_id: str, version: Version, image: Volume) -> SavedLabel:
-    found = read_label_map(version.file, image, source_of(datastore, image_id))
-    return SavedLabel(version.name, found, read_label_info(version.info))
+    label_map = read_label_map(version.file, image, dicom_source(datastore, image_id))
+    return SavedLabel(version.name, label_map, read_label_info(version.info))
 
 
-def _cover_unchanged(
+def _keep_unchanged_slices(
     annotated: dict[str, list[int]],
     new: LabelMap,
     values: Mapping[str, int],
@@ -362,35 +386,41 @@ def _cover_unchanged(
     author: str,
     labels: Mapping[str, int],
 ) -> None:
-    """Have slices of an organ of others stay looked at that were so, and are as they were.
+    """Add the annotated slices of other authors' organs on which the organ is unchanged.
 
-    Who corrects one slice says of that one alone that it was looked at.
+    An annotator who corrects one slice of such an organ sends only that slice as annotated.
     """
     known = earlier.info.annotated_slices or {}
     organs = [name for name in annotated if earlier.info.author_of(name) != author and known.get(name)]
-    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
-    same = (pair.old == pair.new) & (pair.old == pair.both) & (pair.old > 0)
-    for n, name in enumerate(organs):
-        annotated[name] = sorted(
-            {*annotated[name], *(k for k in np.flatnonzero(same[:, n]).tolist() if k in known[name])}
-        )
+    overlaps = _overlaps(organs, new, values, earlier, labels)
+    same = (overlaps.old == overlaps.new) & (overlaps.old == overlaps.both) & (overlaps.old > 0)
+    for column, name in enumerate(organs):
+        unchanged = (k for k in np.flatnonzero(same[:, column]).tolist() if k in known[name])
+        annotated[name] = sorted({*annotated[name], *unchanged})
 
 
-def _authors_unchanged(
+def _authors_of_unchanged(
     organs: Collection[str], new: LabelMap, values: Mapping[str, int], earlier: SavedLabel, labels: Mapping[str, int]
 ) -> dict[str, str]:
-    """Return who drew the organs that are as they were.
+    """Return the earlier authors of the organs that are unchanged.
 
-    Who submits a colleague's organ unchanged, as viewers do with the whole label, has not drawn it. Were they its
-    author, they could erase it afterwards as their own.
+    Viewers submit all organs of a label, also those of other authors. Without this, the annotator would become the
+    author of a colleague's organ, and could erase it later.
     """
     names = sorted(organs)
-    pair = Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in names])
-    same = ((pair.old == pair.new) & (pair.old == pair.both)).all(0)
+    overlaps = _overlaps(names, new, values, earlier, labels)
+    same = ((overlaps.old == overlaps.new) & (overlaps.old == overlaps.both)).all(0)
     return {name: earlier.info.author_of(name) for name, unchanged in zip(names, same, strict=True) if unchanged}
 
 
+def _overlaps(
+    organs: Sequence[str], new: LabelMap, values: Mapping[str, int], earlier: SavedLabel, labels: Mapping[str, int]
+) -> Overlaps:
+    """Count the voxels of organs in the earlier label, in the new one, and in both, slice by slice."""
+    return Overlaps.count(earlier.label_map, new, [(earlier.value(name, labels), values[name]) for name in organs])
+
+
 def _segments(values: Mapping[str, int], info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Names and values, with what else was sent of a segment."""
-    sent = {(one["name"], one["idx"]): one for one in info.get("label_info") or []}
+    """Return the names and values of segments, with everything else that was sent about them."""
+    sent = {(segment["name"], segment["idx"]): segment for segment in info.get("label_info") or []}
     return [{**sent.get((name, value), {}), "name": name, "idx": value} for name, value in values.items()]

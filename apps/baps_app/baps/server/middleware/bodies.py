@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from baps.server.middleware.quotas import FairQueue, QueueFullError, user_of
+from baps.server.middleware.quotas import FairQueue, QueueFullError, quota_user
 from baps.server.request_context import RequestContext
 
 SMALL = 1 << 20
@@ -44,7 +44,8 @@ _GRACE_SECONDS, _BYTES_PER_SECOND = 60.0, 8 << 10
 """Seconds that a body may take, plus its size at the rate of the slowest link that sends images."""
 
 _SMALL_EACH = 64
-"""Maximum number of incomplete small bodies of one user; beyond it, the oldest is ended. One takes milliseconds."""
+"""Maximum number of incomplete small bodies of one user. Beyond it, the oldest one is cancelled; normally a small body
+is complete within milliseconds."""
 
 _LARGE, _LARGE_EACH, _LARGE_WAITING = 64, 8, 64
 """Large bodies that are read at once, in total and of one user, and those of one user that wait."""
@@ -52,8 +53,8 @@ _LARGE, _LARGE_EACH, _LARGE_WAITING = 64, 8, 64
 _IMAGES_EACH, _IMAGES = 2, 8
 """Disk space of bodies, of one user and in total, as multiples of the largest image."""
 
-_KEPT_FREE, _KEPT_SHARE = 1 << 30, 10
-"""Bytes of the disk that are left free, but on a small disk, as in a container, at most a tenth."""
+_MIN_FREE_BYTES, _MIN_FREE_SHARE = 1 << 30, 10
+"""Bytes of the disk that are left free; on a small disk, as in a container, at most a tenth of the disk."""
 
 _FIELDS, _FILES = 64, 1000
 """Maximum number of fields and files of a form; a session may bring a series, with a file for each slice."""
@@ -80,24 +81,24 @@ class Bodies:
     Args:
         app: The application behind it.
         max_bytes: Maximum size of a request that brings images.
-        find_missing: Returns a sentence on what a request names that does not exist, or "".
+        find_missing: Returns a message if a request names something that does not exist, else "".
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, find_missing: Callable[[Scope], str] = lambda _: "") -> None:
-        self.app, self._most, self._find_missing = app, max_bytes, find_missing
+        self.app, self._max_image_bytes, self._find_missing = app, max_bytes, find_missing
         self._large = FairQueue(_LARGE, _LARGE_EACH, _LARGE_WAITING)
         self._small: dict[str, OrderedDict[_Reading, None]] = {}
         self._bytes: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # 3D Slicer's client repeats the length of an upload with requests that bring nothing.
+        # 3D Slicer's client repeats the length of an upload with later requests that have no body.
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or not has_body(scope):
             await self.app(scope, receive, send)
             return
         context: RequestContext = scope["baps.context"]
-        most = max_body_bytes(context, self._most)
+        limit = max_body_bytes(context, self._max_image_bytes)
         declared = Headers(scope=scope).get("content-length")
-        user = user_of(scope)
+        user = quota_user(scope)
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spooled:
             file = cast(BinaryIO, spooled)
             reading = _Reading()
@@ -108,22 +109,22 @@ class Bodies:
                         raise HTTPException(404, missing)
                 if declared is not None and int(declared) <= SMALL:
                     with self._limit_small_bodies(user, reading), reading.cancel:
-                        await self._read(receive, file, reading, most, user)
+                        await self._read(receive, file, reading, limit, user)
                     if reading.cancel.cancelled_caught:
                         raise HTTPException(408, "Other requests came before this one was complete. Send it again.")
                 else:
                     async with self._large.slot(user):
                         _check_room(int(declared or 0))
-                        await self._read(receive, file, reading, most, user)
+                        await self._read(receive, file, reading, limit, user)
                 file.seek(0)
                 scope[BODY] = file
                 await self.app(scope, _replay(file, receive), send)
             except HTTPException as refusal:
-                await _refused(refusal)(scope, receive, send)
+                await _to_response(refusal)(scope, receive, send)
             except QueueFullError:
                 sentence = f"You are sending {_LARGE_EACH + _LARGE_WAITING} files. Send more when some have arrived."
-                await _refused(HTTPException(429, sentence, {"Retry-After": "30"}))(scope, receive, send)
-            except _GoneError:
+                await _to_response(HTTPException(429, sentence, {"Retry-After": "30"}))(scope, receive, send)
+            except _ClientDisconnectedError:
                 return
             finally:
                 self._bytes[user] -= reading.size
@@ -132,53 +133,53 @@ class Bodies:
 
     @contextmanager
     def _limit_small_bodies(self, user: str, reading: _Reading) -> Iterator[None]:
-        """List an incomplete small body, and end the user's oldest if there are too many."""
-        theirs = self._small.setdefault(user, OrderedDict())
-        theirs[reading] = None
-        if len(theirs) > _SMALL_EACH:
-            theirs.popitem(last=False)[0].cancel.cancel()
+        """List an incomplete small body, and cancel the user's oldest if there are too many."""
+        bodies = self._small.setdefault(user, OrderedDict())
+        bodies[reading] = None
+        if len(bodies) > _SMALL_EACH:
+            bodies.popitem(last=False)[0].cancel.cancel()
         try:
             yield
         finally:
-            theirs.pop(reading, None)
-            if not theirs:
+            bodies.pop(reading, None)
+            if not bodies:
                 self._small.pop(user, None)
 
-    async def _read(self, receive: Receive, file: BinaryIO, reading: _Reading, most: int, user: str) -> None:
+    async def _read(self, receive: Receive, file: BinaryIO, reading: _Reading, limit: int, user: str) -> None:
         """Read a body to a file.
 
         Raises:
-            HTTPException: 408 if it comes too slowly, 413 if it is too large, 429 if the user has too much on the disk.
-            _GoneError: if the client has left.
+            HTTPException: 408 if it comes too slowly, 413 if it is larger than the limit in bytes, 429 if the user has
+                too much on the disk, 507 if the disk is full.
+            _ClientDisconnectedError: if the client disconnected.
         """
-        waited, checked = 0.0, 0
+        waited, checked_size = 0.0, 0
         while True:
-            begun = time.monotonic()
-            left = _GRACE_SECONDS + reading.size / _BYTES_PER_SECOND - waited
+            started = time.monotonic()
+            time_left = _GRACE_SECONDS + reading.size / _BYTES_PER_SECOND - waited
             message: Message | None = None
-            with anyio.move_on_after(min(_IDLE_SECONDS, left)):
+            with anyio.move_on_after(min(_IDLE_SECONDS, time_left)):
                 message = await receive()
-            waited += time.monotonic() - begun
+            waited += time.monotonic() - started
             if message is None:
                 raise HTTPException(408, "The request came too slowly and was cancelled. Send it again.")
             if message["type"] == "http.disconnect":
-                raise _GoneError
+                raise _ClientDisconnectedError
             part: bytes = message.get("body", b"")
             reading.size += len(part)
             self._bytes[user] += len(part)
-            if reading.size > most:
-                raise too_large(most)
-            if reading.size > SMALL and (
-                self._bytes[user] > _IMAGES_EACH * self._most or self._bytes.total() > _IMAGES * self._most
-            ):
+            if reading.size > limit:
+                raise too_large(limit)
+            user_limit, total_limit = _IMAGES_EACH * self._max_image_bytes, _IMAGES * self._max_image_bytes
+            if reading.size > SMALL and (self._bytes[user] > user_limit or self._bytes.total() > total_limit):
                 raise HTTPException(
                     429,
-                    f"You are sending more than {_IMAGES_EACH * self._most >> 20:,} MB at once, or all users too much. "
+                    f"You are sending more than {user_limit >> 20:,} MB at once, or all users together send too much. "
                     "Send one file after the other.",
                     {"Retry-After": "30"},
                 )
-            if reading.size - checked > 64 << 20:
-                checked = reading.size
+            if reading.size - checked_size > 64 << 20:
+                checked_size = reading.size
                 _check_room(0)
             if reading.size > _IN_MEMORY:
                 try:
@@ -191,12 +192,16 @@ class Bodies:
                 return
 
 
-class _GoneError(Exception):
-    """The client left before the body was complete."""
+class _ClientDisconnectedError(Exception):
+    """The client disconnected before the body was complete."""
 
 
 def has_body(scope: Scope) -> bool:
-    """Return whether a request announces a body."""
+    """Return whether the headers of a request announce a body.
+
+    Args:
+        scope: ASGI scope of the request.
+    """
     headers = Headers(scope=scope)
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
@@ -211,11 +216,15 @@ def max_body_bytes(context: RequestContext, max_image_bytes: int) -> int:
     return max_image_bytes if context.policy and context.policy.brings_images else SMALL
 
 
-def too_large(most: int) -> HTTPException:
-    """Return the error for a request that is larger than so many bytes."""
+def too_large(limit: int) -> HTTPException:
+    """Return the error for a request that is too large.
+
+    Args:
+        limit: Maximum size in bytes.
+    """
     return HTTPException(
         413,
-        f"The request is larger than the {most >> 20:,} MB that are accepted. Send less, or have the operator raise "
+        f"The request is larger than the {limit >> 20:,} MB that are accepted. Send less, or have the operator raise "
         "max_upload_mb.",
     )
 
@@ -227,7 +236,7 @@ def _check_room(size: int) -> None:
         HTTPException: 507.
     """
     disk = shutil.disk_usage(tempfile.gettempdir())
-    if disk.free - size < min(_KEPT_FREE, disk.total // _KEPT_SHARE):
+    if disk.free - size < min(_MIN_FREE_BYTES, disk.total // _MIN_FREE_SHARE):
         raise _no_room()
 
 
@@ -235,19 +244,19 @@ def _no_room() -> HTTPException:
     return HTTPException(507, "The server's disk has no room for the request. Tell its operator, then try again.")
 
 
-def _refused(refusal: HTTPException) -> Response:
+def _to_response(refusal: HTTPException) -> Response:
     return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
 
 
 def _replay(file: BinaryIO, receive: Receive) -> Receive:
-    """Return a function that receives the messages of a body in a file, and then those that follow."""
+    """Return a function that receives the body from a file, and then the messages that follow."""
     done = False
 
     async def replayed() -> Message:
         nonlocal done
         if done:
             return await receive()
-        part = file.read(_IN_MEMORY)  # Of a file that was written just now: the system has it in memory.
+        part = file.read(_IN_MEMORY)  # Does not block for long: the file was just written, so it is in the page cache.
         done = len(part) < _IN_MEMORY
         if done:
             file.truncate(0)  # The route has its own copy.
@@ -272,18 +281,18 @@ class CloseUnread:
             return
         unread = True
 
-        async def received() -> Message:
+        async def receive_and_note() -> Message:
             nonlocal unread
             message = await receive()
             unread = unread and message.get("more_body", False)
             return message
 
-        async def sent(message: Message) -> None:
+        async def send_with_close(message: Message) -> None:
             if unread and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
-        await self.app(scope, received, sent)
+        await self.app(scope, receive_and_note, send_with_close)
 
 
 class _BoundedRequest(Request):
@@ -297,6 +306,7 @@ class BoundedRoute(APIRoute):
     """A route that limits the number of fields and files of forms."""
 
     def get_route_handler(self) -> Callable[[Request], object]:  # type: ignore[override]
+        """Return the route's handler, which gets requests with limited forms."""
         handler = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:

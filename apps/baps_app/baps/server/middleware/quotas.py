@@ -1,7 +1,7 @@
 """ASGI middleware that limits how many requests of a group run at once, in total and for one user.
 
 Waiting requests hold no thread. Each group has slots of its own, so that no group takes the threads of another. Free
-slots go to the users in turn, so that no user waits behind another one's queue.
+slots are given to the users in turn, so that no user waits behind the queue of another user.
 """
 
 from __future__ import annotations
@@ -28,48 +28,51 @@ class Group:
         name: Name, for the message to users whose requests are refused.
         requests: Pattern that matches the method and the path.
         slots: Maximum number of requests that run at once.
-        each: Maximum number of those of one user. If no login is needed, one user may have all slots.
-        waiting: Maximum number of waiting requests of one user; more are refused.
-        retry: Seconds after which a refused request may be sent again.
+        slots_per_user: Maximum number of requests of one user that run at once. If no login is needed, one user may
+            have all slots.
+        max_waiting: Maximum number of waiting requests of one user; more are refused.
+        retry_seconds: Time after which a refused request may be sent again.
     """
 
     name: str
     requests: re.Pattern[str]
     slots: int
-    each: int
-    waiting: int
-    retry: int
+    slots_per_user: int
+    max_waiting: int
+    retry_seconds: int
 
 
-def _group(name: str, requests: str, slots: int, each: int, waiting: int, retry: int = 5) -> Group:
-    return Group(name, re.compile(requests, re.DOTALL), slots, each, waiting, retry)
+def _group(
+    name: str, requests: str, slots: int, slots_per_user: int, max_waiting: int, retry_seconds: int = 5
+) -> Group:
+    return Group(name, re.compile(requests, re.DOTALL), slots, slots_per_user, max_waiting, retry_seconds)
 
 
 GROUPS = (
-    # Each takes a core for up to a minute; users do not wait longer than for some of them.
-    _group("whole organs", "POST /infer/(whole_organ|organs|scribbles)", 4, 2, 16, retry=30),
-    # The model runs one at a time: more threads would only wait for it. A script may send some dozens.
+    # Each takes a core for up to a minute; users would not wait for many of them.
+    _group("whole organs", "POST /infer/(whole_organ|organs|scribbles)", 4, 2, 16, retry_seconds=30),
+    # The model runs one request at a time: more threads would only wait for it. A script may send some dozens.
     _group("clicks", "POST /infer/.*", 8, 4, 64),
-    # Some strategies look at volumes, one request at a time.
+    # Some strategies read volumes, one request at a time.
     _group("next samples", "POST /activelearning/.*", 4, 1, 16),
-    # OHIF requests hundreds of frames at once, and must get all of them.
+    # OHIF requests hundreds of frames at once, and needs all of them.
     _group(
         "images", r"(GET|HEAD) /(datastore/(image|label|dataset|label/rtstruct)|proxy/dicom/.*|session/.*)", 16, 6, 1000
     ),
     _group("changes", r"(PUT|POST|DELETE) /(datastore|session|train|proxy|progress)(/.*)?", 8, 2, 32),
     # If an OpenID provider does not respond, users with a token of this server can still sign in.
     _group("sign-ins at the provider", "GET /login/openid(/return)?", 8, 8, 2000),
-    # Counted by address, which many users may share: no user who may sign in is refused.
+    # Counted by address, which many users may share: the limits are so high that no user is refused.
     _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
-    # Lists of thousands of images, which take the interpreter for a while.
+    # Lists of thousands of images, which occupy the interpreter for a while.
     _group("lists", "GET /datastore/?", 2, 1, 500),
-    # And their files, of which a browser requests a hundred at once.
+    # Pages and their files, of which a browser requests a hundred at once.
     _group("pages", ".*", 12, 6, 500),
 )
-"""The groups; the first that matches a request applies."""
+"""The groups. The first one that matches a request applies."""
 
 THREADS = sum(group.slots for group in GROUPS)
-"""Number of threads that all slots take."""
+"""Number of threads that all slots together need."""
 
 
 class QueueFullError(Exception):
@@ -77,22 +80,25 @@ class QueueFullError(Exception):
 
 
 class FairQueue:
-    """Gives slots to users in turn. For the tasks of one event loop.
+    """Gives slots to users in turn. All callers must be tasks of one event loop.
 
     Args:
         slots: Number of slots.
-        each: Maximum number of slots of one user.
-        waiting: Maximum number of waiting requests of one user.
+        slots_per_user: Maximum number of slots of one user.
+        max_waiting: Maximum number of waiting requests of one user.
     """
 
-    def __init__(self, slots: int, each: int, waiting: int) -> None:
-        self._free, self._each, self._most = slots, each, waiting
+    def __init__(self, slots: int, slots_per_user: int, max_waiting: int) -> None:
+        self._free, self._slots_per_user, self._max_waiting = slots, slots_per_user, max_waiting
         self._held: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Event]] = OrderedDict()
 
     @asynccontextmanager
     async def slot(self, user: str) -> AsyncIterator[None]:
         """Wait for a slot and hold it for as long as the context lasts.
+
+        Args:
+            user: Name of the user.
 
         Raises:
             QueueFullError: If too many requests of the user wait.
@@ -104,12 +110,12 @@ class FairQueue:
             self._give_back(user)
 
     async def _take(self, user: str) -> None:
-        if self._free and self._held[user] < self._each:
+        if self._free and self._held[user] < self._slots_per_user:
             self._free -= 1
             self._held[user] += 1
             return
         queue = self._waiting.setdefault(user, deque())
-        if len(queue) >= self._most:
+        if len(queue) >= self._max_waiting:
             raise QueueFullError
         turn = asyncio.Event()
         queue.append(turn)
@@ -130,7 +136,7 @@ class FairQueue:
         for other, queue in list(self._waiting.items()):
             if not queue:
                 del self._waiting[other]
-            elif self._free and self._held[other] < self._each:
+            elif self._free and self._held[other] < self._slots_per_user:
                 self._waiting.move_to_end(other)
                 self._free -= 1
                 self._held[other] += 1
@@ -148,7 +154,8 @@ class Quotas:
     def __init__(self, app: ASGIApp, users: bool) -> None:
         self.app = app
         self._queues = [
-            (group, FairQueue(group.slots, group.each if users else group.slots, group.waiting)) for group in GROUPS
+            (group, FairQueue(group.slots, group.slots_per_user if users else group.slots, group.max_waiting))
+            for group in GROUPS
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,16 +163,20 @@ class Quotas:
             await self.app(scope, receive, send)
             return
         request = f"{scope['method']} {path_below(scope)}"
-        group, queue = next(one for one in self._queues if one[0].requests.fullmatch(request))
+        group, queue = next(pair for pair in self._queues if pair[0].requests.fullmatch(request))
         try:
-            async with queue.slot(user_of(scope)):
+            async with queue.slot(quota_user(scope)):
                 await self.app(scope, receive, send)
         except QueueFullError:
             await _refusal(group)(scope, receive, send)
 
 
-def user_of(scope: Scope) -> str:
-    """Return the user whose quota a request counts for, or the address of one who has not signed in."""
+def quota_user(scope: Scope) -> str:
+    """Return the key of the user whose quota a request counts for: the name, or the address before the sign-in.
+
+    Args:
+        scope: ASGI scope of the request, with the request's context.
+    """
     context: RequestContext = scope["baps.context"]
     if context.principal is not None:
         return context.principal.name
@@ -173,5 +184,5 @@ def user_of(scope: Scope) -> str:
 
 
 def _refusal(group: Group) -> JSONResponse:
-    sentence = f"You have {group.waiting} waiting requests for {group.name}. Send more when some have been answered."
-    return JSONResponse({"detail": sentence}, 429, {"Retry-After": str(group.retry)})
+    detail = f"You have {group.max_waiting} waiting requests for {group.name}. Send more when some have been answered."
+    return JSONResponse({"detail": detail}, 429, {"Retry-After": str(group.retry_seconds)})

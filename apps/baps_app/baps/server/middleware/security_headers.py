@@ -1,7 +1,7 @@
 """ASGI middleware that adds security headers to every response.
 
-A response keeps headers of its own: pages have their own Content-Security-Policy, and browsers may cache the files of
-OHIF, which hold no data of patients.
+A response that sets a header with a default keeps its own value: pages have their own Content-Security-Policy, and
+browsers may cache the files of OHIF, which hold no patient data.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from types import MappingProxyType
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+STRICTEST_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy of responses that are not pages: in a browser they load, run and send nothing."""
 
-DEFAULTS = MappingProxyType({"Content-Security-Policy": NOTHING, "Cache-Control": "no-store"})
+DEFAULTS = MappingProxyType({"Content-Security-Policy": STRICTEST_POLICY, "Cache-Control": "no-store"})
 """Headers of responses that do not set them."""
 
 ALWAYS = MappingProxyType(
@@ -30,7 +30,7 @@ ALWAYS = MappingProxyType(
 """Headers of all responses."""
 
 RAW = b"".join(f"{name}: {value}\r\n".encode() for name, value in {**DEFAULTS, **ALWAYS}.items())
-"""All of them as bytes, for responses that are sent before a request reaches the application."""
+"""All headers as bytes, for responses that are sent before a request reaches the application."""
 
 
 class SecurityHeaders:

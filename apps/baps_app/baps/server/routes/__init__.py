@@ -1,1 +1,1 @@
-"""What the server answers, one file for each kind of request."""
+"""The routes of the server, one file per kind of request."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints import datastore as host_datastore
+from monailabel.endpoints import datastore as monailabel_datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
@@ -30,40 +30,43 @@ from baps.utils.redaction import shorten_paths_in_json
 
 _reading_image, _reading_label = KeyedLocks(), KeyedLocks()
 
-_HOST_KEEPS = ("strategy", "ts", "name", "checksum", "path")
-"""Fields that MONAI Label itself keeps of an image, and relies on."""
+_HOST_FIELDS = ("strategy", "ts", "name", "checksum", "path")
+"""Fields of an image that MONAI Label itself sets."""
 
 
 def image_file(image: str) -> Path:
-    """Return the file of an image of the datastore; one thread at a time fetches it from the PACS or converts it.
+    """Return the file of an image. Only one thread at a time fetches it from the PACS or converts it.
 
     Args:
         image: Name of the image.
+
+    Returns:
+        The file.
 
     Raises:
         NotFoundError: If there is no such image.
     """
     datastore = app_instance().datastore()
-    if hasattr(datastore, "forward"):  # A PACS reports missing images itself, and waits only for the same series.
+    if hasattr(datastore, "forward"):  # A PACS reports missing images itself, and locks each series.
         return Path(datastore.get_image_uri(image))
     if image not in datastore.list_images():
         raise NotFoundError(f"There is no image {image!r} in the datastore. Choose one that Next Sample offers.")
-    with _reading_image.holding(image):  # A second thread would find the series half written.
+    with _reading_image.holding(image):  # A second thread would read an incomplete file.
         return Path(datastore.get_image_uri(image))
 
 
 def save_label(
     request: Request, image: str, tag: str = "final", params: str = Form("{}"), label: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Check a label and save it; if it cannot be used, nothing is changed.
+    """Check a label and save it. If it cannot be used, nothing is changed.
 
-    The ``notes`` of the response say how it was read, and what became of the work of others.
+    The ``notes`` of the response say how it was read, and how it was merged with labels of others.
     """
     tag = tag or "final"
     check_tag(tag)
     info = json_object(params, "params")
     if name := context_of(request).name:
-        info["author"] = name  # Users who have signed in sign with their own name.
+        info["author"] = name  # The author is the user who has signed in, whatever the client sends.
     image_file(image)
     with received(label) as path:
         notes = app_instance().save_label(image, path, tag, info, context_of(request).confirms)
@@ -73,17 +76,17 @@ def save_label(
 def add_image(
     request: Request, image: str = "", params: str = Form("{}"), file: UploadFile = File(...)
 ) -> dict[str, Any]:
-    """Add an image to a folder of studies; existing images are never replaced."""
-    given = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_KEEPS}
-    check_extra(given, "What is said of the image")
-    info = printable_values(given)
+    """Add an image to a folder of studies. Existing images are never replaced."""
+    fields = {key: value for key, value in json_object(params, "params").items() if key not in _HOST_FIELDS}
+    check_extra(fields, "The information about the image")
+    info = printable_values(fields)
     datastore = app_instance().datastore()
     if hasattr(datastore, "forward"):
-        raise InputError("The images of this server are those of its PACS. Send yours to the PACS.")
+        raise InputError("This server serves the images of its PACS. Send yours to the PACS.")
     with received(file) as path:
         suffix = suffix_of(file)
         name = checked_name(image or Path(file.filename or "").name.removesuffix(suffix), "image")
-        check_new_name(name, datastore.list_images())  # Faster than reading the image; checked again when it is added.
+        check_new_name(name, datastore.list_images())  # Before the slow reading. Adding the image checks it again.
         read_volume(path)
         context_of(request).image = name
         added = datastore.add_image(name, str(path), info)
@@ -96,7 +99,7 @@ def image_for_viewer(image: str) -> FileResponse:
     Raises:
         NotFoundError: If there is no such image.
     """
-    return _sent(image_file(image))
+    return _file_response(image_file(image))
 
 
 def check_image(image: str, check_sum: str = "") -> FileResponse:
@@ -104,24 +107,24 @@ def check_image(image: str, check_sum: str = "") -> FileResponse:
 
     Raises:
         NotFoundError: If there is no such image, or its checksum differs.
-        InputError: If the checksum is of another algorithm.
+        InputError: If the algorithm of the checksum is not supported.
     """
     file = image_file(image)
     algorithm, _, digest = check_sum.rpartition(":")
     algorithm = algorithm or "SHA256"
     try:
-        same = not check_sum or file_checksum(file, algo=algorithm) == f"{algorithm}:{digest.lower()}"
+        is_same = not check_sum or file_checksum(file, algo=algorithm) == f"{algorithm}:{digest.lower()}"
     except ValueError:
         raise InputError("The checksum must be of SHA256, SHA512 or MD5, as in SHA256:<hexadecimal digits>.") from None
-    if not same:
+    if not is_same:
         raise NotFoundError(f"The image {image!r} has another checksum. Fetch it again.")
-    return _sent(file)
+    return _file_response(file)
 
 
 def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse:
     """Send the file of a label.
 
-    It is named by its own id or, as in MONAI Label's HEAD request, by that of its image.
+    The parameter ``label`` is the id of the label. MONAI Label's HEAD request has the parameter ``image`` instead.
 
     Raises:
         NotFoundError: If there is no such label.
@@ -132,21 +135,21 @@ def label_for_viewer(tag: str, label: str = "", image: str = "") -> FileResponse
         file = app_instance().datastore().get_label_uri(label or image, tag)
     if not file or not Path(file).is_file():
         raise NotFoundError(f"There is no label {tag!r} of {label or image!r} in the datastore.")
-    return _sent(Path(file))
+    return _file_response(Path(file))
 
 
-def _sent(file: Path) -> FileResponse:
+def _file_response(file: Path) -> FileResponse:
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
 
 
-def all_images(output: host_datastore.ResultType | None = None) -> Response:
-    """Return the numbers of images and labels, or the list of them."""
-    found = shorten_paths_in_json(host_datastore.datastore(output))
-    return Response(json.dumps(found, default=str), media_type="application/json")
+def all_images(output: monailabel_datastore.ResultType | None = None) -> Response:
+    """Return the numbers of images and labels, or a list of them."""
+    content = shorten_paths_in_json(monailabel_datastore.datastore(output))
+    return Response(json.dumps(content, default=str), media_type="application/json")
 
 
 def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_cases: int | None = None) -> FileResponse:
-    """Send all images that have a final label, with these labels, as one ZIP file."""
+    """Send all images that have a final label, and these labels, as one ZIP file."""
     datastore = app_instance().datastore()
     if not datastore.datalist():
         raise NotFoundError("No image has a final label yet, so there is nothing to download.")
@@ -159,18 +162,24 @@ def all_labelled(request: Request, background_tasks: BackgroundTasks, limit_case
 
 
 def file_name(file: UploadFile) -> str:
-    """Return the last part of the name that a file was sent under."""
+    """Return the last part of the name of an uploaded file."""
     return (file.filename or "").rpartition("/")[2]
 
 
 def suffix_of(file: UploadFile) -> str:
     """Return the suffix of an uploaded image or label, such as ``.nii.gz``.
 
+    Args:
+        file: The uploaded file.
+
+    Returns:
+        The suffix, in lower case.
+
     Raises:
         InputError: If it is not the suffix of an image.
     """
     name = (file.filename or "").lower()
-    suffix = next((kind for kind in IMAGE_SUFFIXES if name.endswith(kind)), "")
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), "")
     if not suffix:
         raise InputError(f"The file must have one of the suffixes {', '.join(IMAGE_SUFFIXES)}. Nothing was saved.")
     return suffix
@@ -178,13 +187,13 @@ def suffix_of(file: UploadFile) -> str:
 
 @contextmanager
 def received(file: UploadFile) -> Iterator[Path]:
-    """Write an uploaded file to disk, under a name of ours, for as long as the context lasts.
+    """Write an uploaded file to a temporary folder, for as long as the context lasts.
 
     Args:
-        file: The file that a request brings.
+        file: The uploaded file. Only the suffix of its name is used.
 
     Yields:
-        Its path, which keeps the suffix.
+        Path of the file.
 
     Raises:
         InputError: If its suffix is not that of an image.

@@ -1,4 +1,4 @@
-"""Route that converts labels for other programs."""
+"""Route that exports labels for other programs."""
 
 from __future__ import annotations
 

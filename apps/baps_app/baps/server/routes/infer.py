@@ -1,4 +1,4 @@
-"""Routes that run inference, and list and cancel long requests."""
+"""Routes that run inference, and that list and cancel long requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from anyio import from_thread
 from fastapi import BackgroundTasks, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints import infer as host_infer
+from monailabel.endpoints import infer as monailabel_infer
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 
@@ -21,8 +21,8 @@ from baps.errors import InputError, NotFoundError
 from baps.inference.requests.click import PACKED
 from baps.inference.requests.form import CONFIRMS, DO_NOT_SAVE
 from baps.io import STRAIGHTENED_NOTE, read_nifti_notes
-from baps.server.infer.base import adapters_used
-from baps.server.jobs import requested_by
+from baps.server.infer.base import format_adapters
+from baps.server.jobs import CLIENT, Client
 from baps.server.request_context import context_of
 from baps.server.request_names import checked_name, json_object
 from baps.server.routes.datastore import file_name, image_file, received, suffix_of
@@ -30,9 +30,9 @@ from baps.server.routes.sessions import find_session
 from baps.site.roles import Role
 
 NOTES = "X-BAPS-Notes"
-"""Header with the notes of a response, percent-encoded. OHIF gets only voxels beside it."""
+"""Header with the notes of a response, percent-encoded. OHIF gets the voxels without the JSON of the reply."""
 
-_NOT_FOR_REQUESTS = ("image", "image_id", "model", "session", "save_label", "label_tag")
+_RESERVED = ("image", "image_id", "model", "session", "save_label", "label_tag")
 """Fields that ``params`` may not set: which file is read, and where the result is written."""
 
 
@@ -45,25 +45,25 @@ def run_infer(
     params: str = Form("{}"),
     file: UploadFile = File(None),
     label: UploadFile = File(None),
-    output: host_infer.ResultType | None = None,
+    output: monailabel_infer.ResultType | None = None,
 ) -> Response | dict[str, Any]:
     """Segment an image with a model.
 
-    The header Server-Timing has the milliseconds of the model and of the whole request.
+    The header Server-Timing gives the time of the model and of the whole request, in milliseconds.
     """
     begun = time.perf_counter()
     instance = app_instance()
     if model not in instance._infers:
         raise NotFoundError(f"There is no model {model!r}. Known ones: {', '.join(instance._infers)}.")
-    given = json_object(params, "params")
-    if given.get("save_label"):
-        raise InputError("A mask is saved under a name: give save_as, one of the site's labels, instead of save_label.")
-    wanted = {k: v for k, v in given.items() if k not in _NOT_FOR_REQUESTS}
-    if principal := context_of(request).name:
-        wanted["client_id"] = principal  # Who is known signs with their own name.
+    fields = json_object(params, "params")
+    if fields.get("save_label"):
+        raise InputError("A mask is saved as a label of the site. Give its name as save_as, instead of save_label.")
+    wanted = {k: v for k, v in fields.items() if k not in _RESERVED}
+    if name := context_of(request).name:
+        wanted["client_id"] = name  # The author is the user who has signed in, whatever the client sends.
     wanted[CONFIRMS] = context_of(request).confirms
-    if output == host_infer.ResultType.dicom_seg:
-        raise InputError("Masks are given as NRRD. To store one as DICOM SEG, give save_as, a label of the site.")
+    if output == monailabel_infer.ResultType.dicom_seg:
+        raise InputError("Masks are sent as NRRD. To store one as DICOM SEG, give a label of the site as save_as.")
     for uploaded in (file, label):
         if uploaded is not None:
             suffix_of(uploaded)
@@ -71,63 +71,74 @@ def run_infer(
     if not (image or session_id or file):
         raise InputError("The request names no image. Give image, session_id or a file.")
     if instance._infers[model].type == InferType.SCRIBBLES:
-        wanted.pop("label", None)  # It is the uploaded labelmap; a request must not name another file.
+        wanted.pop("label", None)  # The label is the uploaded labelmap. A request must not name another file.
     if image and not session_id:  # With a session, 3D Slicer names the volume as it does itself.
         check_grid(image_file(image), output)
     wanted |= {"model": model, "image": image}
     if session_id:
         session = find_session(request, session_id)
         wanted |= {"image": session.image, "session": session.to_json()}
-    # OHIF requests raw voxels, 79 MB for a CT, nearly all zeros: they are sent compressed.
-    raw = output == host_infer.ResultType.image and wanted.get("result_compress") is False
-    wanted[PACKED] = raw and "gzip" in request.headers.get("accept-encoding", "")
-    gone = requested_by(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
-    if _saves(wanted.get("save_as")):  # Audited also if something fails after the label was saved.
-        context_of(request).also.append("save a label")
+    # OHIF requests raw voxels, 79 MB for a CT, nearly all of them zero. They are sent with Content-Encoding gzip.
+    is_raw = output == monailabel_infer.ResultType.image and wanted.get("result_compress") is False
+    wanted[PACKED] = is_raw and "gzip" in request.headers.get("accept-encoding", "")
+    wanted[CLIENT] = Client(lambda: from_thread.run(request.is_disconnected), context_of(request).name)
+    if _is_save(wanted.get("save_as")):  # In the audit file also if the request fails after the label was saved.
+        context_of(request).further_actions.append("save a label")
     with ExitStack() as uploads:
         if file is not None and not session_id:
             wanted["image"] = str(uploads.enter_context(received(file)))
         if label is not None and "label" not in wanted:
             wanted["label"] = str(uploads.enter_context(received(label)))
-        with model_seconds() as spent, gone:
+        with model_seconds() as seconds_in_model:
             result = instance.infer(wanted)
     reply = result["params"]
-    context_of(request).adapter = adapters_used(reply)
-    answer: Response | dict[str, Any] = host_infer.send_response(instance.datastore(), result, output, background_tasks)
-    if isinstance(answer, FileResponse) and _is_gzip(Path(answer.path)):
-        answer.headers["Content-Encoding"] = "gzip"
-    if isinstance(answer, Response):
-        whole = time.perf_counter() - begun
-        answer.headers["Server-Timing"] = f"model;dur={1000 * sum(spent):.1f}, total;dur={1000 * whole:.1f}"
-        answer.headers[NOTES] = notes_header(reply["notes"])
-    return answer
+    context_of(request).adapter = format_adapters(reply)
+    response: Response | dict[str, Any] = monailabel_infer.send_response(
+        instance.datastore(), result, output, background_tasks
+    )
+    if isinstance(response, FileResponse) and _is_gzip(Path(response.path)):
+        response.headers["Content-Encoding"] = "gzip"
+    if isinstance(response, Response):
+        total = time.perf_counter() - begun
+        response.headers["Server-Timing"] = (
+            f"model;dur={1000 * sum(seconds_in_model):.1f}, total;dur={1000 * total:.1f}"
+        )
+        response.headers[NOTES] = notes_header(reply["notes"])
+    return response
 
 
 def notes_header(notes: Iterable[str]) -> str:
-    """Encode notes for the header ``X-BAPS-Notes``; proxies take headers of some kilobytes."""
+    """Encode notes for the header ``X-BAPS-Notes``. They are cut, because proxies limit headers to some kilobytes.
+
+    Args:
+        notes: The notes, one sentence each.
+
+    Returns:
+        The value of the header.
+    """
     return quote(" ".join(notes)[:400])
 
 
-def _saves(save_as: object) -> bool:
-    """Return whether the option ``save_as`` was set; 3D Slicer sends the list of choices if the user chose none."""
+def _is_save(save_as: object) -> bool:
+    """Return whether the option ``save_as`` is set. 3D Slicer sends the list of choices if the user chose none."""
     chosen = save_as[0] if isinstance(save_as, list) and save_as else save_as
     return bool(chosen) and str(chosen) not in ("None", DO_NOT_SAVE)
 
 
-def check_grid(file: Path, output: host_infer.ResultType | None) -> None:
-    """Refuse to send OHIF, which ignores the geometry of a mask, voxels of another grid than it shows.
+def check_grid(file: Path, output: monailabel_infer.ResultType | None) -> None:
+    """Check that the voxels of a mask have the grid that OHIF shows. OHIF ignores the geometry of a mask.
 
     Args:
         file: NIfTI file of the image.
-        output: Format of the response; OHIF requests ``image``.
+        output: Format of the response. OHIF requests ``image``.
 
     Raises:
-        InputError: If the slices were straightened.
+        InputError: If OHIF would show the mask elsewhere, because the slices of the image were straightened.
     """
-    if output == host_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
+    if output == monailabel_infer.ResultType.image and STRAIGHTENED_NOTE in read_nifti_notes(file):
         raise InputError(
-            "The slices of this series are shifted against each other (a tilted gantry). OHIF shows them unshifted, so "
-            "a mask would lie beside the organ. Open the series in 3D Slicer."
+            "The slices of this series are shifted against each other (a tilted gantry). OHIF ignores the shift and "
+            "would show the mask beside the organ. Open the series in 3D Slicer."
         )
 
 
@@ -137,22 +148,22 @@ def _is_gzip(path: Path) -> bool:
 
 
 def progress(request: Request) -> list[dict[str, Any]]:
-    """List the long requests that are running: the user's own, or all of them for a trainer."""
-    jobs: list[dict[str, Any]] = app_instance().jobs.records(_owner(request))
+    """List the long requests that are running: those of the user, or all of them for a trainer."""
+    jobs: list[dict[str, Any]] = app_instance().jobs.to_dicts(_owner(request))
     return jobs
 
 
 def cancel(request: Request, job: str) -> dict[str, str]:
-    """Cancel a long request; its client gets what was found so far.
+    """Cancel a long request; its client gets the mask so far.
 
     Raises:
-        NotFoundError: If there is none, or it is another user's and the user is not a trainer.
+        NotFoundError: If there is no such request, or it is another user's and the user is not a trainer.
     """
     app_instance().jobs.cancel(job, _owner(request))
     return {"cancelled": job}
 
 
 def _owner(request: Request) -> str | None:
-    """Return the user whose jobs the client may see and cancel, or None for all users."""
+    """Return the user whose jobs the client may list and cancel, or None for all users."""
     principal = context_of(request).principal
     return None if principal is not None and principal.role.may(Role.TRAINER) else context_of(request).name

@@ -1,8 +1,8 @@
-"""The login page, for browsers, and the three routes under /auth, for 3D Slicer.
+"""Routes to sign in: the login page for browsers, and the routes below /auth for 3D Slicer.
 
-Nothing of this needs a script. The page posts a user and a token; with an OpenID provider the browser goes there and
-comes back with a code (with PKCE, a state and a nonce). What belongs to that flow is kept in a cookie of the browser,
-sealed with a key that this process alone has; nothing is kept here of who has not signed in.
+The login page needs no scripts. It posts a user name and a token. With an OpenID provider, the browser goes to the
+provider and returns with a code (with PKCE, a state and a nonce). The state of that flow is in a cookie of the browser,
+encrypted with a key of this process, so the server stores nothing about users who have not signed in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from baps.errors import BapsError
-from baps.server.auth.authenticator import Authenticator, Cookie, cookie_of, cookies_count
+from baps.server.auth.authenticator import Authenticator, Cookie, cookie_for, trusts_cookies
 from baps.server.auth.guard import address_of
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
@@ -26,7 +26,7 @@ from baps.server.routes.pages import has_pacs, page
 
 _FLOW_SECONDS = 600
 _MAX_TARGET_BYTES = 1500
-"""Maximum length of the path to open afterwards: browsers take no cookie of more than 4096 bytes."""
+"""Maximum length of the path to open afterwards, because browsers limit a cookie to 4096 bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class _Flow:
     """A sign-in at the provider that a browser has begun.
 
     Attributes:
-        state: Value that the browser must bring back.
-        nonce: Value that the token must hold.
-        verifier: Secret that belongs to the code.
+        state: Value that the browser must return with.
+        nonce: Value that the token must contain.
+        verifier: Secret that belongs to the code (PKCE).
         target: Path to open afterwards.
     """
 
@@ -50,16 +50,16 @@ class Login:
     """The routes by which users sign in and out, from 3D Slicer and in a browser.
 
     Args:
-        authenticator: Checks tokens and passwords, and holds the sessions.
+        authenticator: Checks tokens and passwords, and keeps the sessions.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
-        self._authenticator, self._seal = authenticator, Fernet(Fernet.generate_key())
+        self._authenticator, self._cipher = authenticator, Fernet(Fernet.generate_key())
 
     # For 3D Slicer.
 
     def is_needed(self) -> dict[str, Any]:
-        """Tell whether users must sign in, and the OpenID provider, in MONAI Label's format."""
+        """Return whether users must sign in, and the OpenID provider, in MONAI Label's format."""
         openid = self._authenticator.openid
         return {
             "enabled": self._authenticator.required,
@@ -80,7 +80,7 @@ class Login:
         return {"access_token": token, "token_type": "bearer"}
 
     def is_valid(self, request: Request) -> dict[str, Any]:
-        """Return the user whose token came with the request."""
+        """Return the user of the token in the request."""
         principal = context_of(request).principal
         assert principal is not None
         return {
@@ -95,7 +95,7 @@ class Login:
     def page(self, request: Request, next: str = "") -> Response:  # noqa: A002 (its name in the address)
         """Show the login page, or the button to sign out."""
         if not self._authenticator.required:
-            return RedirectResponse(_inside(request, next), 303)
+            return RedirectResponse(_safe_target(request, next), 303)
         return self._page(request, next, principal=self._current_user(request))
 
     def sign_in(
@@ -107,7 +107,7 @@ class Login:
     ) -> Response:
         """Sign in with the form of the login page."""
         if not self._authenticator.required:
-            return RedirectResponse(_inside(request, next), 303)
+            return RedirectResponse(_safe_target(request, next), 303)
         try:
             _, principal = self._authenticator.authenticate_password(username, password, address_of(request.scope))
         except HTTPException as refusal:
@@ -115,7 +115,7 @@ class Login:
         except BapsError:
             return self._page(request, next, "Nobody can sign in now. Tell the operator of the server.", 503)
         context_of(request).principal = principal
-        return self._start_session(request, principal, RedirectResponse(_inside(request, next), 303))
+        return self._start_session(request, principal, RedirectResponse(_safe_target(request, next), 303))
 
     def before_sign_out(self, request: Request) -> Response:
         """Redirect to the login page, which has the button to sign out.
@@ -127,11 +127,11 @@ class Login:
     def sign_out(self, request: Request) -> Response:
         """End the session, unless a page of another origin sent the request."""
         reply = RedirectResponse(f"{root_path(request.scope)}/login", 303)
-        if cookies_count(request.method, request.headers):
+        if trusts_cookies(request.method, request.headers):
             context_of(request).principal = self._current_user(request)
-            # OHIF keeps what was chosen. Below a root path, what other servers of the host have stored stays.
+            # OHIF stores the user's choices. Below a root path, other servers of the host have stored data too.
             reply.headers["Clear-Site-Data"] = '"cache"' if root_path(request.scope) else '"cache", "storage"'
-            cookie = cookie_of(request.scope)
+            cookie = cookie_for(request.scope)
             for value in cookie.values(request.headers.get("cookie", "")):
                 self._authenticator.sessions.end(value)
             reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
@@ -145,13 +145,13 @@ class Login:
             )
         state, nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(64)
         try:
-            address = self._authenticator.openid.address_to_sign_in(_back(request), state, nonce, verifier)
+            address = self._authenticator.openid.authorization_url(_redirect_uri(request), state, nonce, verifier)
         except BapsError as error:
             return self._page(request, next, str(error), 503)
-        target = _inside(request, next)
-        target = target if len(target.encode()) <= _MAX_TARGET_BYTES else _inside(request, "")
+        target = _safe_target(request, next)
+        target = target if len(target.encode()) <= _MAX_TARGET_BYTES else _safe_target(request, "")
         flow = _Flow(state, nonce, verifier, target)
-        sealed = self._seal.encrypt(json.dumps(asdict(flow), ensure_ascii=False).encode()).decode()
+        sealed = self._cipher.encrypt(json.dumps(asdict(flow), ensure_ascii=False).encode()).decode()
         reply, cookie = RedirectResponse(address, 303), _flow_cookie(request)
         # Lax: it must come along from the provider's page. It opens nothing by itself.
         reply.set_cookie(
@@ -166,32 +166,32 @@ class Login:
         """
         openid, flow = self._authenticator.openid, self._flow(request, state)
         if openid is None or flow is None or (iss and iss != openid.settings.issuer):
-            return self._page(request, "", "This sign-in was not begun here, or took too long. Begin again.", 400)
+            return self._page(request, "", "This sign-in did not begin here, or took too long. Begin again.", 400)
         reply, cookie = self._finish_sign_in(request, openid, flow, code), _flow_cookie(request)
         reply.delete_cookie(cookie.name, cookie.path, secure=cookie.secure, httponly=True, samesite="lax")
         return reply
 
     def _finish_sign_in(self, request: Request, openid: OpenId, flow: _Flow, code: str) -> Response:
         if not code:
-            return self._page(request, flow.target, "The hospital's login did not let you in. Try again.", 401)
+            return self._page(request, flow.target, "The hospital's login refused you. Try again.", 401)
         try:
-            principal = openid.with_code(code, _back(request), flow.nonce, flow.verifier)
+            principal = openid.exchange_code(code, _redirect_uri(request), flow.nonce, flow.verifier)
             principal = self._authenticator.as_provider_user(principal)
         except HTTPException as refusal:
             return self._page(request, flow.target, str(refusal.detail), refusal.status_code)
         except BapsError as error:
             return self._page(request, flow.target, str(error), 503)
         context_of(request).principal = principal
-        # A page, and no redirection: one that begins at the provider would not take the strict cookie along.
+        # A page instead of a redirect: in a redirect chain from the provider, the browser would omit the strict cookie.
         return self._start_session(
             request, principal, self._page(request, flow.target, principal=principal, go=flow.target)
         )
 
     def _flow(self, request: Request, state: str) -> _Flow | None:
-        """Return the sign-in that the browser's cookie holds, if it has this state."""
-        for sealed in _flow_cookie(request).values(request.headers.get("cookie", "")):
+        """Return the sign-in in the browser's cookie, if it has this state."""
+        for encrypted in _flow_cookie(request).values(request.headers.get("cookie", "")):
             try:
-                flow = _Flow(**json.loads(self._seal.decrypt(sealed.encode(errors="replace"), _FLOW_SECONDS)))
+                flow = _Flow(**json.loads(self._cipher.decrypt(encrypted.encode(errors="replace"), _FLOW_SECONDS)))
             except InvalidToken:
                 continue
             if secrets.compare_digest(flow.state.encode(), state.encode(errors="replace")):
@@ -199,15 +199,15 @@ class Login:
         return None
 
     def _start_session(self, request: Request, principal: Principal, reply: Response) -> Response:
-        """Add the cookie of a new session to the reply."""
-        value, cookie = self._authenticator.begin_session(principal), cookie_of(request.scope)
+        """Begin a session, and add its cookie to the reply."""
+        value, cookie = self._authenticator.begin_session(principal), cookie_for(request.scope)
         reply.set_cookie(cookie.name, value, path=cookie.path, secure=cookie.secure, httponly=True, samesite="strict")
         return reply
 
     def _current_user(self, request: Request) -> Principal | None:
-        if not cookies_count(request.method, request.headers):
+        if not trusts_cookies(request.method, request.headers):
             return None
-        values = cookie_of(request.scope).values(request.headers.get("cookie", ""))
+        values = cookie_for(request.scope).values(request.headers.get("cookie", ""))
         return self._authenticator.authenticate_cookies(values)
 
     def _page(
@@ -225,7 +225,7 @@ class Login:
             "login.html",
             status,
             headers or {},
-            next=_inside(request, target),
+            next=_safe_target(request, target),
             sentence=sentence,
             users=self._authenticator.users is not None,
             openid=self._authenticator.openid is not None,
@@ -234,21 +234,21 @@ class Login:
         )
 
 
-def _inside(request: Request, target: str) -> str:
-    """Return the target if it is a path of this server, else the start page."""
+def _safe_target(request: Request, target: str) -> str:
+    """Return the target if it is a path of this server, otherwise the start page."""
     root = root_path(request.scope)
     below = target.removeprefix(root)
-    odd = not target.startswith(f"{root}/") or below.startswith(("//", "/\\")) or "\\" in below
-    odd = odd or not target.isprintable() or ".." in target.partition("?")[0].split("/")
+    is_unsafe = not target.startswith(f"{root}/") or below.startswith(("//", "/\\")) or "\\" in below
+    is_unsafe = is_unsafe or not target.isprintable() or ".." in target.partition("?")[0].split("/")
     home = "/ohif/" if has_pacs() else "/"
-    return f"{root}{home}" if odd or below.startswith(("/login", "/logout")) else target
+    return f"{root}{home}" if is_unsafe or below.startswith(("/login", "/logout")) else target
 
 
 def _flow_cookie(request: Request) -> Cookie:
-    return cookie_of(request.scope, "baps-openid")
+    return cookie_for(request.scope, "baps-openid")
 
 
-def _back(request: Request) -> str:
-    """The address that the provider sends a browser back to."""
+def _redirect_uri(request: Request) -> str:
+    """Return the address that the provider redirects the browser to."""
     host, root = request.headers.get("host", ""), root_path(request.scope)
     return f"{request.url.scheme}://{host}{root}/login/openid/return"

@@ -1,6 +1,6 @@
 """Routes for the pages of this server: the start page and the list of requests.
 
-Pages use no scripts, load nothing from other hosts, and show nothing of patients.
+Pages use no scripts, load nothing from other hosts, and show nothing about patients.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from monailabel.config import settings
-from monailabel.endpoints import ohif as host_ohif
+from monailabel.endpoints import ohif as monailabel_ohif
 
 from baps.server.access_policy import find_policy
-from baps.server.middleware.root_path import own_address, root_path
+from baps.server.middleware.root_path import external_url, root_path
 from baps.server.request_context import context_of
 from baps.site.server_command import is_pacs
 
@@ -33,7 +33,7 @@ class Operation:
 
     Attributes:
         method: HTTP method.
-        path: Path; names in braces stand for values.
+        path: Path, with names in braces for values.
         summary: What the request does.
         parameters: Names of query parameters.
         role: Role that is needed, or "".
@@ -53,7 +53,7 @@ def page(
     headers: Mapping[str, str] = MappingProxyType({}),
     **values: Any,
 ) -> Response:
-    """Render a page that loads nothing and that no other page can show in a frame.
+    """Render a page that loads nothing from other hosts and that no other page can show in a frame.
 
     Args:
         request: The request.
@@ -61,6 +61,9 @@ def page(
         status: HTTP status.
         headers: Further headers.
         values: Values for the template.
+
+    Returns:
+        The page.
     """
     nonce = secrets.token_urlsafe(16)
     content = _TEMPLATES.get_template(template).render(nonce=nonce, root=root_path(request.scope), **values)
@@ -70,36 +73,38 @@ def page(
 
 
 def start_page(request: Request) -> Response:
-    """Show how viewers connect to this server, and who has signed in."""
+    """Show how viewers connect to this server, and the user who has signed in."""
     principal = context_of(request).principal
-    return page(request, "start.html", address=own_address(request), pacs=has_pacs(), principal=principal)
+    return page(request, "start.html", address=external_url(request), pacs=has_pacs(), principal=principal)
 
 
 def favicon() -> FileResponse:
     """Send the icon that browsers show beside the title of a page."""
-    return FileResponse(Path(host_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
+    return FileResponse(Path(monailabel_ohif.__file__).parent / "static" / "favicon.ico", media_type="image/x-icon")
 
 
 def has_pacs() -> bool:
-    """Return whether the images lie in a PACS, so that OHIF shows them."""
+    """Return whether the images are in a PACS, so that OHIF can show them."""
     return is_pacs(settings.MONAI_LABEL_STUDIES)
 
 
 def no_ohif_page(request: Request) -> Response:
     """Show that OHIF needs a PACS."""
-    return page(request, "no-ohif.html", address=own_address(request))
+    return page(request, "no-ohif.html", address=external_url(request))
 
 
 def docs_page(request: Request) -> Response:
     """List the requests that are served; MONAI Label's parameter ``token`` has no effect here."""
     described = request.app.openapi()["paths"]
-    found = [
+    operations = [
         Operation(
             method.upper(),
             path,
             about.get("summary", ""),
             tuple(
-                one["name"] for one in about.get("parameters", []) if one["in"] == "query" and one["name"] != "token"
+                parameter["name"]
+                for parameter in about.get("parameters", [])
+                if parameter["in"] == "query" and parameter["name"] != "token"
             ),
             policy.role.value if policy.role else "",
         )
@@ -107,4 +112,4 @@ def docs_page(request: Request) -> Response:
         for method, about in methods.items()
         if (policy := find_policy(method.upper(), re.sub(r"{\w+}", "x", path)))
     ]
-    return page(request, "docs.html", address=own_address(request), operations=found)
+    return page(request, "docs.html", address=external_url(request), operations=operations)

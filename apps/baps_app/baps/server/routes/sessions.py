@@ -1,4 +1,4 @@
-"""Routes for sessions: images that a viewer sends for a while, and that only the user who opened them can use."""
+"""Routes for sessions: images that a viewer uploads for a while, and that only the same user can use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from baps.server.routes.datastore import file_name
 from baps.site.roles import Role
 
 _MAX_SESSIONS = 64
-"""Maximum number of open sessions of one user; they expire after an hour without use."""
+"""Maximum number of open sessions per user. They expire after an hour without use."""
 
 _OWNER = "owner"
 
@@ -32,17 +32,17 @@ def open_session(request: Request, expiry: int = 0, files: list[UploadFile] = Fi
     """Open a session with an image or the files of a series.
 
     Raises:
-        InputError: If a name could mean another file, or one of MONAI Label.
+        InputError: If the name of a file is not valid, or MONAI Label uses it.
         HTTPException: 406 if the server keeps no sessions, 429 if the user has too many.
     """
     names = [checked_name(file_name(file), "file") for file in files]
     if "meta.info" in names:
-        raise InputError("The name meta.info is taken. Send the image under its own.")
+        raise InputError("The name meta.info is reserved. Send the image under another name.")
     sessions, owner = _sessions(), context_of(request).name
     if _count(sessions, owner) >= _MAX_SESSIONS:
         raise HTTPException(429, f"You have {_MAX_SESSIONS} sessions open. Close one that you no longer need.")
     with _received(files, names) as received:
-        # MONAI Label's own ids can be guessed: they follow from the time and the machine's address.
+        # MONAI Label's own ids can be guessed, because they consist of the time and the machine's address.
         name, info = sessions.add_session(str(received), expiry, session_id=secrets.token_hex(16))
     info.meta = {_OWNER: owner}
     sessions._write_meta_info(name, info)
@@ -55,14 +55,14 @@ def read_session(request: Request, session_id: str, update_ts: bool = False, ima
 
     Raises:
         NotFoundError: If there is no such session, or it is another user's.
-        InputError: If the image is several files, which cannot be sent as one.
+        InputError: If the session has several files, which cannot be sent as one image.
     """
-    known = find_session(request, session_id, update_ts)
+    session = find_session(request, session_id, update_ts)
     if not image:
-        return known.to_json()
-    file = Path(known.image)
+        return session.to_json()
+    file = Path(session.image)
     if not file.is_file():
-        raise InputError("The session holds several files, which cannot be sent as one image.")
+        raise InputError("The session has several files, which cannot be sent as one image.")
     return FileResponse(file, media_type=get_mime_type(str(file)), filename=file.name)
 
 
@@ -72,34 +72,40 @@ def close_session(request: Request, session_id: str) -> Any:
     Raises:
         NotFoundError: As ``read_session``.
     """
-    known = find_session(request, session_id)
+    session = find_session(request, session_id)
     _sessions().remove_session(session_id)
-    return known.to_json()
+    return session.to_json()
 
 
 def find_session(request: Request, session_id: str, update_ts: bool = True) -> SessionInfo:
-    """Return a session of the user; trainers may use those of others.
+    """Return a session of the user. Trainers may use those of others.
 
     Args:
         request: The request.
         session_id: Id of the session.
         update_ts: Whether this counts as a use of the session.
 
+    Returns:
+        The session.
+
     Raises:
-        NotFoundError: If there is none.
+        NotFoundError: If there is no such session.
     """
     checked_name(session_id, "session_id")
-    known = _sessions().get_session(session_id, update_ts=update_ts)
+    session = _sessions().get_session(session_id, update_ts=update_ts)
     principal = context_of(request).principal
-    if known is None or principal is None or not (principal.role.may(Role.TRAINER) or _owner(known) == principal.name):
+    is_allowed = principal is not None and (principal.role.may(Role.TRAINER) or _owner(session) == principal.name)
+    if session is None or not is_allowed:
         raise NotFoundError(f"There is no session {session_id!r}, or it has expired. Open the image again.")
-    return known
+    return session
 
 
 def _sessions() -> Sessions:
     sessions = app_instance().sessions()
     if sessions is None:
-        raise HTTPException(406, "This server keeps no sessions. Its operator has set MONAI_LABEL_SESSIONS to false.")
+        raise HTTPException(
+            406, "This server has no sessions, because its operator has set MONAI_LABEL_SESSIONS to false."
+        )
     return sessions
 
 
@@ -108,16 +114,16 @@ def _owner(session: SessionInfo) -> object:
 
 
 def _count(sessions: Sessions, owner: str) -> int:
-    """Count the sessions of a user on the disk: another process of the server may have opened some."""
+    """Count the sessions of a user on the disk, because another process of the server may have opened some."""
     folder = Path(sessions.store_path)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    known = (sessions.get_session(name, update_ts=False) for name in names)
-    return sum(one is not None and _owner(one) == owner for one in known)
+    on_disk = (sessions.get_session(name, update_ts=False) for name in names)
+    return sum(session is not None and _owner(session) == owner for session in on_disk)
 
 
 @contextmanager
 def _received(files: list[UploadFile], names: list[str]) -> Iterator[Path]:
-    """Write the files of a request to disk, and yield the file, or the folder of several."""
+    """Write the files of a request to disk, and yield the path of the file, or of the folder if there are several."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "series"
         folder.mkdir()

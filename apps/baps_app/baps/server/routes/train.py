@@ -6,26 +6,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import Body, HTTPException, Request
-from monailabel.endpoints import activelearning as host_activelearning
+from monailabel.endpoints import activelearning as monailabel_activelearning
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.errors import InputError, NotFoundError
 from baps.server.request_context import LOCAL_MACHINE, context_of
-from baps.server.request_names import printable
+from baps.server.request_names import printable_name
 from baps.server.routes.without_paths import task_for_viewer
 
 
 def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> Any:
     """Start a training.
 
-    Options that cannot be used, and a site without labels, are refused; what depends on the volumes is reported by the
-    status of the training.
+    Invalid options and a site without labels are refused. Errors that depend on the volumes are reported by the status
+    of the training.
 
     Raises:
         NotFoundError: If there is no such trainer.
-        InputError: If an option cannot be used, or there is no label to train on.
+        InputError: If an option is not valid, or there is no label to train on.
         HTTPException: 429 if a training is running.
     """
     instance = app_instance()
@@ -33,22 +33,22 @@ def start_training(model: str, params: dict[str, Any] | None = Body(None)) -> An
     if trainer is None:
         raise NotFoundError(f"There is no trainer {model!r}. Known ones: {', '.join(instance._trainers)}.")
     options = {k: v for k, v in (params or {}).items() if k not in instance._trainers}
-    own = (params or {}).get(model) or {}
-    if not isinstance(own, dict):
-        raise InputError(f"The options of {model} must be a JSON object, not {type(own).__name__}.")
-    options.update(own)
-    if _training():
+    of_model = (params or {}).get(model) or {}
+    if not isinstance(of_model, dict):
+        raise InputError(f"The options of {model} must be a JSON object, not {type(of_model).__name__}.")
+    options.update(of_model)
+    if _is_training():
         raise HTTPException(429, "A training is running already. Wait until it has finished, or stop it.")
-    # Only known options are passed on: MONAI Label puts others into the environment of a process.
-    wanted = trainer.read_options(options)
-    trainer.prepare(wanted, instance.datastore())
-    result, detail = AsyncTask.run("train", request={"model": model}, params=wanted)
+    # Only known options are passed on, because MONAI Label puts others into the environment of a process.
+    known_options = trainer.read_options(options)
+    trainer.prepare(known_options, instance.datastore())
+    result, detail = AsyncTask.run("train", request={"model": model}, params=known_options)
     if result is None:
         raise HTTPException(429, detail)
     return task_for_viewer(result)
 
 
-def _training() -> bool:
+def _is_training() -> bool:
     """Return whether a training runs, or was requested within the last minute and is about to start."""
     if processes("train"):
         return True
@@ -60,7 +60,7 @@ def _training() -> bool:
 
 
 def start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
-    """Start a training of the adapters for clicks, as OHIF's Update Model does, which names no trainer.
+    """Start the trainer ``baps``, for OHIF's Update Model, which names no trainer.
 
     The trainer ``organs`` must be started by its name.
     """
@@ -70,7 +70,7 @@ def start_all_training(params: dict[str, Any] | None = Body(None)) -> dict[str, 
 def next_sample(request: Request, strategy: str, params: dict[str, Any] | None = Body(None)) -> dict[str, Any]:
     """Select the next image to label.
 
-    The response has a ``path`` only if the server serves its own machine only: 3D Slicer opens that file.
+    The response has a ``path``, which 3D Slicer opens, only if the server serves its own machine alone.
 
     Raises:
         NotFoundError: If there is no such strategy.
@@ -78,10 +78,10 @@ def next_sample(request: Request, strategy: str, params: dict[str, Any] | None =
     known = app_instance()._strategies
     if strategy not in known:
         raise NotFoundError(f"There is no strategy {strategy!r}. Known ones: {', '.join(known)}.")
-    wanted = {key: value for key, value in (params or {}).items() if key != "strategy"}
-    # MONAI Label stores it beside the image.
-    wanted["client_id"] = context_of(request).name or printable(wanted.get("client_id"))
-    sample: dict[str, Any] = host_activelearning.sample(strategy, wanted)
+    fields = {key: value for key, value in (params or {}).items() if key != "strategy"}
+    # MONAI Label stores the client with the image.
+    fields["client_id"] = context_of(request).name or printable_name(fields.get("client_id"))
+    sample: dict[str, Any] = monailabel_activelearning.sample(strategy, fields)
     context_of(request).image = str(sample.get("id") or "")
     if context_of(request).principal is not LOCAL_MACHINE:
         sample.pop("path", None)

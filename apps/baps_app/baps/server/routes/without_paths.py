@@ -1,6 +1,6 @@
 """Remove paths of this machine from responses; viewers do not need them.
 
-The exception is the path of the next sample: 3D Slicer opens it if it runs on the same machine, see
+The path of the next sample is an exception: 3D Slicer opens it if it runs on the same machine. See
 ``baps.server.routes.train.next_sample``.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from monailabel.endpoints import train as host_train
+from monailabel.endpoints import train as monailabel_train
 
 from baps.utils.redaction import redact_identifiers, shorten_paths_in_json
 
@@ -20,21 +20,27 @@ def without_folders(route: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         route: The route.
+
+    Returns:
+        The wrapped route.
     """
 
     @wraps(route)
-    def wrapped(**given: Any) -> Any:
-        answer = route(**given)
-        return shorten_paths_in_json(answer) if isinstance(answer, (dict, list)) else answer
+    def wrapped(**parameters: Any) -> Any:
+        response = route(**parameters)
+        return shorten_paths_in_json(response) if isinstance(response, (dict, list)) else response
 
     return wrapped
 
 
 def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a training without the lines of its log that name files.
+    """Remove the lines of a training's log that contain paths.
 
     Args:
-        task: The training as MONAI Label describes it, or None. 3D Slicer shows its last line, so there is always one.
+        task: The training as MONAI Label describes it, or None.
+
+    Returns:
+        The training. It has at least one line, because 3D Slicer shows the last one.
     """
     if task is None or "details" not in task:
         return task
@@ -44,10 +50,10 @@ def task_for_viewer(task: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def training_status(all: bool = False, check_if_running: bool = False) -> Any:  # noqa: A002 (its name in the address)
     """Return the last training, all trainings, or the running one."""
-    found = host_train.status(all, check_if_running)
-    return [task_for_viewer(task) for task in found] if all else task_for_viewer(found)
+    status = monailabel_train.status(all, check_if_running)
+    return [task_for_viewer(task) for task in status] if all else task_for_viewer(status)
 
 
 def stop_training() -> Any:
     """Stop the running training."""
-    return task_for_viewer(host_train.stop())
+    return task_for_viewer(monailabel_train.stop())

@@ -1,4 +1,4 @@
-"""The strategy of Next Sample that proposes the volume on which the two methods disagree most."""
+"""Strategy that selects the volume on which clicks and the organ model disagree most."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.metrics import dice
 from baps.inference.propagation import prompt_from_mask
 from baps.inference.segmenter import Segmenter
-from baps.server.datastores.candidates import candidates
+from baps.server.datastores.candidates import find_candidates
 from baps.server.strategies.usable import first_usable
 from baps.utils.throttle import inference_lock
 
@@ -32,33 +32,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SECONDS = 20.0
-"""After which no further volume is begun in a request."""
+"""Time after which a request compares no further volume."""
 
 _SLICES = 5
-"""Of each organ that are compared."""
+"""Number of slices of each organ that are compared."""
 
-_LEAST = 100
-"""Images of an archive that are chosen among, if there are as many."""
+_MIN_CANDIDATES = 100
+"""Number of images of a PACS among which one is selected, if there are as many."""
 
 Versions = Mapping[str, tuple[str, tuple[str, str] | None]]
-"""For each organ that can be compared, what serves it in the organ model, and its adapter for clicks."""
+"""For each organ that can be compared, the version that serves it in the organ model, and its adapter for clicks."""
 
 
 class Disagreement(Strategy):
-    """Among the images without a final label, the one that can teach most: at least one of the methods errs there.
+    """Selects the unlabelled image on which the two methods disagree most, because at least one of them is wrong there.
 
-    Where the organ model finds an organ, that is clicked on as a person would: where its mask is deepest. The
-    disagreement is 1 - Dice of the two answers on these slices, averaged over the organs that were found. An organ that
-    it misses altogether says nothing, for there is no click.
+    Where the organ model finds an organ, the black box gets a click on the deepest point of that mask, as a person
+    would click. The disagreement is 1 - Dice of the two masks on these slices, averaged over the organs. An organ that
+    the organ model misses completely is not compared, because there is no place to click.
 
-    A request looks at volumes for some seconds, one at least, in a random order that is always the same; what was found
-    stays in memory as long as the same adapters serve, so that the next request goes on.
+    A request compares volumes for some seconds, and at least one, in a random order that is always the same. The
+    results stay in memory as long as the same adapters are served, so that the next request continues.
 
     Args:
-        segmenter, organs: load the models of the two methods.
-        labels: names and values of the site.
-        clicks: the lock of those who click; a training waits meanwhile.
-        seconds: see there.
+        segmenter: Loads the segmenter for clicks.
+        organs: Loads the organ model.
+        labels: Names and values of the site.
+        lock_file: Lock file of inference; a training waits while it is held.
+        seconds: Time after which a request compares no further volume.
     """
 
     def __init__(
@@ -66,91 +67,116 @@ class Disagreement(Strategy):
         segmenter: Callable[[], Segmenter],
         organs: Callable[[], OrganSegmenter],
         labels: Mapping[str, int],
-        clicks: Path,
+        lock_file: Path,
         seconds: float = _SECONDS,
     ) -> None:
         super().__init__("The volume on which clicks and the organ model disagree most")
         self._segmenter, self._organs, self._labels = segmenter, organs, labels
-        self._clicks, self._seconds = clicks, seconds
-        self._scored: dict[str, tuple[Versions, float | None]] = {}
-        self._turn = threading.Lock()
+        self._lock_file, self._seconds = lock_file, seconds
+        self._scores: dict[str, tuple[Versions, float | None]] = {}
+        self._comparing = threading.Lock()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """The image's ``id``, its ``disagreement`` if it was found, and the ``reason`` as a sentence; None for none."""
-        among = candidates(datastore, at_random=False, least=_LEAST)
-        images = sorted(among.images)
+        """Select an image.
+
+        Args:
+            request: Body of the request; it has no options.
+            datastore: Datastore of the server.
+
+        Returns:
+            The image's ``id``, its ``disagreement`` if any image could be compared, and the ``reason`` as a sentence;
+            None if no image is left.
+
+        Raises:
+            InputError: If none of the images that were tried can be used.
+            BapsError: If the PACS does not respond, or the disk is full.
+        """
+        candidates = find_candidates(datastore, random_start=False, min_count=_MIN_CANDIDATES)
+        images = sorted(candidates.images)
         if not images:
             return None
-        random.Random(0).shuffle(images)  # noqa: S311 (nothing is kept secret by it)
-        why = "nothing that the organ model finds could be compared"
-        found: dict[str, float] = {}
+        random.Random(0).shuffle(images)  # noqa: S311 (no secret)
+        failure = "nothing that the organ model finds could be compared"
+        scores: dict[str, float] = {}
         try:
-            # Who comes while another request looks gets what is known: a volume may be slow to come from a PACS.
-            looks = self._turn.acquire(timeout=self._seconds)
+            # While another request compares, this one uses the known scores: a PACS may send a volume slowly.
+            may_compare = self._comparing.acquire(timeout=self._seconds)
             try:
-                with inference_lock(self._clicks):
-                    found = self._look(images if looks else [], images, datastore)
+                with inference_lock(self._lock_file):
+                    scores = self._compare(images if may_compare else [], images, datastore)
             finally:
-                if looks:
-                    self._turn.release()
+                if may_compare:
+                    self._comparing.release()
         except BapsError as error:  # A model cannot be loaded.
-            why = str(error).rstrip(".")
-        if not found:
-            drawn = random.sample(images, len(images))
-            image = first_usable(drawn, datastore)
-            return {"id": image, "reason": f"It was drawn by chance: {why}."} if image else None
-        image = max(found, key=lambda name: found[name])
+            failure = str(error).rstrip(".")
+        if not scores:
+            image = first_usable(random.sample(images, len(images)), datastore)
+            return {"id": image, "reason": f"It was selected at random: {failure}."} if image else None
+        image = max(scores, key=lambda name: scores[name])
         return {
             "id": image,
-            "disagreement": round(found[image], 4),
-            "reason": f"The two methods disagree most here (1 - Dice {found[image]:.2f}), of {len(found)} volumes that "
-            f"were compared; {len(images)}{among.where and ' ' + among.where} have no label.",
+            "disagreement": round(scores[image], 4),
+            "reason": f"The two methods disagree most here (1 - Dice {scores[image]:.2f}), of {len(scores)} volumes "
+            f"that were compared; {len(images)}{candidates.scope and ' ' + candidates.scope} have no label.",
         }
 
-    def _look(self, wanted: list[str], images: list[str], datastore: Datastore) -> dict[str, float]:
-        """Compare wanted images until the time is up; the disagreement on each image compared, now or before."""
+    def _compare(self, queue: list[str], images: list[str], datastore: Datastore) -> dict[str, float]:
+        """Compare the methods on images until the time is up.
+
+        Args:
+            queue: Images to compare, in this order.
+            images: Images whose scores are returned.
+            datastore: Datastore of the images.
+
+        Returns:
+            The disagreement on each image that was compared, now or by an earlier request.
+
+        Raises:
+            BapsError: If a model cannot be loaded.
+        """
         segmenter, organs = self._segmenter(), self._organs()
-        able = segmenter.black_box.capabilities
+        capabilities = segmenter.black_box.capabilities
         versions = {
-            organ: (version, segmenter.store.served(organ, *able.identity))
+            organ: (version, segmenter.store.served(organ, *capabilities.identity))
             for organ in self._labels
             if (version := organs.served(organ)) is not None
         }
         end = time.monotonic() + self._seconds
-        looked = False
-        for image in wanted if versions else ():
-            if self._scored.get(image, (None,))[0] == versions:
+        has_compared = False
+        for image in queue if versions else ():
+            if self._scores.get(image, (None,))[0] == versions:
                 continue
-            if looked and time.monotonic() >= end:
+            if has_compared and time.monotonic() >= end:
                 break
-            looked = True
+            has_compared = True
             try:
                 score = self._disagreement(segmenter, organs, Path(datastore.get_image_uri(image)), list(versions))
             except BapsError as error:
                 logger.warning("An image cannot be compared (%s).", type(error).__name__)
-                if not isinstance(error, InputError):  # A PACS that is away, say: the next request tries again.
+                if not isinstance(error, InputError):  # For example, the PACS is offline: the next request retries.
                     continue
                 score = None
-            self._scored[image] = versions, score
-        known = {image: self._scored.get(image, (None, None)) for image in images}
-        return {image: score for image, (made, score) in known.items() if made == versions and score is not None}
+            self._scores[image] = versions, score
+        known = {image: self._scores.get(image, (None, None)) for image in images}
+        return {image: score for image, (used, score) in known.items() if used == versions and score is not None}
 
     def _disagreement(self, segmenter: Segmenter, organs: OrganSegmenter, path: Path, names: list[str]) -> float | None:
-        """Mean over the organs that were found, or None if none was."""
+        """Return the mean disagreement over the organs that the organ model finds, or None if it finds none."""
         volume, _ = segmenter.volume(path)
-        labelmap = organs.segment(volume, {name: self._labels[name] for name in names}).labelmap
-        able = segmenter.black_box.capabilities
-        canvas = Canvas.fit(volume, Plane(SLICE_AXIS, 0), able.input_size)
-        found = []
+        label_map = organs.segment(volume, {name: self._labels[name] for name in names}).labelmap
+        capabilities = segmenter.black_box.capabilities
+        canvas = Canvas.fit(volume, Plane(SLICE_AXIS, 0), capabilities.input_size)
+        disagreements = []
         for name in names:
-            organ = labelmap == self._labels[name]
-            theirs: list[NDArray[np.bool_]] = []
-            ours: list[NDArray[np.bool_]] = []
+            organ = label_map == self._labels[name]
+            organ_masks: list[NDArray[np.bool_]] = []
+            click_masks: list[NDArray[np.bool_]] = []
+            loaded = segmenter.load_adapter(name)
             for index in evenly_spaced(slices_showing(organ, canvas), _SLICES):
                 plane = Plane(SLICE_AXIS, index)
-                theirs.append(plane.extract(organ))
-                prompt = prompt_from_mask(theirs[-1], able)
-                ours.append(segmenter.segment(path, plane, prompt, name, interactive=False).mask)
-            if theirs:
-                found.append(1 - dice(np.stack(ours), np.stack(theirs)))
-        return sum(found) / len(found) if found else None
+                organ_masks.append(plane.extract(organ))
+                prompt = prompt_from_mask(organ_masks[-1], capabilities)
+                click_masks.append(segmenter.segment(path, plane, prompt, loaded, interactive=False).mask)
+            if organ_masks:
+                disagreements.append(1 - dice(np.stack(click_masks), np.stack(organ_masks)))
+        return sum(disagreements) / len(disagreements) if disagreements else None

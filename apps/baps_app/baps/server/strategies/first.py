@@ -7,20 +7,32 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from baps.server.datastores.candidates import candidates
+from baps.server.datastores.candidates import find_candidates
 from baps.server.strategies.usable import first_usable
 
 
 class First(Strategy):
-    """Selects by name; in a PACS, by name within the first page that has an unlabelled image."""
+    """Selects the first name; in a PACS, the first name on the first page that has an unlabelled image."""
 
     def __init__(self) -> None:
         super().__init__("The first image without a label")
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return the image's ``id``, and a ``reason`` if only some images were considered, or None."""
-        found = candidates(datastore, at_random=False)
-        image = first_usable(sorted(found.images), datastore)
+        """Select an image.
+
+        Args:
+            request: Body of the request; it has no options.
+            datastore: Datastore of the server.
+
+        Returns:
+            The image's ``id``, and a ``reason`` if only some images were considered; None if no image is left.
+
+        Raises:
+            InputError: If none of the images that were tried can be used.
+            BapsError: If the PACS does not respond, or the disk is full.
+        """
+        candidates = find_candidates(datastore, random_start=False)
+        image = first_usable(sorted(candidates.images), datastore)
         if image is None:
             return None
-        return {"id": image, **({"reason": found.note} if found.note else {})}
+        return {"id": image, **({"reason": candidates.note} if candidates.note else {})}

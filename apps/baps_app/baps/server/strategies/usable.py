@@ -32,19 +32,19 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
         InputError: If none of the images that were tried can be used; the message has the reason of the last one.
         BapsError: If the PACS does not respond, or the disk is full.
     """
-    end, tried, failures = time.monotonic() + _SECONDS, 0, 0
-    waiting: Iterator[str] = iter(images)
-    while (image := next(waiting, None)) is not None:
+    end, unusable, failures = time.monotonic() + _SECONDS, 0, 0
+    queue: Iterator[str] = iter(images)
+    while (image := next(queue, None)) is not None:
         try:
             if datastore.get_image_uri(image):
                 return image
-            continue  # It is gone.
+            continue  # It was removed.
         except SeveralImagesError as error:
-            waiting = chain(error.images, waiting)
+            queue = chain(error.images, queue)
         except InputError as error:
             logger.warning("Next Sample skipped an image that cannot be used.")
-            tried += 1
-            last = error
+            unusable += 1
+            last_reason = error
         except StorageError:
             raise
         except BapsError as error:
@@ -52,13 +52,14 @@ def first_usable(images: Iterable[str], datastore: Datastore) -> str | None:
             failures += 1
             if failures == _FAILURES:
                 raise
-            failed = error
+            last_failure = error
         if time.monotonic() >= end:
             break
     if failures:
-        raise failed
-    if tried:
+        raise last_failure
+    if unusable:
         raise InputError(
-            f"None of {tried} images that were tried can be used. Ask for another one. Of the last one: {last}"
+            f"None of {unusable} images that were tried can be used. Ask for another one. The reason for the last one: "
+            f"{last_reason}"
         )
     return None

@@ -1,4 +1,4 @@
-"""The train task: adapt the black box to the saved labels, check, and publish what is better."""
+"""Train task that adapts the black box to the saved labels, and publishes adapters that pass acceptance."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from baps.utils.throttle import wait_for_idle
 logger = logging.getLogger(__name__)
 
 _OPTIONS = tuple(f.name for f in fields(AdaptationSettings) if not f.name.startswith("encoder"))
-"""What a request may choose."""
+"""Settings that a request may set."""
 
 
 class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
     """Trains one adapter for each label that has volumes, and a shared one.
 
     Args:
-        black_box: loads the model when training starts.
-        labels, patients: see ``SiteTrainer``.
-        store: where candidates go.
-        defaults: what holds unless a request says otherwise. The encoder is the operator's to choose: its source is a
-            path on this machine.
+        black_box: Loads the model when training starts.
+        labels: Names and values of the site.
+        store: Store of the adapters.
+        patients: CSV file of image and patient, or None.
+        defaults: Settings of a request without options. Only the operator can choose the encoder, because its source is
+            a path on this machine.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         self._black_box, self._store, self._site_defaults = black_box, store, defaults
 
     def config(self) -> dict[str, Any]:
+        """Return the options for the viewers, with their choices or defaults."""
         return {
             "label": [ALL_LABELS, *self._labels],
             "optimiser": list(OPTIMISERS),
@@ -68,56 +70,67 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         return self._site_defaults
 
     def _check_settings(self, settings: AdaptationSettings) -> None:
-        able = self._black_box().capabilities
-        if not (able.boxes if settings.prompt == "box" else able.clicks):
-            raise InputError(f"{able.name} does not understand the prompt {settings.prompt!r}. Choose the other one.")
+        capabilities = self._black_box().capabilities
+        if not (capabilities.boxes if settings.prompt == "box" else capabilities.clicks):
+            raise InputError(
+                f"{capabilities.name} does not understand the prompt {settings.prompt!r}. Choose the other one."
+            )
 
     def _check_cases(self, cases: dict[str, list[Case]], settings: AdaptationSettings) -> None:
-        able = self._black_box().capabilities
+        capabilities = self._black_box().capabilities
         jobs = dict(cases)
         if len(jobs) > 1:
-            jobs[SHARED] = [case for found in cases.values() for case in found]
-        for label, found in jobs.items():
-            arms = 3 if self._store.served(label, *able.identity) else 2
-            check_max_images(found, settings, arms, able.resends)
+            jobs[SHARED] = [case for label_cases in cases.values() for case in label_cases]
+        for label, label_cases in jobs.items():
+            arms = 3 if self._store.served(label, *capabilities.identity) else 2
+            check_max_images(label_cases, settings, arms, capabilities.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
         black_box = self._black_box()
-        black_box.wait = wait_for_idle(self._store.clicks)
-        side = black_box.capabilities.input_size
-        jobs, skipped = _jobs(cases, side, settings.slices_per_volume, self._store.root)
-        stats.leave_out(skipped)
-        for number, (label, found) in enumerate(jobs):
+        black_box.wait = wait_for_idle(self._store.inference_lock_file)
+        image_size = black_box.capabilities.input_size
+        jobs, skipped = _load_jobs(cases, image_size, settings.slices_per_volume, self._store.root)
+        stats.add_skipped(skipped)
+        for number, (label, slices) in enumerate(jobs):
             name = label or "shared"
 
             def report(now: ProgressReport, number: int = number, name: str = name) -> None:
                 epoch, epochs = number * now.steps + now.step, len(jobs) * now.steps
                 stats.report(name, epoch, epochs, now.dice, black_box_images=now.images)
 
-            logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(found))
-            # The adapter of the only label that a site has also serves clicks without a label.
+            logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(slices))
+            # If the site has one label, its adapter is also used for clicks without a label.
             names = (label, SHARED) if len(self._labels) == 1 else (label,)
-            stats.add(name, adapt_and_publish(self._store, names, black_box, found, settings, report))
+            stats.add(name, adapt_and_publish(self._store, names, black_box, slices, settings, report))
 
 
-def _jobs(
-    cases: dict[str, list[Case]], side: int, most: int, folder: Path
+def _load_jobs(
+    cases: dict[str, list[Case]], image_size: int, max_slices: int, folder: Path
 ) -> tuple[list[tuple[str, SlicesByPatient]], dict[str, str]]:
-    """What to train: an adapter a label and, with several labels, a shared one; and the volumes left out, with reasons.
+    """Load the slices of each adapter to train: one per label and, if there are several labels, a shared one.
+
+    Args:
+        cases: Cases by label.
+        image_size: Side of the black box's input, in pixels.
+        max_slices: Maximum number of slices of a volume.
+        folder: Folder for slices that do not fit into memory.
+
+    Returns:
+        Label and slices of each adapter, and the reasons by label and image for the volumes that were skipped.
 
     Raises:
-        InputError: if no volume can be used.
+        InputError: If no volume can be used.
     """
     jobs: list[tuple[str, SlicesByPatient]] = []
     skipped: dict[str, str] = {}
     shared: dict[str, list[AnySlice]] = {}
-    for label, found in cases.items():
-        slices, refused = load_cases(found, side, most, folder)
-        skipped.update({f"{label}, {name}": reason for name, reason in refused.items()})
+    for label, label_cases in cases.items():
+        slices, reasons = load_cases(label_cases, image_size, max_slices, folder)
+        skipped.update({f"{label}, {name}": reason for name, reason in reasons.items()})
         if slices:
             jobs.append((label, slices))
-        for patient, pieces in slices.items():
-            shared.setdefault(patient, []).extend(pieces)
+        for patient, patient_slices in slices.items():
+            shared.setdefault(patient, []).extend(patient_slices)
     if not jobs:
         raise InputError(f"None of the saved labels can be used. {next(iter(skipped.values()))}")
     if len(jobs) > 1:

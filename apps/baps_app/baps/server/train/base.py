@@ -1,4 +1,4 @@
-"""Base class of the train tasks: reads options and labels of the site, and reports statistics and errors."""
+"""Base class of the train tasks. It reads options and the site's labels, and reports statistics and errors."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Settings = TypeVar("Settings")
 """A frozen dataclass, whose fields are the options."""
 
 ALL_LABELS = "all"
+"""Choice of the option ``label`` that trains on every label."""
 
 _HOST_OPTIONS = frozenset(
     ("model", "client_id", "name", "device", "gpus", "multi_gpu", "local_rank", "logging", "pretrained", "max_epochs",
@@ -61,7 +62,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """Train on the cases of each label, and report progress and results in the statistics.
 
         Raises:
-            BapsError: If it cannot go on; what was published before stays published.
+            BapsError: If it cannot continue; adapters that were published before stay published.
         """
 
     @abstractmethod
@@ -80,6 +81,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         """
 
     def stats(self) -> dict[str, Any]:
+        """Return the statistics of the last training, without the folders of paths."""
         stats: dict[str, Any] = shorten_paths_in_json(read_stats(self._stats_file))
         return stats
 
@@ -101,9 +103,9 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         return {name: value for name, value in request.items() if name in known}
 
     def prepare(self, request: dict[str, Any], datastore: Datastore) -> None:
-        """Refuse what cannot be trained, and forget the statistics of the last training.
+        """Refuse a training that cannot succeed, and reset the statistics of the last training.
 
-        This runs in a request. No volume is read or fetched: the training itself reports what depends on them.
+        This runs in a request, so no volume is read or fetched. The training itself reports problems of the volumes.
 
         Args:
             request: Options, as ``read_options`` returns them.
@@ -117,41 +119,45 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         organs, skipped = labelled_organs(datastore, self._labels)
         if not (organs if chosen == ALL_LABELS else organs & {chosen}):
             raise _nothing_to_train_on(chosen, skipped)
-        Stats(self._stats_file)
+        Stats.reset(self._stats_file)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train; MONAI Label calls this in a process of its own.
+        """Train. MONAI Label calls this in a separate process.
 
         Args:
-            request: Options, and what MONAI Label adds.
+            request: Options, and the keys that MONAI Label adds.
             datastore: Datastore of the server.
 
         Returns:
             The statistics of the training.
 
         Raises:
-            BapsError: If it cannot go on; the statistics say why.
+            BapsError: If it cannot continue; the statistics have the reason.
         """
         lower_priority()
-        stats = Stats(self._stats_file)
+        stats = Stats.reset(self._stats_file)
         try:
             settings, chosen = self._settings(request), self._chosen_label(request)
             self._check_settings(settings)
             by_label, skipped = labelled_cases(datastore, self._labels, read_patient_table(self._patients))
-            cases = {name: found for name, found in by_label.items() if found and chosen in (ALL_LABELS, name)}
+            cases = {
+                name: label_cases
+                for name, label_cases in by_label.items()
+                if label_cases and chosen in (ALL_LABELS, name)
+            }
             if not cases:
                 raise _nothing_to_train_on(chosen, skipped)
-            stats.leave_out(skipped)
+            stats.add_skipped(skipped)
             self._check_cases(cases, settings)
             if isinstance(datastore, AtomicIndex):
-                datastore.history.mark_used(case.labels for found in cases.values() for case in found)
+                datastore.history.mark_used(case.labels for label_cases in cases.values() for case in label_cases)
             self._train(cases, settings, stats)
         except BapsError as error:
             stats.values["error"] = str(error)
             raise
         except Exception as error:
             stats.values["error"] = (
-                f"The training broke off ({type(error).__name__}: {error}). The log of the server has more."
+                f"The training failed ({type(error).__name__}: {error}). The log of the server has the details."
             )
             raise
         finally:
@@ -170,6 +176,11 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         return chosen
 
     def _settings(self, request: dict[str, Any]) -> Settings:
+        """Return the settings of a request.
+
+        Raises:
+            InputError: If an option has the wrong type.
+        """
         defaults: Any = self._defaults()
         chosen = {}
         for name in self._options:
@@ -197,10 +208,14 @@ def _nothing_to_train_on(chosen: str, skipped: Mapping[str, str]) -> InputError:
 
 
 def _first(value: Any) -> Any:
-    """Return the first choice of a list: 3D Slicer sends all choices if the user chose none."""
+    """Return the first value of a list: 3D Slicer sends all choices of an option if the user has chosen none."""
     return value[0] if isinstance(value, list) and value else value
 
 
 def _flag(value: Any) -> bool:
-    """Return the value of a check box, or of a text for one."""
+    """Return the value of a check box, which may be sent as text.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
     return bool(("false", "true").index(str(value).lower()))

@@ -1,4 +1,4 @@
-"""The train task of the organ model: adapt it to the labelled volumes, check, and publish what is better."""
+"""Train task that adapts the organ model to the labelled volumes, and publishes adapters that pass acceptance."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STEPS = 1000
-"""Of each organ's training, as the viewers are told; how many epochs there are differs with the number of patients."""
+"""Steps of each organ's training that are reported to the viewers. The number of epochs depends on the patients."""
 
 
 class OrgansTrainer(SiteTrainer["OrganSettings"]):
     """Trains one adapter for each label that has volumes.
 
     Args:
-        segmenter: loads the organ model when training starts; tells where candidates go.
-        labels, patients: see ``SiteTrainer``.
-        site: the store of the other method: the same patients are held back for both, and it has the clicks' lock.
-        folder: of this method's store.
+        segmenter: Loads the organ model, with the store of its adapters, when training starts.
+        labels: Names and values of the site.
+        click_store: Store of the adapters for clicks. Its split decides which patients are held out, so that both
+            methods hold out the same ones, and it has the lock file of inference.
+        folder: Folder of the store of organ adapters.
+        patients: CSV file of image and patient, or None.
     """
 
     def __init__(
         self,
         segmenter: Callable[[], OrganSegmenter],
         labels: dict[str, int],
-        site: AdapterStore,
+        click_store: AdapterStore,
         folder: Path,
         patients: Path | None,
     ) -> None:
@@ -47,9 +49,10 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         super().__init__(
             description, labels, patients, folder, ("method", "decoder", "epochs", "learning_rate", "seed")
         )
-        self._segmenter, self._site = segmenter, site
+        self._segmenter, self._click_store = segmenter, click_store
 
     def config(self) -> dict[str, Any]:
+        """Return the options for the viewers, with their choices or defaults."""
         return {
             "label": [ALL_LABELS, *self._labels],
             "method": list(METHOD_NAMES),
@@ -74,22 +77,23 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
         from baps.fseft.publishing import adapt_and_publish_organ
         from baps.fseft.volumes import load_volumes
 
-        segmenter, pause = self._segmenter(), wait_for_idle(self._site.clicks)
-        for number, (label, found) in enumerate(cases.items()):
-            volumes, skipped = load_volumes(found, segmenter.model)  # Those of one label are in memory at a time.
-            stats.leave_out({f"{label}, {name}": reason for name, reason in skipped.items()})
+        segmenter, wait = self._segmenter(), wait_for_idle(self._click_store.inference_lock_file)
+        for number, (label, label_cases) in enumerate(cases.items()):
+            # Only the volumes of one label are in memory at a time.
+            volumes, skipped = load_volumes(label_cases, segmenter.model)
+            stats.add_skipped({f"{label}, {name}": reason for name, reason in skipped.items()})
             if not volumes:
                 continue
 
-            def told(epoch: int, epochs: int, dice: float, number: int = number, label: str = label) -> None:
+            def report(epoch: int, epochs: int, dice: float, number: int = number, label: str = label) -> None:
                 step = _STEPS * number + _STEPS * epoch // epochs
                 stats.report(label, step, _STEPS * len(cases), dice)
 
             logger.info("Adapting the organ model to %s from labels of %d patients", label, len(volumes))
-            memory = self._site.split_memory
-            said = adapt_and_publish_organ(segmenter, label, volumes, settings, memory, told, pause)
-            # Few fits need all their epochs.
+            memory = self._click_store.split_memory
+            record = adapt_and_publish_organ(segmenter, label, volumes, settings, memory, report, wait)
+            # Most fits stop before their last epoch.
             stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))
-            stats.add(label, said)
+            stats.add(label, record)
         if not stats.values["adapters"]:
             raise InputError(f"None of the saved labels can be used. {next(iter(stats.values['skipped'].values()))}")

@@ -19,17 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class Stats:
-    """The statistics of a training that begins now.
-
-    Args:
-        file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
+    """The statistics of a training that begins now; ``reset`` creates them.
 
     Attributes:
-        values: Content of the file; 3D Slicer divides by ``total_epochs``.
+        values: Content of the file. ``total_epochs`` is never 0, because 3D Slicer divides by it.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file, self._begun = file, time.time()
+        self._file, self._started = file, time.time()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self.values: dict[str, Any] = {
             "start_time": now,
@@ -39,15 +36,28 @@ class Stats:
             "adapters": {},
             "skipped": {},
         }
-        self._write()
 
-    def leave_out(self, reasons: Mapping[str, str]) -> None:
-        """Add images that are not trained on.
+    @classmethod
+    def reset(cls, file: Path) -> Stats:
+        """Replace the statistics of the last training by empty ones.
+
+        Args:
+            file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
+
+        Returns:
+            The new statistics.
+        """
+        stats = cls(file)
+        stats._write()
+        return stats
+
+    def add_skipped(self, reasons: Mapping[str, str]) -> None:
+        """Add images that the training skips.
 
         Args:
             reasons: Reasons by image, or by label and image.
         """
-        if reasons:  # The statistics have the reasons, which name images.
+        if reasons:  # The log must not contain the reasons, because they name images.
             logger.warning("Skipped: %d; see skipped in the statistics.", len(reasons))
         self.values["skipped"].update(reasons)
 
@@ -56,40 +66,40 @@ class Stats:
 
         Args:
             name: Name of the adapter.
-            epoch: Number of epochs, or of steps, that are done.
-            epochs: Number of all of them.
+            epoch: Number of finished epochs or steps.
+            epochs: Total number of epochs or steps.
             dice: The last Dice, 0 to 1.
-            others: Further numbers.
+            others: Further numbers by name.
         """
         best = round(max(self.values["best_metric"], dice), 4)
         self.values.update(epoch=epoch, total_epochs=epochs, best_metric=best, label=name, **others)
         self._write()
-        for what, value in {"dice": dice, **others}.items():
-            self._course.add_scalar(f"{name}/{what}", value, epoch)
+        for metric, value in {"dice": dice, **others}.items():
+            self._tensorboard.add_scalar(f"{name}/{metric}", value, epoch)
 
-    def add(self, name: str, said: Mapping[str, Any]) -> None:
+    def add(self, name: str, record: Mapping[str, Any]) -> None:
         """Add the result of an adapter.
 
         Args:
             name: Name of the adapter.
-            said: Its record, with ``status`` and ``reason``.
+            record: Record of the adapter, with ``status`` and ``reason``.
         """
-        self.values["adapters"][name] = said
+        self.values["adapters"][name] = record
         self._write()
-        logger.info("%s: %s; %s", name, said["status"], said["reason"])
+        logger.info("%s: %s; %s", name, record["status"], record["reason"])
 
     def end(self) -> None:
         """End the statistics, after success or failure."""
-        self.values["total_time"] = f"{time.time() - self._begun:.0f} s"
+        self.values["total_time"] = f"{time.time() - self._started:.0f} s"
         self._write()
-        if "_course" in vars(self):
-            self._course.close()
+        if "_tensorboard" in vars(self):
+            self._tensorboard.close()
 
     @cached_property
-    def _course(self) -> SummaryWriter:
+    def _tensorboard(self) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter  # Takes a second to import; the server itself never needs it.
 
-        started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(self._begun))
+        started = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(self._started))
         return SummaryWriter(str(self._file.parent / "tensorboard" / started))
 
     def _write(self) -> None:
@@ -99,10 +109,13 @@ class Stats:
 
 
 def read_stats(path: Path) -> dict[str, Any]:
-    """Return what was written last, or nothing.
+    """Read the statistics of the last training.
 
     Args:
         path: The JSON file.
+
+    Returns:
+        Its content, or an empty dictionary if there is no usable file.
     """
     try:
         content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Images of a PACS and their labels, over DICOMweb."""
+"""Datastore of a PACS: its images and their labels, over DICOMweb."""
 
 from baps.server.datastores.dicomweb.datastore import PacsDatastore, open_pacs
 

@@ -1,4 +1,4 @@
-"""The DICOMweb client: who we are to the PACS, how long it is waited for, and what goes wrong as a sentence."""
+"""DICOMweb client: credentials of the PACS, limits on its responses, and its errors as messages for users."""
 
 from __future__ import annotations
 
@@ -22,80 +22,91 @@ from baps.io.dicom.pixels import read_dataset
 from baps.site.pacs_credentials import PacsCredentials
 from baps.utils.limits import max_volume_bytes
 
-_ACCEPTED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-"""Compressed as it is: not every PACS can unpack all kinds, and those that cannot answer with an error."""
+_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""Objects are fetched as they are stored: not every PACS can decompress all transfer syntaxes, and some then fail."""
 
 _TIMEOUT = (5.0, 60.0)
-"""Seconds to connect, and between two parts of an answer."""
+"""Seconds to connect, and between two parts of a response."""
 
-_MOST_JSON = 512 << 20
-"""Bytes of an answer that lists or describes. The metadata of 10,000 objects have a tenth of it."""
+_MAX_JSON_BYTES = 512 << 20
+"""Maximum size of a response with a list or metadata. The metadata of 10,000 objects take a tenth of it."""
 
-_HEADERS_SHARE = 2
-"""How many times the size of the largest volume an answer with images may have: a little image has a large header."""
+_MAX_IMAGES_FACTOR = 2
+"""Maximum size of a response with images, as a multiple of the largest volume: small images have large headers."""
 
-_LEAST_RATE, _PATIENCE = 1024, 60.0
-"""Bytes per second that an answer must bring on average, after so many seconds."""
+_MIN_BYTES_PER_SECOND, _GRACE_SECONDS = 1024, 60.0
+"""Minimum average rate of a response, which is checked after the seconds of grace."""
 
 
 class _Transport(HTTPAdapter):
-    """Limits the time and the size of an answer; a certificate authority of our own goes before the environment's."""
+    """Limits the time and the size of responses.
+
+    Args:
+        ca: Certificate authority of the PACS, which takes precedence over those of the environment; None for those.
+    """
 
     def __init__(self, ca: Path | None = None) -> None:
         super().__init__()
         self._ca = ca
 
-    def send(self, request: requests.PreparedRequest, **given: Any) -> requests.Response:  # type: ignore[override]
-        given["timeout"] = given.get("timeout") or _TIMEOUT
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Send a request.
+
+        Raises:
+            BapsError: if the PACS redirects to another host.
+        """
+        options["timeout"] = options.get("timeout") or _TIMEOUT
         if self._ca:
-            given["verify"] = str(self._ca)
-        answer = super().send(request, **given)
+            options["verify"] = str(self._ca)
+        response = super().send(request, **options)
         address = str(request.url)
-        if answer.is_redirect and _host(urljoin(address, answer.headers["location"])) != _host(address):
+        if response.is_redirect and _host(urljoin(address, response.headers["location"])) != _host(address):
             raise BapsError(
-                "The PACS sends requests on to another host, which is not asked. Give the address of that one."
+                "The PACS redirects requests to another host, which this server does not follow. Give the address of "
+                "that host."
             )
-        brings_images = "multipart" in answer.headers.get("content-type", "")
-        most = _HEADERS_SHARE * max_volume_bytes() if brings_images else _MOST_JSON
-        answer.raw.stream = _bounded(answer.raw.stream, most)
-        return answer
+        has_images = "multipart" in response.headers.get("content-type", "")
+        max_bytes = _MAX_IMAGES_FACTOR * max_volume_bytes() if has_images else _MAX_JSON_BYTES
+        response.raw.stream = _limit_stream(response.raw.stream, max_bytes)
+        return response
 
 
 def _host(address: str) -> str | None:
     return urlsplit(address).hostname
 
 
-def _bounded(stream: Callable[..., Iterator[bytes]], most: int) -> Callable[..., Iterator[bytes]]:
-    """Return the stream of an answer that ends with an error where the answer is too large or too slow."""
+def _limit_stream(stream: Callable[..., Iterator[bytes]], max_bytes: int) -> Callable[..., Iterator[bytes]]:
+    """Return the stream of a response that raises a BapsError when the response is too large or too slow."""
 
-    def bounded(*given: Any, **options: Any) -> Iterator[bytes]:
-        received, begun = 0, time.monotonic()
-        for part in stream(*given, **options):
+    def limited(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        received, started = 0, time.monotonic()
+        for part in stream(*arguments, **options):
             received += len(part)
-            seconds = time.monotonic() - begun
-            if received > most:
-                raise BapsError(f"The PACS sent more than {most >> 20:,} MB in one answer; it was broken off.")
-            if seconds > _PATIENCE and received < _LEAST_RATE * seconds:
-                raise BapsError("The PACS sends its answer too slowly; it was broken off. Try again.")
+            seconds = time.monotonic() - started
+            if received > max_bytes:
+                raise BapsError(f"The PACS sent more than {max_bytes >> 20:,} MB in one response. It was cancelled.")
+            if seconds > _GRACE_SECONDS and received < _MIN_BYTES_PER_SECOND * seconds:
+                raise BapsError("The PACS sends its response too slowly. It was cancelled; try again.")
             yield part
 
-    return bounded
+    return limited
 
 
 class _Client(DICOMwebClientX):
-    """Sends a label in one piece, and bounds what objects inflate to.
+    """Sends a label in one piece, and limits the size to which compressed objects may inflate.
 
-    In several pieces, the PACS could not tell a part from the whole, and another attempt would send nothing.
+    If a label was sent in several pieces and one was lost, the PACS could not tell a part from the whole, and a retry
+    would send nothing.
     """
 
     def _http_get_multipart_application_dicom(
         self, url: str, media_types: object = None, params: dict[str, Any] | None = None, stream: bool = False
     ) -> Iterator[Dataset]:
-        """As the library's, which inflates deflated objects to any size; compressed images come as they are stored."""
-        answer = self._http_get(url, params, {"Accept": _ACCEPTED}, stream)
-        if answer.headers.get("content-type", "").startswith("application/dicom"):  # Some send one by itself.
-            return iter([read_dataset(BytesIO(answer.content), pixels=True)])
-        parts = self._decode_multipart_message(answer, stream)
+        """Yield the objects of a response. The library's method inflates deflated objects to any size."""
+        response = self._http_get(url, params, {"Accept": _ACCEPT}, stream)
+        if response.headers.get("content-type", "").startswith("application/dicom"):  # Some PACS send a single object.
+            return iter([read_dataset(BytesIO(response.content), pixels=True)])
+        parts = self._decode_multipart_message(response, stream)
         return (read_dataset(BytesIO(part), pixels=True) for part in parts)
 
     def _http_post(self, url: str, data: bytes, headers: dict[str, str]) -> requests.Response:
@@ -104,12 +115,17 @@ class _Client(DICOMwebClientX):
         return response
 
 
-def connect(address: str, login: PacsCredentials) -> DICOMwebClientX:
-    """Make the client of a DICOMweb address, with the prefixes of MONAI Label's own settings."""
+def connect(address: str, credentials: PacsCredentials) -> DICOMwebClientX:
+    """Create the client of a DICOMweb address, with the prefixes of MONAI Label's settings.
+
+    Args:
+        address: Address of the PACS.
+        credentials: User and password, and certificate authority.
+    """
     session = requests.Session()
-    session.auth = login.account
+    session.auth = credentials.account
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Transport(login.ca))
+        session.mount(scheme, _Transport(credentials.ca))
     client = _Client(
         url=address,
         session=session,
@@ -117,24 +133,35 @@ def connect(address: str, login: PacsCredentials) -> DICOMwebClientX:
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
-    client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # A user waits.
+    client.set_http_retry_params(max_attempts=3, wait_exponential_multiplier=100)  # Short, because a user waits.
     return client
 
 
 def status_code(error: BaseException | None) -> int | None:
-    """Return the HTTP status that a request failed with, also of the cause of a BapsError; None if it had no answer."""
-    answer = getattr(
+    """Return the HTTP status with which a request failed.
+
+    Args:
+        error: Error of the request, or a BapsError that it caused.
+
+    Returns:
+        The status, or None if there was no response.
+    """
+    response = getattr(
         error if isinstance(error, requests.RequestException) else error and error.__cause__, "response", None
     )
-    return None if answer is None else int(answer.status_code)
+    return None if response is None else int(response.status_code)
 
 
 @contextmanager
-def pacs_answers() -> Iterator[None]:
-    """Turn what goes wrong with the PACS into a sentence; its address may hold what is nobody's business."""
+def convert_pacs_errors() -> Iterator[None]:
+    """Convert errors of requests to the PACS to a BapsError. The message never contains addresses, which may be secret.
+
+    Raises:
+        BapsError: if a request fails.
+    """
     try:
         yield
-    except BapsError:  # Some are ValueErrors, and none of them is of the PACS.
+    except BapsError:  # Some are ValueErrors, which are handled below.
         raise
     except requests.exceptions.SSLError as error:
         raise BapsError(
@@ -149,4 +176,4 @@ def pacs_answers() -> Iterator[None]:
         remedy = " Check its user and password." if code in (401, 403) else ""
         raise BapsError(f"The PACS refused the request (HTTP {code}).{remedy}") from error
     except (requests.RequestException, ValueError, InvalidDicomError) as error:
-        raise BapsError(f"The PACS gave half an answer ({type(error).__name__}). Try again.") from error
+        raise BapsError(f"The PACS sent an incomplete response ({type(error).__name__}). Try again.") from error

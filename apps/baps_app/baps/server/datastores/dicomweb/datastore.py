@@ -1,4 +1,4 @@
-"""The datastore of a PACS: images that are fetched when they are asked for, labels that are stored as DICOM objects."""
+"""Datastore of a PACS: images are fetched when they are needed, and labels are stored as DICOM objects."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ from baps.io.dicom.rtstruct import write_structures
 from baps.io.dicom.seg import Segment, stack_references, write_segmentation
 from baps.server.datastores.candidates import Candidates
 from baps.server.datastores.conversions import SeveralImagesError, volume_number
-from baps.server.datastores.dicomweb.client import connect, pacs_answers, status_code
-from baps.server.datastores.dicomweb.disputed import author_of, mark
-from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object, fetch_series, no_volume
+from baps.server.datastores.dicomweb.client import connect, convert_pacs_errors, status_code
+from baps.server.datastores.dicomweb.disputed import author_of, mark_disputed
+from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object, fetch_series, not_a_volume
 from baps.server.datastores.dicomweb.label_index import LabelIndex
 from baps.server.datastores.dicomweb.multipart import join_objects, split_objects
 from baps.server.datastores.dicomweb.read_back import check_same_masks, check_same_owner
-from baps.server.datastores.dicomweb.register import Register
+from baps.server.datastores.dicomweb.register import LabelRegister
 from baps.server.datastores.dicomweb.sending import LabelSender
-from baps.server.datastores.dicomweb.series import NO_IMAGES, Series, SeriesList, series_of
+from baps.server.datastores.dicomweb.series import NON_IMAGE_MODALITIES, Series, SeriesList, series_of
 from baps.server.datastores.dicomweb.stored_segments import (
     MODALITIES,
     OrganLabel,
-    Slices,
+    SlicePositions,
     StoredSegment,
-    keep_segments,
-    kept_segment,
     label_references,
     labelled_series,
     read_label,
+    read_segment,
     stored_segments,
+    write_segments,
 )
-from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, written
+from baps.server.datastores.dicomweb.stow_check import check_belongs, check_new_series, read_object, sign, to_bytes
 from baps.server.datastores.index import AtomicIndex
 from baps.site.pacs_credentials import PacsCredentials, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, json_values, read_pacs_studies
@@ -77,36 +77,36 @@ from baps.utils.keyed_locks import KeyedLocks
 
 logger = logging.getLogger(__name__)
 
-_FIRST_LOOK = 10.0
-"""Seconds that the first answer to how many labels there are is waited for."""
+_FIRST_COUNT_SECONDS = 10.0
+"""Time for which a request waits until the images and labels are counted for the first time."""
 
-_TRIED_AT_ONCE = 5
-"""Labels that were not read back yet and are tried when the PACS is asked for labels."""
+_MAX_VERIFIED_AT_ONCE = 5
+"""Number of labels that were not read back yet and are read when the PACS is queried for labels."""
 
-_TRIED_AGAIN = 600.0
-"""Seconds after which an image is tried again of which the PACS does not say whether it has grown."""
+_RETRY_SECONDS = 600.0
+"""Time after which an unusable image is tried again if the PACS does not send the number of its objects."""
 
-_MOST_SLICES = 256
-"""Images whose slices' places are remembered."""
+_MAX_POSITIONS = 256
+"""Number of images whose slice positions are cached."""
 
-_CONVERTED = 2
-"""A version of where voxels are put: what another one converted is fetched again."""
+_CONVERSION_VERSION = 2
+"""Version of the converted geometry. Images of another version are fetched again."""
 
-_MOST_UNUSABLE = 1000
-"""Images that are told of as unusable."""
+_MAX_UNUSABLE = 1000
+"""Number of images that are remembered as unusable."""
 
 
 class PacsDatastore(AtomicIndex, DICOMWebDatastore):
-    """MONAI Label's own, with fixes: images of all modalities, nothing half fetched, no stale counts.
+    """MONAI Label's datastore of a PACS, with fixes: images of all modalities, atomic fetching, and current counts.
 
-    The PACS is asked for what a request is about. No list of all series is kept.
+    For each request, the PACS is queried for what the request needs. No list of all series is kept.
 
     Args:
-        client: of the PACS.
-        cache: folder for what is fetched; None for the host's own.
-        studies: which of its series are served; all without it.
-        worklist: the studies that are served, or None for all.
-        label_format: of the final labels that are stored there: ``seg``, ``rtstruct`` or ``both``.
+        client: Client of the PACS.
+        cache: Folder for fetched images, or None for the default of MONAI Label.
+        studies: Query that selects the series that are served, or None for all.
+        worklist: Studies that are served, or None for all.
+        label_format: Format in which final labels are stored: ``seg``, ``rtstruct`` or ``both``.
     """
 
     def __init__(
@@ -119,364 +119,461 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
     ) -> None:
         self._label_format = label_format
         studies = studies or PacsStudies(client.base_url)
-        self._list = SeriesList(client, studies, worklist)
+        self._series_list = SeriesList(client, studies, worklist)
         self._unusable: dict[str, tuple[str, str, float]] = {}
-        self._fetching = KeyedLocks()
-        self._known_slices: dict[tuple[str, str], Slices] = {}
-        self._looking: threading.Thread | None = None
-        self._look_failed: BapsError | None = None
+        self._series_locks = KeyedLocks()
+        self._positions: dict[tuple[str, str], SlicePositions] = {}
+        self._count_thread: threading.Thread | None = None
+        self._count_error: BapsError | None = None
         super().__init__(client=client, search_filter={}, cache_path=cache)
-        # The host watches the cache for files that come or go, which only this server changes. A watch takes one of the
-        # 128 that a user of Linux has.
+        # MONAI Label watches the cache for changes, but only this server changes it. Each watch takes one of the 128
+        # inotify instances of a user of Linux.
         if self._observer.is_alive():
             self._observer.stop()
             self._observer.join()
-        register = Register(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
-        self._labels = LabelIndex(client, studies, self._list, register, self._image_of_label)
+        register = LabelRegister(Path(self._datastore_path) / "labels.sqlite", repr(sorted(studies.filters.items())))
+        self._label_index = LabelIndex(client, studies, self._series_list, register, self._find_labelled_image)
         self._sender = LabelSender(Path(self._datastore_path) / "unsent", client, self._read_back)
         self.history.repair()
 
-    # What there is.
+    # The lists of images and labels.
 
     def has_image(self, image_id: str) -> bool:
-        """Return whether the PACS has an image that is served; the PACS is asked for this one series."""
-        found = self._list.find(series_of(image_id))
-        volumes = self._volumes(series_of(image_id))
-        return found is not None and found.is_image and (image_id in volumes if volumes else image_id == found.uid)
-
-    def list_images(self) -> list[str]:
-        """Return the series that are images: all of them, page by page. Requests of viewers do without."""
-        series = dict.fromkeys(one.uid for page in self._list.pages() for one in page if one.is_image)
-        return [image for uid in series for image in self._images(uid)]
-
-    def _volumes(self, uid: str) -> list[str]:
-        """The images that a series turned out to be, if they are several."""
-        known, found = self._datastore.objects, list[str]()
-        while volume_id(uid, len(found) + 1) in known:
-            found.append(volume_id(uid, len(found) + 1))
-        return found
-
-    def _image_exists(self, image_id: str, extension: str) -> bool:
-        # One that cannot be used has no file, and keeps its number.
-        return volume_number(image_id) is not None or super()._image_exists(image_id, extension)
-
-    def _images(self, uid: str) -> list[str]:
-        """The images of a series, as far as is known."""
-        return self._volumes(uid) or [uid]
-
-    def _usable_images(self, series: Series) -> list[str]:
-        """The images of a series but for those that turned out to be no volume."""
-        return [image for image in self._images(series.uid) if not self._is_unusable(series, image)]
-
-    def candidates(self, at_random: bool, least: int = 1) -> Candidates:
-        """Return images without a label that can be used, from as few pages of the PACS as will do.
+        """Return whether the PACS has an image and it is served. The PACS is queried for its series only.
 
         Args:
-            at_random: begin at a page anywhere, rather than at the first.
-            least: how many are wanted, if there are as many.
+            image_id: Name of the image.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
+        series = self._series_list.find(series_of(image_id))
+        volumes = self._volume_ids(series_of(image_id))
+        return series is not None and series.is_image and (image_id in volumes if volumes else image_id == series.uid)
+
+    def list_images(self) -> list[str]:
+        """Return the names of all images. They are requested page by page; requests of viewers do not use this.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
+        uids = dict.fromkeys(series.uid for page in self._series_list.pages() for series in page if series.is_image)
+        return [image for uid in uids for image in self._image_ids(uid)]
+
+    def _volume_ids(self, uid: str) -> list[str]:
+        """Return the names of the volumes of a series if it is known to hold several."""
+        known, volumes = self._datastore.objects, list[str]()
+        while volume_id(uid, len(volumes) + 1) in known:
+            volumes.append(volume_id(uid, len(volumes) + 1))
+        return volumes
+
+    def _image_exists(self, image_id: str, extension: str) -> bool:
+        # A volume that cannot be used has no file, and keeps its number.
+        return volume_number(image_id) is not None or super()._image_exists(image_id, extension)
+
+    def _image_ids(self, uid: str) -> list[str]:
+        """Return the names of the images of a series."""
+        return self._volume_ids(uid) or [uid]
+
+    def _usable_images(self, series: Series) -> list[str]:
+        """Return the images of a series, except those that are known to be unusable."""
+        return [image for image in self._image_ids(series.uid) if not self._is_unusable(series, image)]
+
+    def find_candidates(self, random_start: bool, min_count: int = 1) -> Candidates:
+        """Find images without a label that can be used, from as few pages of the PACS as possible.
+
+        Args:
+            random_start: Whether to begin at a random series rather than at the first one.
+            min_count: Minimum number of images, if there are as many.
+
+        Raises:
+            BapsError: if the PACS does not respond.
         """
         self._refresh()
-        total = self._list.total()
-        places = self._list.places()
-        whole = self._list.is_one_page
-        start = random.randrange(places) if at_random and places and not whole else 0  # noqa: S311 (no secret)
-        found: dict[str, None] = {}
-        for page in self._list.pages(start):
-            images = [image for one in page if one.is_image for image in self._usable_images(one)]
-            labelled = self._labels.register.labelled_among(images)
-            found |= dict.fromkeys(image for image in images if image not in labelled)
-            if len(found) >= least and not whole:
+        total = self._series_list.total()
+        start_count = self._series_list.start_count()
+        is_complete = self._series_list.is_one_page
+        is_random = random_start and bool(start_count) and not is_complete
+        start = random.randrange(start_count) if is_random else 0  # noqa: S311 (no secret)
+        candidates: dict[str, None] = {}
+        for page in self._series_list.pages(start):
+            images = [image for series in page if series.is_image for image in self._usable_images(series)]
+            labelled = self._label_index.register.labelled_among(images)
+            candidates |= dict.fromkeys(image for image in images if image not in labelled)
+            if len(candidates) >= min_count and not is_complete:
                 break
-        return Candidates(list(found), None if whole else total)
+        return Candidates(list(candidates), None if is_complete else total)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the series with a segment that a person drew or confirmed, and that can be read as far as is known."""
+        """Return the images with a segment that a person drew or confirmed and that is not known to be unreadable.
+
+        Args:
+            label_tag: Ignored; the tag is always ``final``.
+            labels: Ignored.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
         self._refresh()
-        return self._labels.labelled()
+        return self._label_index.labelled()
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Return the others, but for those that turned out to be no volume: all of them, page by page."""
+        """Return all other images, except those that are known to be unusable. They are requested page by page.
+
+        Args:
+            label_tag: Ignored; the tag is always ``final``.
+            labels: Ignored.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
         labelled = set(self.get_labeled_images())
         return [
             image
-            for page in self._list.pages()
-            for one in page
-            if one.is_image
-            for image in self._usable_images(one)
+            for page in self._series_list.pages()
+            for series in page
+            if series.is_image
+            for image in self._usable_images(series)
             if image not in labelled
         ]
 
     def newest_segments(self, image_id: str | None = None) -> dict[str, dict[str, list[StoredSegment]]]:
-        """Return by image and label what a person drew or confirmed, the newest first.
+        """Return the segments that a person drew or confirmed, by image and label, the newest first.
 
         Args:
-            image_id: only of this image; its study alone is asked for.
+            image_id: Name of one image, so that only its study is queried; or None for all images.
+
+        Raises:
+            BapsError: if the PACS does not respond.
         """
         if image_id is None:
             self._refresh()
-        elif (series := self._list.find(series_of(image_id))) and not self._labels.is_fresh:
-            self._labels.refresh_study(series.study)
-        return self._labels.newest(image_id)
+        elif (series := self._series_list.find(series_of(image_id))) and not self._label_index.is_fresh:
+            self._label_index.refresh_study(series.study)
+        return self._label_index.newest(image_id)
 
-    def forget_list(self) -> None:
-        """Ask the PACS anew what it has: something was, or may have been, stored there."""
-        self._list.forget()
-        self._labels.forget()
+    def invalidate(self) -> None:
+        """Query the PACS again when its content is next needed: something was, or may have been, stored there."""
+        self._series_list.invalidate()
+        self._label_index.invalidate()
 
     def status(self) -> dict[str, Any]:
-        """Return how many images there are and how many have labels, as they were last counted.
+        """Return the number of images and of labelled images when they were last counted.
 
-        Every click asks for it: nobody waits for the PACS but who asks first. See ``SeriesList.total``.
+        Every click needs them. Only the first request waits for the PACS; see ``SeriesList.total``.
+
+        Raises:
+            BapsError: if the PACS does not respond to the first request.
         """
-        known = self._labels.is_fresh and self._list.counted is not None
-        if not known:
-            looking = self._look_again()
-            if self._list.counted is None or not self._labels.was_refreshed:
-                looking.join(_FIRST_LOOK)
-                if self._look_failed:
-                    raise self._look_failed
+        is_current = self._label_index.is_fresh and self._series_list.last_total is not None
+        if not is_current:
+            thread = self._count_in_background()
+            if self._series_list.last_total is None or not self._label_index.was_refreshed:
+                thread.join(_FIRST_COUNT_SECONDS)
+                if self._count_error:
+                    raise self._count_error
         tags: dict[str, int] = {}
-        for known_image in list(self._datastore.objects.values()):
-            for tag in known_image.labels:
+        for entry in list(self._datastore.objects.values()):
+            for tag in entry.labels:
                 tags[tag] = tags.get(tag, 0) + 1
-        completed, total = self._labels.count(), self._list.counted or 0
+        completed, total = self._label_index.count(), self._series_list.last_total or 0
         status = {"total": max(total, completed), "completed": completed, "label_tags": tags}
         return status | ({"unusable": len(self._unusable)} if self._unusable else {})
 
     def json(self) -> Any:
-        """Return what was fetched from the PACS and, by image, why some cannot be used."""
-        fetched: dict[str, Any] = super().json()
-        return fetched | {"unusable": {image: reason for image, (_, reason, _) in self._unusable.items()}}
+        """Return the index of fetched images, with the reasons for those that cannot be used."""
+        index: dict[str, Any] = super().json()
+        return index | {"unusable": {image: reason for image, (_, reason, _) in self._unusable.items()}}
 
-    def _look_again(self) -> threading.Thread:
-        """Count in a thread, one at a time."""
-        if self._looking is None or not self._looking.is_alive():
-            self._looking = threading.Thread(target=self._look, name="count-labels", daemon=True)
-            self._looking.start()
-        return self._looking
+    def _count_in_background(self) -> threading.Thread:
+        """Start a thread that counts images and labels, unless it is running."""
+        if self._count_thread is None or not self._count_thread.is_alive():
+            self._count_thread = threading.Thread(target=self._count, name="count-labels", daemon=True)
+            self._count_thread.start()
+        return self._count_thread
 
     def _refresh(self) -> None:
-        """Ask the PACS for labels, unless it was asked a short while ago; and send what waits, now that it answers."""
-        if not self._labels.is_fresh:
-            self._labels.refresh()
-            self._sender.send_in_passing()
+        """Query the PACS for labels unless the index is fresh, and send the labels that wait if the PACS responds.
 
-    def _look(self) -> None:
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
+        if not self._label_index.is_fresh:
+            self._label_index.refresh()
+            self._sender.try_send_waiting()
+
+    def _count(self) -> None:
         try:
             self._refresh()
-            self._list.total()
-            self._look_failed = None
+            self._series_list.total()
+            self._count_error = None
         except BapsError as error:
             logger.warning("The labels of the PACS could not be counted (%s).", error)
-            self._look_failed = error
+            self._count_error = error
             return
-        self._read_awaiting()
+        self._verify_stored_labels()
 
-    def _read_awaiting(self) -> None:
-        """Try a few of the labels that were stored and not read back yet."""
-        for image_id, segment in self._labels.register.awaiting(_TRIED_AT_ONCE):
+    def _verify_stored_labels(self) -> None:
+        """Read some of the labels that were stored through this server and not read back yet."""
+        for image_id, segment in self._label_index.register.unverified(_MAX_VERIFIED_AT_ONCE):
             try:
-                self._organ(image_id, segment)
+                self._read_segment(image_id, segment)
             except BapsError as error:
-                logger.warning("A label of the PACS does not count, for it cannot be read (%s).", type(error).__name__)
+                logger.warning("A label of the PACS cannot be read and does not count (%s).", type(error).__name__)
 
     # Images.
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return the series as NIfTI, fetched and converted when it is first asked for, and again when it has grown.
+        """Return the path of an image as NIfTI. It is fetched when it is first needed, and when it has more slices.
+
+        Args:
+            image_id: Name of the image.
 
         Raises:
             NotFoundError: if the PACS has no such image, or it is not served.
-            InputError: if the series is no volume.
-            BapsError: if the PACS does not answer, or the disk is full.
+            SeveralImagesError: if the series holds several volumes; they are images of their own from then on.
+            InputError: if the series is not a volume.
+            BapsError: if the PACS does not respond, or the disk is full.
         """
-        series = self._found(image_id)
+        series = self._find_image_series(image_id)
         folder = Path(self._datastore.image_path())
         target = folder / f"{image_id}.nii.gz"
-        # It grows while the series is still being sent.
+        # The series gets more slices while the scanner is sending it.
         if self._is_fetched(series, target):
             return str(target)
-        if image_id == series.uid and (volumes := self._volumes(series.uid)):
-            raise SeveralImagesError(image_id, [str(self.get_image_info(one).get("volume", "")) for one in volumes])
+        if image_id == series.uid and (volumes := self._volume_ids(series.uid)):
+            titles = [str(self.get_image_info(volume).get("volume", "")) for volume in volumes]
+            raise SeveralImagesError(image_id, titles)
         if self._is_unusable(series, image_id):
             raise InputError(self._unusable[image_id][1])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._fetching.holding(series.uid):
-                if not self._is_fetched(series, target):  # By another thread meanwhile.
+            with self._series_locks.holding(series.uid):
+                if not self._is_fetched(series, target):  # Another thread may have fetched it meanwhile.
                     self._fetch(series, folder, target)
         except InputError as error:
-            if not self._volumes(series.uid):
-                self._note_unusable(image_id, series, error)
+            if not self._volume_ids(series.uid):
+                self._add_unusable(image_id, series, error)
             raise
         except OSError as error:
             raise _disk_full(error) from error
         return str(target)
 
-    def _found(self, image_id: str) -> Series:
-        series = self._list.find(series_of(image_id))
+    def _find_image_series(self, image_id: str) -> Series:
+        """Return the series of an image.
+
+        Raises:
+            NotFoundError: if the PACS has no such series, or it is not served.
+            InputError: if it does not hold images.
+            BapsError: if the PACS does not respond.
+        """
+        series = self._series_list.find(series_of(image_id))
         if series is None:
             raise NotFoundError(f"The PACS has no series {image_id}. Choose one that Next Sample offers.")
         if series.modality == "SM":
-            raise no_volume("a whole-slide image (Modality SM)")
+            raise not_a_volume("a whole-slide image (Modality SM)")
         if not series.is_image:
-            raise no_volume(f"of Modality {series.modality}")
+            raise not_a_volume(f"of Modality {series.modality}")
         return series
 
     def _is_fetched(self, series: Series, target: Path) -> bool:
         info = self.get_image_info(target.name.removesuffix(".nii.gz"))
-        same = str(info.get("instances", series.count)) == series.count and info.get("converted") == _CONVERTED
-        return target.exists() and same
+        same_count = str(info.get("instances", series.count)) == series.count
+        return target.exists() and same_count and info.get("converted") == _CONVERSION_VERSION
 
-    def _note_unusable(self, image_id: str, series: Series, error: InputError) -> None:
-        while len(self._unusable) >= _MOST_UNUSABLE:
+    def _add_unusable(self, image_id: str, series: Series, error: InputError) -> None:
+        while len(self._unusable) >= _MAX_UNUSABLE:
             self._unusable.pop(next(iter(self._unusable)))
         self._unusable[image_id] = series.count, str(error), time.monotonic()
 
     def _is_unusable(self, series: Series, image_id: str) -> bool:
-        count, _, when = self._unusable.get(image_id, (None, "", 0.0))
-        # Of a series without a count nobody knows whether it has grown.
-        return count == series.count and (count != "" or time.monotonic() - when < _TRIED_AGAIN)
+        count, _, since = self._unusable.get(image_id, (None, "", 0.0))
+        # Without a count, the series may have more slices now.
+        return count == series.count and (count != "" or time.monotonic() - since < _RETRY_SECONDS)
 
     def _fetch(self, series: Series, folder: Path, target: Path) -> None:
-        # Beside the target, and renamed when it is whole.
+        """Fetch a series and convert its volumes.
+
+        Args:
+            series: The series.
+            folder: Folder of the images.
+            target: NIfTI file of the requested image.
+
+        Raises:
+            SeveralImagesError: if the series was requested and holds several volumes.
+            InputError: if the requested image is not a volume.
+            BapsError: if the PACS does not respond.
+            OSError: if the disk is full.
+        """
+        # On the same file system as the target, so that it can be renamed.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as parts:
-            fetched, whole = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
+            fetched, converted = Path(parts) / "The series", Path(parts) / "volume.nii.gz"
             fetched.mkdir()
             fetch_series(self._client, series, fetched)
-            info: dict[str, Any] = dict(series.shown)
-            info |= {"SeriesInstanceUID": series.uid, "instances": series.count, "converted": _CONVERTED}
+            info: dict[str, Any] = dict(series.displayed)
+            info |= {"SeriesInstanceUID": series.uid, "instances": series.count, "converted": _CONVERSION_VERSION}
             info["PatientID"] = read_patient(fetched) or info["PatientID"]  # Not every PACS lists it.
             try:
                 volume = read_volume(fetched)
             except SeveralVolumesError as error:
                 titles = error.titles
             else:
-                write_nifti(whole, volume)
-                self._keep_image(series.uid, whole, info)
+                write_nifti(converted, volume)
+                self._publish_image(series.uid, converted, info)
                 return
-            refused: dict[Path, InputError] = {}
-            for number, (title, found) in enumerate(read_each_volume(fetched), start=1):
+            errors: dict[Path, InputError] = {}
+            for number, (title, result) in enumerate(read_each_volume(fetched), start=1):
                 image_id = volume_id(series.uid, number)
-                if isinstance(found, InputError):
-                    refused[folder / f"{image_id}.nii.gz"] = found
-                    self._note_unusable(image_id, series, found)
+                if isinstance(result, InputError):
+                    errors[folder / f"{image_id}.nii.gz"] = result
+                    self._add_unusable(image_id, series, result)
                 else:
                     self._unusable.pop(image_id, None)
-                    write_nifti(whole, found)
-                self._keep_image(image_id, whole, {**info, "volume": title})
-        if target in refused:
-            raise refused[target]
+                    write_nifti(converted, result)
+                self._publish_image(image_id, converted, {**info, "volume": title})
+        if target in errors:
+            raise errors[target]
         if not target.exists():
             raise SeveralImagesError(series.uid, titles)
 
-    def _keep_image(self, image_id: str, whole: Path, info: Mapping[str, Any]) -> None:
-        """Give a converted volume its name, and list it; also one that cannot be used: all keep their numbers."""
-        target = whole.parents[1] / f"{image_id}.nii.gz"
-        listed = DataModel(info={**info, "ts": int(time.time()), "name": target.name}, ext=".nii.gz")
+    def _publish_image(self, image_id: str, converted: Path, info: Mapping[str, Any]) -> None:
+        """Move a converted volume to its place, and add it to the index.
+
+        A volume that cannot be used has no converted file. It is added too, so that all volumes keep their numbers.
+        """
+        target = converted.parents[1] / f"{image_id}.nii.gz"
+        entry = DataModel(info={**info, "ts": int(time.time()), "name": target.name}, ext=".nii.gz")
         with FileLock(self._lock_file):
-            if whole.exists():
-                whole.replace(target)
+            if converted.exists():
+                converted.replace(target)
             else:
                 target.unlink(missing_ok=True)
-            self._datastore.objects[image_id] = ImageLabelModel(image=listed)
+            self._datastore.objects[image_id] = ImageLabelModel(image=entry)
             self._update_datastore_file(lock=False)
 
     def patient(self, image_id: str) -> str | None:
-        """Return the PatientID of an image that was fetched."""
-        found = self.get_image_info(image_id).get("PatientID", "")
-        return found if found not in ("", "UNK") else None
+        """Return the PatientID of a fetched image, or None.
 
-    def _headers(self, image_id: str) -> list[Dataset]:
-        """Of all images of a series, without pixels."""
-        series = self._found(image_id)
+        Args:
+            image_id: Name of the image.
+        """
+        patient = self.get_image_info(image_id).get("PatientID", "")
+        return patient if patient not in ("", "UNK") else None
+
+    def _fetch_headers(self, image_id: str) -> list[Dataset]:
+        """Fetch the headers of all objects of a series, without pixels."""
+        series = self._find_image_series(image_id)
         return fetch_headers(self._client, series.study, series.uid, self.patient(image_id))
 
-    def _slices(self, image_id: str, image: Volume, headers: Sequence[Dataset] | None = None) -> Slices:
-        """Where the slices of an image lie; its headers are asked for once."""
-        key = image_id, self._reader(image_id)
-        if key not in self._known_slices:
-            while len(self._known_slices) >= _MOST_SLICES:
-                self._known_slices.pop(next(iter(self._known_slices)), None)
-            self._known_slices[key] = Slices.of(headers or self._headers(image_id), image, volume_number(image_id))
-        return self._known_slices[key]
+    def _slice_positions(
+        self, image_id: str, image: Volume, headers: Sequence[Dataset] | None = None
+    ) -> SlicePositions:
+        """Return the positions of the slices of an image. Its headers are fetched once."""
+        key = image_id, self._image_state(image_id)
+        if key not in self._positions:
+            while len(self._positions) >= _MAX_POSITIONS:
+                self._positions.pop(next(iter(self._positions)), None)
+            headers = headers or self._fetch_headers(image_id)
+            self._positions[key] = SlicePositions.from_headers(headers, image, volume_number(image_id))
+        return self._positions[key]
 
-    def _reader(self, image_id: str) -> str:
-        """What labels of an image are read with: an image that has grown is another one."""
-        return self._found(image_id).count or "all"
+    def _image_state(self, image_id: str) -> str:
+        """Return a text that changes when the series of an image gets more slices."""
+        return self._find_image_series(image_id).count or "all"
 
     # Labels.
 
     def organ(self, image_id: str, segments: Sequence[StoredSegment]) -> OrganLabel:
-        """Return the mask of the newest of some segments of one label that can be used; fetched once.
+        """Return the newest segment that can be used. Each is fetched once.
+
+        Args:
+            image_id: Name of the image.
+            segments: Segments of one label, the newest first.
 
         Raises:
-            InputError: if none can be read, or lies where the image does.
-            BapsError: if the PACS does not answer, or the disk is full.
+            InputError: if none of them can be read, or has the geometry of the image.
+            BapsError: if the PACS does not respond, or the disk is full.
         """
         errors: list[InputError] = []
         for segment in segments:
             try:
-                found = self._organ(image_id, segment)
-                return replace(found, passed_over=tuple(map(str, errors)))
+                label = self._read_segment(image_id, segment)
+                return replace(label, newer_errors=tuple(map(str, errors)))
             except InputError as error:
                 errors.append(error)
         raise errors[0]
 
-    def _organ(
+    def _read_segment(
         self,
         image_id: str,
         segment: StoredSegment,
         stored: Dataset | None = None,
         notes: list[str] | None = None,
     ) -> OrganLabel:
-        """One segment. What cannot be read is remembered: it does not count, and is not fetched again."""
+        """Return a segment. If it cannot be read, record that: it is then ignored and not fetched again.
+
+        Args:
+            image_id: Name of the image.
+            segment: The segment.
+            stored: Object of the segment if it was fetched already.
+            notes: List to which sentences on how it was read are appended.
+
+        Raises:
+            InputError: if it cannot be read.
+            BapsError: if the PACS does not respond, or the disk is full.
+        """
         image = Path(self.get_image_uri(image_id))
-        # An object never changes; its image does while it is still being sent.
-        reader = self._reader(image_id)
-        folder = Path(self._datastore_path) / "segments" / f"{segment.instance}-{reader}"
-        if stored is None and (reason := self._labels.register.reason(segment, reader)):
+        # The object never changes, but its image gets more slices while the scanner is sending it.
+        image_state = self._image_state(image_id)
+        folder = Path(self._datastore_path) / "segments" / f"{segment.instance}-{image_state}"
+        register = self._label_index.register
+        if stored is None and (reason := register.reason(segment, image_state)):
             raise InputError(reason)
         try:
             if stored is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
-                dataset = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
+                label = stored or fetch_object(self._client, segment.study, segment.series, segment.instance)
                 volume = read_volume(image)
-                keep_segments(folder, dataset, volume, self._slices(image_id, volume), notes)
-            found = kept_segment(folder, segment.name)
+                write_segments(folder, label, volume, self._slice_positions(image_id, volume), notes)
+            organ_label = read_segment(folder, segment.name)
         except OSError as error:
             raise _disk_full(error) from error
         except InputError as error:
-            self._labels.register.note(segment, reader, str(error))
+            register.set_read(segment, image_state, str(error))
             raise
-        self._labels.register.note(segment, reader)
-        return found
+        register.set_read(segment, image_state)
+        return organ_label
 
-    def label_to_change(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
-        """Return the newest label of one organ, (I, J, K), or zeros where none can be used.
+    def label_to_edit(self, image_id: str, organ: str, image: Volume) -> tuple[LabelMap, LabelInfo]:
+        """Return the newest label of one organ, (I, J, K), or an empty label map if none can be used.
 
-        Every SEG holds what was saved with it alone.
+        Each SEG holds the organs that were saved together, so other organs are not affected.
+
+        Args:
+            image_id: Name of the image.
+            organ: Name of the organ.
+            image: The volume.
 
         Raises:
-            BapsError: as ``organ``; or if a label waits to be sent, without which a part of it would be hidden.
+            BapsError: as ``organ``; or if a label of the organ is still to be sent, so that a part of it is missing.
         """
         self._sender.send()
-        if self._sender.holds(series_of(image_id), organ):
+        if self._sender.has_waiting(series_of(image_id), organ):
             raise BapsError(
                 f"A part of {organ} still waits to be sent to the PACS. Ask who runs the PACS, then try again."
             )
-        self._labels.refresh_study(self._found(image_id).study)
-        segments = self._labels.newest(image_id).get(image_id, {}).get(organ, [])
+        self._label_index.refresh_study(self._find_image_series(image_id).study)
+        segments = self._label_index.newest(image_id).get(image_id, {}).get(organ, [])
         try:
-            found = self.organ(image_id, segments) if segments else None
-        except InputError as error:  # They stay in the PACS; what is saved now is newer.
-            logger.warning("Earlier labels of an image were passed over (%s).", type(error).__name__)
-            found = None
-        if found is None:
+            label = self.organ(image_id, segments) if segments else None
+        except InputError as error:  # They stay in the PACS, but the label that is saved now is newer.
+            logger.warning("Earlier labels of an image cannot be read and were skipped (%s).", type(error).__name__)
+            label = None
+        if label is None:
             return LabelMap((np.zeros(image.shape, np.uint8),)), read_label_info({})
-        info = {"label_info": [{"name": organ, "idx": 1}], "annotated_slices": {organ: sorted(found.slices)}}
-        return read_label_map(found.file, image), read_label_info(info)
+        info = {"label_info": [{"name": organ, "idx": 1}], "annotated_slices": {organ: sorted(label.slices)}}
+        return read_label_map(label.file, image), read_label_info(info)
 
     def save_label(
         self,
@@ -488,6 +585,13 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
     ) -> str:
         """Store a label, see ``store_label``.
 
+        Args:
+            image_id: Name of the image.
+            label_filename: Path of the label.
+            label_tag: Tag of the label.
+            label_info: Information about the label.
+            label_id: Ignored.
+
         Returns:
             The name of the label, which is that of its image.
         """
@@ -497,150 +601,128 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
     def store_label(
         self, image_id: str, file: Path, label_tag: str, label_info: dict[str, Any], confirms: bool = False
     ) -> list[str]:
-        """Store a final label in the PACS, as one SEG or RTSTRUCT with what is marked, or both; others are kept here.
+        """Store a final label in the PACS, as a SEG, an RTSTRUCT or both. Labels with other tags are kept here.
 
-        It is read back before it is called saved: by our reader before it is sent, and from the PACS afterwards. An
-        organ that it takes away from another annotator is marked, see ``baps.server.datastores.dicomweb.disputed``.
+        The label is read back before it is reported as saved: from the outbox before it is sent, and from the PACS
+        afterwards. An organ that it takes away from another annotator is marked, see
+        ``baps.server.datastores.dicomweb.disputed``.
 
         Args:
             image_id: Name of the image.
             file: The label.
             label_tag: ``final``, or another tag.
-            label_info: What is known of the label, see ``read_label_info``.
-            confirms: Whether who saves may take organs away from other annotators.
+            label_info: Information about the label, see ``read_label_info``.
+            confirms: Whether the user may take organs away from other annotators.
 
         Returns:
-            Sentences for who saves it.
+            Sentences for the user.
 
         Raises:
-            InputError: if a value has no name, or no such object can be made for the image.
-            BapsError: if the PACS refuses it or gives something else back; or does not answer, then it is kept and sent
+            InputError: if a value has no name, or the label cannot be stored as a DICOM object.
+            BapsError: if the PACS rejects it or returns another label; or does not respond: then it is kept and sent
                 later.
         """
         if label_tag != DefaultLabelTag.FINAL.value:
             self.history.save(image_id, label_tag, file, self._to_id(file.name)[1], label_info)
             return []
         image = read_volume(Path(self.get_image_uri(image_id)))
-        found, info = read_label_map(file, image), read_label_info(label_info)
-        values = name_values(info, found, {})
-        masks = {name: mask for name, value in values.items() if (mask := found.mask(value)).any()}
+        label_map, info = read_label_map(file, image), read_label_info(label_info)
+        values = name_values(info, label_map, {})
+        masks = {name: mask for name, value in values.items() if (mask := label_map.mask(value)).any()}
         slices = {name: (info.annotated_slices or {}).get(name, frozenset()) for name in masks}
-        self._labels.refresh_study(self._found(image_id).study)
-        known = self._labels.newest(image_id).get(image_id, {})
-        earlier = [segment.when for segments in known.values() for segment in segments]
+        self._label_index.refresh_study(self._find_image_series(image_id).study)
+        existing = self._label_index.newest(image_id).get(image_id, {})
+        times = [segment.when for segments in existing.values() for segment in segments]
         now = datetime.now().astimezone()
-        # A clock that runs ahead, the browser's say, must not hide what is saved now.
-        when = max([now, *(made.astimezone() + timedelta(seconds=1) for made in earlier)])
-        sources = self._headers(image_id)
+        # A label with a time in the future, for example from a browser whose clock is fast, must not hide this one.
+        when = max([now, *(time.astimezone() + timedelta(seconds=1) for time in times)])
+        headers = self._fetch_headers(image_id)
         number = volume_number(image_id)
-        by_model, made = bool(info.model), list[Dataset]()
+        by_model, objects = bool(info.model), list[Dataset]()
         if self._label_format in ("rtstruct", "both"):
-            # A little older than the SEG, which holds more: also on which slices nothing is marked.
+            # A little older than the SEG, which is preferred: it also stores the annotated slices without the organ.
             before = when - timedelta(milliseconds=1)
-            made.append(write_structures(sources, image, masks, before, info.author, by_model, number))
+            objects.append(write_structures(headers, image, masks, before, info.author, by_model, number))
         if self._label_format in ("seg", "both"):
-            made.append(write_segmentation(sources, image, masks, slices, when, info.author, by_model, number))
-        places = self._slices(image_id, image, sources)
+            objects.append(write_segmentation(headers, image, masks, slices, when, info.author, by_model, number))
+        positions = self._slice_positions(image_id, image, headers)
         segments = [Segment(name, mask, slices[name]) for name, mask in masks.items()]
-        disputed = {} if confirms else self._taken_away(image_id, image, segments, info.author)
-        for label in made:
-            mark(label, disputed)
-        self._sender.send(self._sender.keep(made, lambda label: check_same_masks(label, masks, image, places)))
-        return list(disputed.values())
+        disputes = {} if confirms else self._find_disputes(image_id, image, segments, info.author)
+        for label in objects:
+            mark_disputed(label, disputes)
+        self._sender.send(self._sender.add(objects, lambda label: check_same_masks(label, masks, image, positions)))
+        return list(disputes.values())
 
-    def _taken_away(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> dict[str, str]:
-        """Return the organs that share too little with what another annotator drew, each with a sentence.
+    def _find_disputes(self, image_id: str, image: Volume, segments: Iterable[Segment], author: str) -> dict[str, str]:
+        """Find the organs that differ too much from the newest version of another annotator.
 
         Args:
-            image_id, image: that they belong to.
-            segments: that are about to be stored.
-            author: who stores them.
-        """
-        known, found = self._labels.newest(image_id).get(image_id, {}), dict[str, str]()
-        for segment in segments:
-            others = [one for one in known.get(segment.name, []) if one.author != author]
-            for one in others:
-                try:
-                    before = self._organ(image_id, one)
-                except InputError:  # One that cannot be read hides no good one.
-                    continue
-                mask = LabelMap(((read_labels(before.file, image) > 0).view(np.uint8),))
-                ours = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
-                new = LabelMap((segment.mask.view(np.uint8),))
-                if differs_too_much(Overlaps.count(mask, new, [(1, 1)]), 0, before.slices, ours):
-                    found[segment.name] = (
-                        f"This takes {segment.name} away from the version of {one.author or 'an unnamed annotator'}. "
-                        f"Trainings use the earlier {segment.name} until a trainer saves the label."
-                    )
-                break
-        return found
-
-    def _judge_export(self, label: Dataset, confirms: bool) -> list[str]:
-        """Mark what a label that a viewer stores takes away from another annotator.
-
-        One that cannot be read is stored as it is, and does not count until it can be: ``_check_export`` says so.
+            image_id: Name of the image.
+            image: The volume.
+            segments: Segments that are about to be stored.
+            author: Author of the segments.
 
         Returns:
-            Sentences for who stores it.
+            A sentence for the user, by organ.
         """
-        if label.get("Modality") not in MODALITIES:
-            return []
-        mark(label, ())
-        segments = stored_segments(label)
-        if confirms or not segments:
-            return []
-        try:
-            images = [one for one in segments[0].images if (known := self._list.find(one)) and known.is_image]
-            image_id = self._image_of_label(images[0], lambda: label)
-            image = read_volume(Path(self.get_image_uri(image_id)))
-            self._labels.refresh_study(str(label.StudyInstanceUID))
-            if not self._labels.newest(image_id).get(image_id, {}).keys() & {one.name for one in segments}:
-                return []
-            read = list(read_label(copy.deepcopy(label), image, self._slices(image_id, image), {}))
-        except (InputError, IndexError):
-            mark(label, [one.name for one in segments])
-            return []
-        disputed = self._taken_away(image_id, image, read, author_of(label))
-        mark(label, disputed)
-        return list(disputed.values())
+        existing, disputes = self._label_index.newest(image_id).get(image_id, {}), dict[str, str]()
+        for segment in segments:
+            others = [stored for stored in existing.get(segment.name, []) if stored.author != author]
+            for stored in others:
+                try:
+                    old = self._read_segment(image_id, stored)
+                except InputError:  # An older one may be readable.
+                    continue
+                old_map = LabelMap(((read_labels(old.file, image) > 0).view(np.uint8),))
+                new_map = LabelMap((segment.mask.view(np.uint8),))
+                new_slices = segment.slices | set(np.flatnonzero(segment.mask.any((0, 1))).tolist())
+                if differs_too_much(Overlaps.count(old_map, new_map, [(1, 1)]), 0, old.slices, new_slices):
+                    disputes[segment.name] = (
+                        f"This takes {segment.name} away from the version of {stored.author or 'an unnamed annotator'}."
+                        f" Trainings use the earlier {segment.name} until a trainer saves the label."
+                    )
+                break
+        return disputes
 
     def _read_back(self, label: Dataset) -> None:
-        """Fetch what the PACS has of a label that it took, and note that it counts.
+        """Fetch a label that the PACS has accepted, compare it, and record that it counts.
 
         Raises:
-            InputError: if it is not the same voxel by voxel.
-            BapsError: if the PACS does not answer.
+            InputError: if the PACS returns another label.
+            BapsError: if the PACS does not respond.
         """
         segments = stored_segments(label)
         if not segments:
             raise InputError("Its header does not say what it belongs to (ReferencedSeriesSequence).")
-        first = segments[0]
-        image_id = self._image_of_label(first.images[0], lambda: label)
-        self._labels.register.add(segments, counts=False)
-        self._labels.register.set_image(first.instance, image_id)
-        stored = fetch_object(self._client, first.study, first.series, first.instance, stored_now=True)
+        first, register = segments[0], self._label_index.register
+        image_id = self._find_labelled_image(first.images[0], lambda: label)
+        register.add(segments, counts=False)
+        register.set_image(first.instance, image_id)
+        stored = fetch_object(self._client, first.study, first.series, first.instance, just_stored=True)
         image = read_volume(Path(self.get_image_uri(image_id)))
         try:
             check_same_owner(label, stored)
-            self._organ(image_id, first, stored)
-            masks = {one.name: read_labels(self._organ(image_id, one).file, image) > 0 for one in segments}
-            check_same_masks(label, masks, image, self._slices(image_id, image))
+            self._read_segment(image_id, first, stored)
+            masks = {
+                segment.name: read_labels(self._read_segment(image_id, segment).file, image) > 0 for segment in segments
+            }
+            check_same_masks(label, masks, image, self._slice_positions(image_id, image))
         except InputError as error:
             for segment in segments:
-                self._labels.register.note(segment, self._reader(image_id), str(error))
+                register.set_read(segment, self._image_state(image_id), str(error))
             raise
 
     def label_to_rtstruct(self, image_id: str, notes: list[str] | None = None) -> FileDataset:
-        """Make an RTSTRUCT of the newest segments of an image that can be read.
+        """Convert the newest readable segments of an image to an RTSTRUCT.
 
         Args:
             image_id: Name of the image.
-            notes: Gets sentences on the labels that were left out.
+            notes: List to which sentences on labels that were skipped are appended.
 
         Raises:
             NotFoundError: if there is no such image, or it has no label.
             InputError: if no label can be read, or the headers lack what an RTSTRUCT needs.
-            BapsError: if the PACS does not answer, or the disk is full.
+            BapsError: if the PACS does not respond, or the disk is full.
         """
         image = read_volume(Path(self.get_image_uri(image_id)))
         masks, errors = dict[str, NDArray[np.bool_]](), list[InputError]()
@@ -657,35 +739,55 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         if not masks:
             raise NotFoundError(f"There is no label of {image_id} that marks anything. Save one first.")
         if notes is not None:
-            notes += [f"A label was left out. {skipped}" for skipped in errors]
+            notes += [f"A label was skipped. {error}" for error in errors]
         now = datetime.now().astimezone()
-        return write_structures(
-            self._headers(image_id), image, masks, now, by_model=None, number=volume_number(image_id)
-        )
+        headers, number = self._fetch_headers(image_id), volume_number(image_id)
+        return write_structures(headers, image, masks, now, by_model=None, number=number)
 
-    def _image_of_label(self, uid: str, fetch_label: Callable[[], Dataset]) -> str:
-        """The image that a label object belongs to: a series, or the volume of it whose frames the label refers to."""
-        volumes = self._volumes(uid)
+    def _find_labelled_image(self, uid: str, fetch_label: Callable[[], Dataset]) -> str:
+        """Return the image of a label object: a series, or the volume of it to whose frames the label refers most.
+
+        Args:
+            uid: SeriesInstanceUID of the image.
+            fetch_label: Fetches the label object.
+        """
+        volumes = self._volume_ids(uid)
         if not volumes:
             return uid
-        headers, referred = self._headers(uid), label_references(fetch_label())
-        held = [0] * len(volumes)
-        for place, image in enumerate(volumes):
+        headers, references = self._fetch_headers(uid), label_references(fetch_label())
+        counts = [0] * len(volumes)
+        for index, image_id in enumerate(volumes):
             with suppress(InputError):  # A volume that cannot be used has no label.
-                volume = read_volume(Path(self.get_image_uri(image)))
-                held[place] = len(referred & stack_references(headers, volume, place + 1))
-        return volumes[int(np.argmax(held))] if any(held) else uid
+                image = read_volume(Path(self.get_image_uri(image_id)))
+                counts[index] = len(references & stack_references(headers, image, index + 1))
+        return volumes[int(np.argmax(counts))] if any(counts) else uid
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
-        """Return the image's own name where it has a label."""
+        """Return the name of an image's label, which is that of the image; "" if it has none.
+
+        Args:
+            image_id: Name of the image.
+            tag: Tag of the label.
+        """
         if tag != DefaultLabelTag.FINAL.value:
-            found: str = super().get_label_by_image_id(image_id, tag)
-            return found
+            label_id: str = super().get_label_by_image_id(image_id, tag)
+            return label_id
         return image_id if image_id in self.newest_segments(image_id) else ""
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Return a labelmap of the newest segments, whose values ``get_label_info`` names; where organs overlap, one
-        hides the other."""
+        """Return the path of a label map of the newest segments. ``get_label_info`` has the names of its values.
+
+        If organs overlap, one hides the other.
+
+        Args:
+            label_id: Name of the label.
+            label_tag: Tag of the label.
+            image_id: Ignored.
+
+        Raises:
+            InputError: if no segment can be read.
+            BapsError: if the PACS does not respond, or the disk is full.
+        """
         if label_tag != DefaultLabelTag.FINAL.value:
             uri: str = LocalDatastore.get_label_uri(self, label_id, label_tag)
             return uri
@@ -700,7 +802,7 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 voxels[read_labels(self.organ(label_id, segments[name]).file, image) > 0] = value
             except InputError as error:
                 errors.append(error)
-                logger.warning("A label of an image was passed over (%s).", type(error).__name__)
+                logger.warning("A label of an image cannot be read and was skipped (%s).", type(error).__name__)
         if len(errors) == len(segments):
             raise errors[0]
         target = Path(self._datastore.label_path(label_tag)) / f"{label_id}.nii.gz"
@@ -713,7 +815,12 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         return str(target)
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """Return which value means which label in the labelmap."""
+        """Return information about a label: for a final label, the names of the values of its label map.
+
+        Args:
+            label_id: Name of the label.
+            label_tag: Tag of the label.
+        """
         if label_tag != DefaultLabelTag.FINAL.value:
             info: dict[str, Any] = super().get_label_info(label_id, label_tag)
             return info
@@ -721,35 +828,42 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         return {"label_info": [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]}
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Return images and their final labels."""
-        tag = DefaultLabelTag.FINAL.value
-        found = []
-        for image in self.get_labeled_images():
-            with suppress(InputError):  # A label that cannot be read after all.
-                found.append({"image": self.get_image_uri(image), "label": self.get_label_uri(image, tag)})
-        return found
+        """Return the paths of the labelled images and their final labels.
 
-    # What viewers ask of the PACS themselves.
+        Args:
+            full_path: Ignored; the paths are always absolute.
+        """
+        tag = DefaultLabelTag.FINAL.value
+        pairs = []
+        for image in self.get_labeled_images():
+            with suppress(InputError):  # A label that counted may turn out to be unreadable.
+                pairs.append({"image": self.get_image_uri(image), "label": self.get_label_uri(image, tag)})
+        return pairs
+
+    # Requests of viewers to the PACS.
 
     def forward(
         self, method: str, kind: str, path: str, headers: Mapping[str, str], body: bytes | None
     ) -> requests.Response:
-        """Pass on a viewer's own request, with the user and the password of the PACS.
+        """Forward a request of a viewer to the PACS, with the PACS's user and password.
 
         Args:
             method: ``GET`` or ``POST``.
-            kind: ``wado``, ``qido`` or ``stow``, whose prefix the address gets, or "".
-            path: below the address of the PACS, with its query.
-            headers: what it wants, and what it brings.
-            body: what it brings, a file, or None.
+            kind: ``wado``, ``qido`` or ``stow``, whose prefix is added to the address, or "".
+            path: Path below the address of the PACS, with the query.
+            headers: Headers of the request.
+            body: Body of the request, or None.
+
+        Returns:
+            The response, whose content is not read yet.
 
         Raises:
-            BapsError: if the PACS does not answer.
+            BapsError: if the PACS does not respond.
         """
         client = self._client
         prefixes = {"wado": client.wado_url_prefix, "qido": client.qido_url_prefix, "stow": client.stow_url_prefix}
         address = "/".join(part for part in (client.base_url, prefixes.get(kind), path) if part)
-        with pacs_answers():
+        with convert_pacs_errors():
             return client._session.request(
                 method, address, headers=dict(headers), data=body, stream=True, allow_redirects=False
             )
@@ -762,130 +876,189 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         body: bytes,
         user: str = "",
         confirms: bool = False,
-        tell: Callable[[Sequence[str]], object] = lambda _: None,
+        on_images: Callable[[Sequence[str]], object] = lambda _: None,
     ) -> tuple[requests.Response, list[str]]:
-        """Check what a viewer exports, sign it with the name of the user, and store it.
+        """Check the objects that a viewer exports, make the user their author, and store them.
 
-        A label that is stored so is read back. One that cannot be read does not count, which a note says.
+        A label is read back afterwards. If it cannot be read, it does not count, and a note says so.
 
         Args:
-            kind, path, headers, body: as for ``forward``.
-            user: who exports it, or "" where nobody has to sign in.
-            confirms: whether their word on the work of others counts, see ``baps.annotations.disputes``.
-            tell: is given the series that the objects are about, before anything is stored.
+            kind: As for ``forward``.
+            path: As for ``forward``.
+            headers: As for ``forward``.
+            body: Body of the request.
+            user: Name of the user, or "" if no login is needed.
+            confirms: Whether the user may change labels of other annotators, see ``baps.annotations.disputes``.
+            on_images: Called with the SeriesInstanceUIDs of the labelled images before anything is stored.
 
         Returns:
             The response of the PACS, and sentences for the user.
 
         Raises:
-            InputError: if something of it may not be stored; nothing is stored then.
-            BapsError: if the PACS does not answer.
+            InputError: if one of the objects may not be stored; then nothing is stored.
+            BapsError: if the PACS does not respond.
         """
         labels = [read_object(content) for content in split_objects(headers.get("content-type", ""), body)]
-        about = [labelled_series(label) or (str(label.get("SeriesInstanceUID", "")),) for label in labels]
-        tell(list(dict.fromkeys(uid for series in about for uid in series)))
-        self._check_stored(labels, path.partition("?")[0].strip("/").removeprefix("studies").strip("/"))
+        images = [labelled_series(label) or (str(label.get("SeriesInstanceUID", "")),) for label in labels]
+        on_images(list(dict.fromkeys(uid for uids in images for uid in uids)))
+        self._check_export(labels, path.partition("?")[0].strip("/").removeprefix("studies").strip("/"))
         notes: list[str] = []
         for label in labels:
             sign(label, user, confirms, datetime.now().astimezone())
-            notes += self._judge_export(label, confirms)
+            notes += self._mark_export_disputes(label, confirms)
         boundary = secrets.token_hex(16)
-        kept = {name: value for name, value in headers.items() if name != "content-type"}
-        kept["content-type"] = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        store_headers = {name: value for name, value in headers.items() if name != "content-type"}
+        store_headers["content-type"] = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        content = join_objects([to_bytes(label) for label in labels], boundary)
         try:
-            answer = self.forward("POST", kind, path, kept, join_objects([written(one) for one in labels], boundary))
+            response = self.forward("POST", kind, path, store_headers, content)
         finally:
-            self.forget_list()
-        if answer.ok:
+            self.invalidate()
+        if response.ok:
             for label in labels:
-                notes += self._check_export(label)
-        return answer, list(dict.fromkeys(notes))
+                notes += self._read_back_export(label)
+        return response, list(dict.fromkeys(notes))
 
-    def _check_stored(self, labels: Sequence[Dataset], study: str) -> None:
-        """Refuse objects that do not belong into a study that is served, or that are there.
+    def _check_export(self, labels: Sequence[Dataset], study: str) -> None:
+        """Refuse objects that belong to no study that is served, or exist already.
 
         Args:
-            labels: the objects.
-            study: that the address names, or "".
+            labels: The objects.
+            study: StudyInstanceUID in the address of the request, or "".
 
         Raises:
-            InputError: if there is one.
+            InputError: if one of the objects may not be stored.
+            BapsError: if the PACS does not respond.
         """
-        instances, client = [str(label.SOPInstanceUID) for label in labels], self._client
+        instances = [str(label.SOPInstanceUID) for label in labels]
         if len(set(instances)) < len(instances):
             raise InputError("Two objects have the same SOPInstanceUID. Nothing was stored.")
         for uid in {str(label.StudyInstanceUID) for label in labels}:
-            found, listed = list[dict[str, Any]](), list[dict[str, Any]]()
-            try:
-                with pacs_answers():
-                    found = client.search_for_studies(search_filters={"StudyInstanceUID": uid})
-                    listed = client.search_for_series(study_instance_uid=uid) if found else []
-            except BapsError as error:
-                if status_code(error) != 404:  # Of a study that it does not have.
-                    raise
-            told = [one for one in found if json_values(one, "StudyInstanceUID") == [uid]]
-            series = {value for one in listed for value in json_values(one, "SeriesInstanceUID")}
-            images = {
-                one for one in series if (known := self._list.find(one)) and known.study == uid and known.is_image
-            }
-            if not told or not images or uid != (study or uid):
-                raise InputError("The object belongs to a study that is not served here. Nothing was stored.")
-            others = {one for one in series if one not in images and self._is_no_image(listed, one)}
-            for label in labels:
-                if label.StudyInstanceUID == uid:
-                    check_belongs(label, told[0], others, images)
+            self._check_study([label for label in labels if uid == label.StudyInstanceUID], uid, study)
         for label in labels:
-            with pacs_answers():
-                series_found = client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
-            there = self._instances(label)
-            same = [one for one in series_found if json_values(one, "SeriesInstanceUID") == [label.SeriesInstanceUID]]
-            for one in same:
-                check_new_series(label, json_values(one, "StudyInstanceUID"), json_values(one, "Modality"))
-            if any(json_values(one, "SOPInstanceUID") == [label.SOPInstanceUID] for one in there):
-                raise InputError("There is an object of this SOPInstanceUID already, which stays. Nothing was stored.")
+            self._check_is_new(label)
 
-    def _instances(self, label: Dataset) -> list[dict[str, Any]]:
-        """What the PACS answers of objects with the UID of one; in its study alone, if it looks no further."""
-        wanted, answer = {"SOPInstanceUID": label.SOPInstanceUID}, list[dict[str, Any]]()
+    def _check_study(self, labels: Sequence[Dataset], uid: str, requested: str) -> None:
+        """Refuse objects of one study if it is not served or they do not belong to it.
+
+        Args:
+            labels: The objects.
+            uid: StudyInstanceUID of the objects.
+            requested: StudyInstanceUID in the address of the request, or "".
+
+        Raises:
+            InputError: if one of the objects may not be stored.
+            BapsError: if the PACS does not respond.
+        """
+        studies, listed = list[dict[str, Any]](), list[dict[str, Any]]()
         try:
-            with pacs_answers():
-                answer = self._client.search_for_instances(search_filters=wanted)
+            with convert_pacs_errors():
+                studies = self._client.search_for_studies(search_filters={"StudyInstanceUID": uid})
+                listed = self._client.search_for_series(study_instance_uid=uid) if studies else []
+        except BapsError as error:
+            if status_code(error) != 404:  # The response of some servers for an unknown study.
+                raise
+        matches = [study for study in studies if json_values(study, "StudyInstanceUID") == [uid]]
+        series = {value for match in listed for value in json_values(match, "SeriesInstanceUID")}
+        images = {
+            series_uid
+            for series_uid in series
+            if (known := self._series_list.find(series_uid)) and known.study == uid and known.is_image
+        }
+        if not matches or not images or uid != (requested or uid):
+            raise InputError("The object belongs to a study that is not served here. Nothing was stored.")
+        others = {uid for uid in series if uid not in images and self._holds_no_images(listed, uid)}
+        for label in labels:
+            check_belongs(label, matches[0], others, images)
+
+    def _check_is_new(self, label: Dataset) -> None:
+        """Refuse an object that exists already, or whose series holds other objects.
+
+        Raises:
+            InputError: if it may not be stored.
+            BapsError: if the PACS does not respond.
+        """
+        with convert_pacs_errors():
+            series = self._client.search_for_series(search_filters={"SeriesInstanceUID": label.SeriesInstanceUID})
+        instances = self._search_instances(label)
+        for match in series:
+            if json_values(match, "SeriesInstanceUID") == [label.SeriesInstanceUID]:
+                check_new_series(label, json_values(match, "StudyInstanceUID"), json_values(match, "Modality"))
+        if any(json_values(match, "SOPInstanceUID") == [label.SOPInstanceUID] for match in instances):
+            raise InputError("There is an object of this SOPInstanceUID already, which stays. Nothing was stored.")
+
+    def _search_instances(self, label: Dataset) -> list[dict[str, Any]]:
+        """Search for objects with the UID of a label: in all studies or, if the PACS refuses that, in the label's."""
+        filters, instances = {"SOPInstanceUID": label.SOPInstanceUID}, list[dict[str, Any]]()
+        try:
+            with convert_pacs_errors():
+                instances = self._client.search_for_instances(search_filters=filters)
         except BapsError as error:
             if status_code(error) is None:
                 raise
-            with pacs_answers():
-                answer = self._client.search_for_instances(label.StudyInstanceUID, search_filters=wanted)
-        return answer
+            with convert_pacs_errors():
+                instances = self._client.search_for_instances(label.StudyInstanceUID, search_filters=filters)
+        return instances
 
     @staticmethod
-    def _is_no_image(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:
-        """Whether a series holds labels, reports and the like, to which others may refer."""
-        kinds = [json_values(one, "Modality") for one in listed if json_values(one, "SeriesInstanceUID") == [uid]]
-        return all(kind and kind[0] in NO_IMAGES for kind in kinds)
+    def _holds_no_images(listed: Sequence[Mapping[str, Any]], uid: str) -> bool:
+        """Return whether a series holds labels, reports and the like, to which other objects may refer."""
+        modalities = [json_values(row, "Modality") for row in listed if json_values(row, "SeriesInstanceUID") == [uid]]
+        return all(modality and modality[0] in NON_IMAGE_MODALITIES for modality in modalities)
 
-    def _check_export(self, label: Dataset) -> list[str]:
-        """Read back a label that a viewer stored.
+    def _mark_export_disputes(self, label: Dataset, confirms: bool) -> list[str]:
+        """Mark the organs that an exported label takes away from another annotator.
+
+        If the label cannot be read, all its organs are marked. It does not count then; ``_read_back_export`` says so.
 
         Returns:
-            Sentences on how it was read, or on what is wrong with it.
+            Sentences for the user.
+        """
+        if label.get("Modality") not in MODALITIES:
+            return []
+        mark_disputed(label, ())
+        segments = stored_segments(label)
+        if confirms or not segments:
+            return []
+        try:
+            images = [uid for uid in segments[0].images if (match := self._series_list.find(uid)) and match.is_image]
+            image_id = self._find_labelled_image(images[0], lambda: label)
+            image = read_volume(Path(self.get_image_uri(image_id)))
+            self._label_index.refresh_study(str(label.StudyInstanceUID))
+            existing = self._label_index.newest(image_id).get(image_id, {})
+            if not existing.keys() & {segment.name for segment in segments}:
+                return []
+            new = list(read_label(copy.deepcopy(label), image, self._slice_positions(image_id, image), {}))
+        except (InputError, IndexError):
+            mark_disputed(label, [segment.name for segment in segments])
+            return []
+        disputes = self._find_disputes(image_id, image, new, author_of(label))
+        mark_disputed(label, disputes)
+        return list(disputes.values())
+
+    def _read_back_export(self, label: Dataset) -> list[str]:
+        """Read a label that a viewer stored.
+
+        Returns:
+            Sentences on how it was read, or why it cannot be read.
         """
         if label.get("Modality") not in MODALITIES:
             return []
         notes: list[str] = []
         segments = stored_segments(label)
-        register = self._labels.register
+        register = self._label_index.register
         try:
             if not segments:
                 raise InputError("Its header does not say what it is a label of.")
             register.add(segments, counts=False)
-            self._labels.find_images()
+            self._label_index.find_images()
             image_id = register.image_of(segments[0].instance)
             if not image_id:
                 raise InputError("The PACS has no image that it refers to.")
             errors = list[str]()
             for segment in segments:
                 try:
-                    self._organ(image_id, segment, notes=notes)
+                    self._read_segment(image_id, segment, notes=notes)
                 except InputError as error:
                     errors.append(str(error))
             if errors:
@@ -898,28 +1071,30 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
 
 
 def open_pacs(
-    address: str, login: PacsCredentials | None = None, worklist: Path | None = None, label_format: str = "seg"
+    address: str, credentials: PacsCredentials | None = None, worklist: Path | None = None, label_format: str = "seg"
 ) -> PacsDatastore:
-    """Make the datastore of a DICOMweb address. The cache comes from MONAI Label's own settings.
+    """Open the datastore of a DICOMweb address. Its cache is in the folder of MONAI Label's settings.
 
     Args:
-        address: of the PACS, which a query may follow, see ``read_pacs_studies``.
-        login: who we are to it; None for what the environment says.
-        worklist: file of the studies that are served, or None for all.
-        label_format: see ``PacsDatastore``.
+        address: Address of the PACS, which may have a query, see ``read_pacs_studies``.
+        credentials: Credentials for the PACS, or None for those of the environment.
+        worklist: File with the studies that are served, or None for all.
+        label_format: See ``PacsDatastore``.
 
     Raises:
         InputError: if the query cannot be used.
         BapsError: if the worklist cannot be read.
     """
     studies = read_pacs_studies(address)
-    listed = Worklist(worklist) if worklist else None
-    if listed:
-        listed.studies()
+    served = Worklist(worklist) if worklist else None
+    if served:
+        served.studies()
     cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or settings.MONAI_LABEL_DATASTORE_CACHE_PATH
-    client = connect(studies.address, login or read_pacs_credentials(None))
-    return PacsDatastore(client, cache.strip() or None, studies, listed, label_format)
+    client = connect(studies.address, credentials or read_pacs_credentials(None))
+    return PacsDatastore(client, cache.strip() or None, studies, served, label_format)
 
 
 def _disk_full(error: OSError) -> StorageError:
-    return StorageError(f"What the PACS gave cannot be kept ({error.strerror}). Make room on the disk of the cache.")
+    return StorageError(
+        f"The data from the PACS cannot be stored ({error.strerror}). Make room on the disk of the cache."
+    )

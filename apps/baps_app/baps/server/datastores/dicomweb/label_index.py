@@ -1,4 +1,4 @@
-"""Which images of a PACS have labels: asked of it from time to time, and only what is new is looked at."""
+"""Index of the labelled images in a PACS. The PACS is queried from time to time, and only new labels are read."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from baps.errors import BapsError
-from baps.server.datastores.dicomweb.client import pacs_answers, status_code
+from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.server.datastores.dicomweb.fetching import fetch_headers, fetch_object
-from baps.server.datastores.dicomweb.register import Register
-from baps.server.datastores.dicomweb.series import FRESH, SHORT_PAGE, SeriesList, is_uid
+from baps.server.datastores.dicomweb.register import LabelRegister
+from baps.server.datastores.dicomweb.series import FRESH_SECONDS, SHORT_PAGE, SeriesList, is_uid
 from baps.server.datastores.dicomweb.stored_segments import MODALITIES, StoredSegment, is_structure_set, stored_segments
 from baps.site.pacs_studies import PacsStudies, json_values
 from baps.utils.keyed_locks import KeyedLocks
 
 logger = logging.getLogger(__name__)
 
-_WHERE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_TOLD = ("StudyInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
+_UID_KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_SERIES_KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances", "Modality")
 
-_COUNTED_FOR = 5.0
-"""Seconds that a count holds that another process may have changed."""
+_COUNT_SECONDS = 5.0
+"""Seconds for which the number of labelled images is cached. Another process may change it."""
 
 _PAGE = 1000
-"""Series of labels that are asked for at once."""
+"""Number of series of labels that are requested at once."""
 
 
 class LabelIndex:
     """The labels of a PACS.
 
-    A look at all of them costs a request for each thousand of each modality, for not every PACS takes several
-    modalities at once, and one or two for each new one.
+    To list all labels costs one request per thousand series of each modality, because not every PACS accepts several
+    modalities at once, and one or two requests per new series.
 
     Args:
-        client: of the PACS.
-        studies: the query; what it says of studies holds for labels too.
-        images: the series that are served.
-        register: what is known.
-        which_volume: tells the image that a label belongs to, of a series and of what fetches the label.
+        client: Client of the PACS.
+        studies: Query that selects the studies, also those of labels.
+        images: The series that are served.
+        register: Register of the known labels.
+        find_volume: Returns the image of a label. It gets the SeriesInstanceUID of the image, and a function that
+            fetches the label object.
     """
 
     def __init__(
@@ -51,131 +52,165 @@ class LabelIndex:
         client: DICOMwebClient,
         studies: PacsStudies,
         images: SeriesList,
-        register: Register,
-        which_volume: Callable[[str, Callable[[], Dataset]], str],
+        register: LabelRegister,
+        find_volume: Callable[[str, Callable[[], Dataset]], str],
     ) -> None:
-        self._which_volume = which_volume
+        self._find_volume = find_volume
         self._client, self._filters, self._images = client, studies.study_filters, images
         self.register = register
-        self._looking = KeyedLocks()  # Of a study, or of all of them: one does not wait for the other.
-        self._looked: float | None = None
-        self._counted: tuple[int, float, int] | None = None
+        self._listing_locks = KeyedLocks()  # One per study and one for all of them, which do not wait for each other.
+        self._refreshed_at: float | None = None
+        self._count: tuple[int, float, int] | None = None
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the PACS was asked a short while ago."""
-        return self._looked is not None and time.monotonic() - self._looked < FRESH
+        """Whether the index was refreshed within the last ``FRESH_SECONDS``."""
+        return self._refreshed_at is not None and time.monotonic() - self._refreshed_at < FRESH_SECONDS
 
     @property
     def was_refreshed(self) -> bool:
-        """Whether the PACS was asked at all, since the labels were last forgotten."""
-        return self._looked is not None
+        """Whether the index was refreshed since it was created or invalidated."""
+        return self._refreshed_at is not None
 
-    def forget(self) -> None:
-        """Ask the PACS anew, of all labels."""
-        self._looked = None
+    def invalidate(self) -> None:
+        """Let the next ``refresh`` query the PACS in any case."""
+        self._refreshed_at = None
 
     def refresh(self) -> None:
-        """Ask the PACS which labels it has, unless it was asked a short while ago.
+        """Query the PACS for all labels, unless the index is fresh.
 
         Raises:
-            BapsError: if it does not answer.
+            BapsError: if the PACS does not respond.
         """
-        with self._looking.holding(None):
+        with self._listing_locks.holding(None):
             if not self.is_fresh:
-                begun = time.monotonic()
-                self._look(None)
-                self._looked = begun
+                started = time.monotonic()
+                self._list_labels(None)
+                self._refreshed_at = started
 
     def refresh_study(self, study: str) -> None:
-        """Ask the PACS which labels a study has.
+        """Query the PACS for the labels of one study.
+
+        Args:
+            study: StudyInstanceUID.
 
         Raises:
-            BapsError: if it does not answer.
+            BapsError: if the PACS does not respond.
         """
-        with self._looking.holding(study):
-            self._look(study)
+        with self._listing_locks.holding(study):
+            self._list_labels(study)
 
-    def _look(self, study: str | None) -> None:
-        sweep = self.register.next_sweep()
+    def _list_labels(self, study: str | None) -> None:
+        """List the series of labels of one study or all, and register those that are new."""
+        listing_id = self.register.new_listing_id()
         for modality in MODALITIES:
-            for of_study, series, count in self._listed(modality, study):
-                if self._images.is_listed(of_study) and not self.register.is_known(series, count, sweep):
-                    found = self._described(of_study, series)
-                    if found is None:
-                        self.register.keep(series, sweep)
+            for series_study, series, count in self._list_series(modality, study):
+                if self._images.is_listed(series_study) and not self.register.is_known(series, count, listing_id):
+                    segments = self._read_series(series_study, series)
+                    if segments is None:
+                        self.register.keep_series(series, listing_id)
                     else:
-                        self.register.describe(of_study, series, count, sweep, found)
-        self.register.end_sweep(sweep, study)
+                        self.register.register_series(series_study, series, count, listing_id, segments)
+        self.register.end_listing(listing_id, study)
         self.find_images(study)
 
-    def find_images(self, among: str | None = None) -> None:
-        """Look for the images that new labels refer to: the labels of one study, or all."""
-        for instance, study, series, images in self.register.without_image():
-            if among not in (None, study):
+    def find_images(self, study: str | None = None) -> None:
+        """Search for the images to which new labels refer.
+
+        Args:
+            study: StudyInstanceUID of the labels, or None for all.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
+        for instance, label_study, series, images in self.register.without_image():
+            if study not in (None, label_study):
                 continue
-            found = (image for image in images if (one := self._images.find(image)) and one.is_image)
-            image = next(found, "")
+            served = (uid for uid in images if (match := self._images.find(uid)) and match.is_image)
+            image = next(served, "")
             if image:
-                image = self._which_volume(image, partial(fetch_object, self._client, study, series, instance))
+                fetch_label = partial(fetch_object, self._client, label_study, series, instance)
+                image = self._find_volume(image, fetch_label)
             self.register.set_image(instance, image)
 
-    def _listed(self, modality: str, study: str | None) -> Iterator[tuple[str, str, str]]:
-        """Study, UID and number of objects of each series of labels of a modality; they are asked for page by page."""
-        offset, before = 0, set[str]()
-        given: dict[str, Any] = {} if study is None else {"study_instance_uid": study}
+    def _list_series(self, modality: str, study: str | None) -> Iterator[tuple[str, str, str]]:
+        """Yield study, UID and number of objects of each series of labels of a modality, requested page by page."""
+        offset, previous = 0, set[str]()
+        options: dict[str, Any] = {} if study is None else {"study_instance_uid": study}
         filters = {**(self._filters if study is None else {}), "Modality": modality}
         while True:
-            with pacs_answers():
-                page = self._client.search_for_series(search_filters=filters, limit=_PAGE, offset=offset, **given)
-            told = [[(json_values(answer, keyword) or [""])[0] for keyword in (*_TOLD, "Modality")] for answer in page]
-            uids = {uid for _, uid, _, _ in told}
-            if uids <= before:
+            with convert_pacs_errors():
+                page = self._client.search_for_series(search_filters=filters, limit=_PAGE, offset=offset, **options)
+            rows = [[(json_values(match, keyword) or [""])[0] for keyword in _SERIES_KEYWORDS] for match in page]
+            uids = {uid for _, uid, _, _ in rows}
+            if uids <= previous:
                 return
-            # Some servers ignore what they are asked for.
-            found = [(of or study or "", uid, count) for of, uid, count, kind in told if kind in ("", modality)]
-            yield from (one for one in found if is_uid(one[0]) and is_uid(one[1]))
+            for series_study, uid, count, series_modality in rows:
+                series_study = series_study or study or ""
+                # Some servers ignore the filters.
+                if series_modality in ("", modality) and is_uid(series_study) and is_uid(uid):
+                    yield series_study, uid, count
             if len(page) < SHORT_PAGE:
                 return
-            before, offset = uids, offset + len(page)
+            previous, offset = uids, offset + len(page)
 
-    def _described(self, study: str, series: str) -> list[StoredSegment] | None:
-        """What a series of label objects holds; a broken one nothing. None where the PACS does not give it."""
+    def _read_series(self, study: str, series: str) -> list[StoredSegment] | None:
+        """Return the segments of a series of label objects; none if it is malformed, None if the PACS fails to send it.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
         try:
-            return [one for header in fetch_headers(self._client, study, series) for one in self._segments(header)]
+            headers = fetch_headers(self._client, study, series)
+            return [segment for header in headers for segment in self._read_header(header)]
         except BapsError as error:
             if status_code(error) is None and not isinstance(error.__cause__, ValueError):
                 raise
-            logger.warning("A series of labels was passed over (%s).", type(error.__cause__).__name__)
+            logger.warning("A series of labels was skipped (%s).", type(error.__cause__).__name__)
             return None
-        except Exception as error:  # Of one object among many: malformed.
-            logger.warning("A series of labels was passed over (%s).", type(error).__name__)
+        except Exception as error:  # pydicom raises many kinds for malformed objects.
+            logger.warning("A series of labels was skipped (%s).", type(error).__name__)
             return []
 
-    def _segments(self, header: Dataset) -> list[StoredSegment]:
-        """What a header says. Metadata of a structure set may leave out its contours; then the object says it."""
-        found = stored_segments(header)
-        if not found and is_structure_set(header):
-            study, series, instance = (str(header.get(name) or "") for name in _WHERE)
+    def _read_header(self, header: Dataset) -> list[StoredSegment]:
+        """Return the segments of a header. If the metadata of a structure set lack its contours, fetch the object."""
+        segments = stored_segments(header)
+        if not segments and is_structure_set(header):
+            study, series, instance = (str(header.get(keyword) or "") for keyword in _UID_KEYWORDS)
             if all(map(is_uid, (study, series, instance))):
-                found = stored_segments(fetch_object(self._client, study, series, instance))
-        return found
+                segments = stored_segments(fetch_object(self._client, study, series, instance))
+        return segments
 
     def newest(self, image: str | None = None) -> dict[str, dict[str, list[StoredSegment]]]:
-        """By image and label what a person drew or confirmed, the newest first; of one image or all."""
-        found: dict[str, dict[str, list[StoredSegment]]] = {}
-        for where, segment in self.register.segments(image):
+        """Return the segments that a person drew or confirmed, by image and label, the newest first.
+
+        Args:
+            image: Name of one image, or None for all.
+
+        Raises:
+            BapsError: if the register or the worklist cannot be read.
+        """
+        segments: dict[str, dict[str, list[StoredSegment]]] = {}
+        for image_id, segment in self.register.segments(image):
             if self._images.is_listed(segment.study):
-                found.setdefault(where, {}).setdefault(segment.name, []).append(segment)
-        return found
+                segments.setdefault(image_id, {}).setdefault(segment.name, []).append(segment)
+        return segments
 
     def count(self) -> int:
-        """The number of images that have a label that counts; clicks ask for it."""
+        """Return the number of labelled images. It is cached, because every click needs it.
+
+        Raises:
+            BapsError: if the register or the worklist cannot be read.
+        """
         changes, now = self.register.changes, time.monotonic()
-        if self._counted is None or self._counted[0] != changes or now - self._counted[1] > _COUNTED_FOR:
-            self._counted = changes, now, len(self.labelled())
-        return self._counted[2]
+        if self._count is None or self._count[0] != changes or now - self._count[1] > _COUNT_SECONDS:
+            self._count = changes, now, len(self.labelled())
+        return self._count[2]
 
     def labelled(self) -> list[str]:
-        """The images that have a label that counts."""
+        """Return the names of the labelled images.
+
+        Raises:
+            BapsError: if the register or the worklist cannot be read.
+        """
         return [image for study, image in self.register.labelled() if self._images.is_listed(study)]

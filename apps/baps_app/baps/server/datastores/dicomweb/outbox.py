@@ -1,4 +1,4 @@
-"""Labels that a PACS has not taken yet: kept on this machine until it has."""
+"""Outbox: labels that are kept on this server until the PACS has accepted them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,64 @@ from baps.utils.atomic_write import atomic_write
 
 
 class Outbox:
-    """DICOM objects in a folder, a file each, by the time they were made; sent again, they are the same objects.
+    """DICOM objects in a folder, one file each, named by the time at which they were created.
+
+    An object that is sent again has the same UIDs, so that a PACS does not store it twice.
 
     Args:
-        folder: made when it is needed. Only the server's user may look into it, for the objects name patients.
+        folder: Folder of the objects, which is created when it is needed. Only the server's user may read it, because
+            the objects name patients.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def keep(self, label: Dataset) -> Path:
-        """Keep an object before it is sent; its file.
+    def add(self, label: Dataset) -> Path:
+        """Add an object before it is sent.
+
+        Args:
+            label: The object.
+
+        Returns:
+            Its file.
 
         Raises:
             OSError: if the disk is full.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = f"{label.SeriesDate}{label.SeriesTime}"
-        file = self.folder / f"{made}-{label.SOPInstanceUID}.dcm"
+        created = f"{label.SeriesDate}{label.SeriesTime}"
+        file = self.folder / f"{created}-{label.SOPInstanceUID}.dcm"
         with atomic_write(file, mode=0o600) as partial:
             label.save_as(partial, write_like_original=False)
         return file
 
     def files(self) -> list[Path]:
-        """Those that are kept, the oldest first."""
+        """Return the files of the objects that are to be sent, the oldest first."""
         return sorted(self.folder.glob("*.dcm"))
 
-    def set_aside(self, file: Path) -> None:
-        """Keep one without sending it again."""
+    def read(self, file: Path) -> Dataset:
+        """Read an object.
+
+        Args:
+            file: File of the object.
+
+        Raises:
+            InvalidDicomError: if the file was damaged.
+        """
+        return pydicom.dcmread(file)
+
+    def reject(self, file: Path) -> None:
+        """Keep an object, as ``*.rejected``, without sending it again.
+
+        Args:
+            file: File of the object.
+        """
         file.rename(file.with_suffix(".rejected"))
 
     def remove(self, file: Path) -> None:
-        """Forget one that the PACS has."""
-        file.unlink(missing_ok=True)
+        """Remove an object that the PACS has accepted.
 
-    def read(self, file: Path) -> Dataset:
-        """One of them."""
-        return pydicom.dcmread(file)
+        Args:
+            file: File of the object.
+        """
+        file.unlink(missing_ok=True)

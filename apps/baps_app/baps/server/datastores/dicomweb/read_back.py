@@ -1,4 +1,4 @@
-"""Is what a PACS has of a label what it was sent? Voxel by voxel, by the reader that trainings use."""
+"""Compare a label object with the label that it was made of, voxel by voxel, with the reader that trainings use."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ from pydicom.dataset import Dataset
 
 from baps.errors import InputError
 from baps.imaging.volume import Volume
-from baps.server.datastores.dicomweb.stored_segments import Slices, read_label
+from baps.server.datastores.dicomweb.stored_segments import SlicePositions, read_label
 
-_WHOSE = ("PatientID", "StudyInstanceUID")
+_OWNER_KEYWORDS = ("PatientID", "StudyInstanceUID")
 
 
-def check_same_masks(label: Dataset, masks: Mapping[str, NDArray[np.bool_]], image: Volume, slices: Slices) -> None:
-    """Refuse an object that does not read as the masks that it was made of.
+def check_same_masks(
+    label: Dataset, masks: Mapping[str, NDArray[np.bool_]], image: Volume, positions: SlicePositions
+) -> None:
+    """Refuse an object that differs from the masks of which it was made.
 
     Args:
-        label: the object; it is changed by reading.
-        masks: by label, (I, J, K).
-        image: the volume that it belongs to.
-        slices: of the image.
+        label: Label object; reading changes it.
+        masks: Boolean masks by label, (I, J, K).
+        image: Volume of the label.
+        positions: Positions of the image's slices.
 
     Raises:
-        InputError: if it reads otherwise.
+        InputError: if it differs.
     """
-    found = {segment.name: segment.mask for segment in read_label(label, image, slices)}
-    for name in masks.keys() | found.keys():
-        if name not in found or name not in masks:
+    read_masks = {segment.name: segment.mask for segment in read_label(label, image, positions)}
+    for name in masks.keys() | read_masks.keys():
+        if name not in read_masks or name not in masks:
             raise InputError(f"The segment {name!r} is not found again under its name (SegmentLabel, ROIName).")
-        if not np.array_equal(found[name], masks[name]):
-            different = int((found[name] != masks[name]).sum())
-            raise InputError(f"{different} voxels of {name!r} come back at other places than they were marked.")
+        if not np.array_equal(read_masks[name], masks[name]):
+            different = int((read_masks[name] != masks[name]).sum())
+            raise InputError(f"{different} voxels of {name!r} are read back at other places than they were marked.")
 
 
 def check_same_owner(label: Dataset, stored: Dataset) -> None:
-    """Refuse an object that a PACS filed under another patient or study than it was sent for.
+    """Refuse an object that a PACS stored under another patient or study than it was sent for.
+
+    Args:
+        label: Object as it was sent.
+        stored: Object as the PACS returns it.
 
     Raises:
-        InputError: if it did.
+        InputError: if the patient or the study differs.
     """
-    for keyword in _WHOSE:
+    for keyword in _OWNER_KEYWORDS:
         if str(label.get(keyword) or "").strip() != str(stored.get(keyword) or "").strip():
             raise InputError(f"The PACS has the label under another {keyword} than its image.")

@@ -1,7 +1,7 @@
-"""What is known of the labels in a PACS, in a file of the cache: nothing of it is held in memory.
+"""Register of the labels in a PACS: a database file in the cache, so that no list of them is held in memory.
 
-It is made anew where it is missing or broken: all of it can be asked of the PACS again, but for what turned out to be
-unreadable, which is then found out again.
+It is created again if it is missing or broken. All of it can be requested from the PACS again, except which labels
+cannot be read; they are then read again.
 """
 
 from __future__ import annotations
@@ -33,16 +33,21 @@ CREATE INDEX IF NOT EXISTS by_image ON segments (image);
 CREATE INDEX IF NOT EXISTS by_series ON segments (series);
 """
 
-_LOOK_AGAIN = 3600.0
-"""Seconds until an image is looked for again that a label refers to and the PACS has not."""
+_RETRY_SECONDS = 3600.0
+"""Seconds after which an image is searched for again that a label refers to and the PACS did not have."""
 
 
-class Register:
-    """The segments of the PACS, and which image each belongs to.
+class LabelRegister:
+    """The segments of label objects in the PACS, and the image of each.
+
+    All methods raise a BapsError if the file cannot be read or written.
 
     Args:
-        file: in the cache.
-        query: that the images were chosen by; with another one they are looked for anew.
+        file: Database file in the cache.
+        query: Query that selects the images. If it has changed, the images of all labels are searched for again.
+
+    Attributes:
+        changes: Number of changes by this process.
     """
 
     def __init__(self, file: Path, query: str) -> None:
@@ -59,16 +64,16 @@ class Register:
         self._sql = sqlite3.connect(self._file, timeout=30, check_same_thread=False, isolation_level=None)
         self._file.chmod(0o600)
         self._sql.executescript(_TABLES)
-        self._sql.execute("SELECT author FROM segments LIMIT 1")  # A file of an older server is made anew.
+        self._sql.execute("SELECT author FROM segments LIMIT 1")  # Fails for a file of an older server.
         facts = {"query": self._query, "version": version("baps-monailabel")}
         if dict(self._sql.execute("SELECT name, value FROM facts")) != facts:
-            with self._changing():
+            with self._transaction():
                 self._sql.execute("UPDATE segments SET image = '', looked = 0, reason = '', reader = ''")
                 self._sql.executemany("REPLACE INTO facts VALUES (?, ?)", facts.items())
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        with self._lock, self._told():
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._convert_errors():
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -80,167 +85,229 @@ class Register:
             self.changes += 1
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _convert_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise BapsError(
-                f"What is known of the labels in the PACS cannot be kept ({error}). Make room on the disk of the "
-                f"cache. If that is no help, stop the server and delete {self._file.name} there."
+                f"The register of the labels in the PACS cannot be used ({error}). Make room on the disk of the cache. "
+                f"If that does not help, stop the server and delete {self._file.name} there."
             ) from error
 
-    def _all(self, question: str, *given: object) -> list[tuple]:  # type: ignore[type-arg]
-        with self._lock, self._told():
-            return self._sql.execute(question, given).fetchall()
+    def _select(self, query: str, *parameters: object) -> list[tuple]:  # type: ignore[type-arg]
+        with self._lock, self._convert_errors():
+            return self._sql.execute(query, parameters).fetchall()
 
-    def next_sweep(self) -> int:
-        """Return a number for a look at all series of labels."""
-        ((last,),) = self._all("SELECT COALESCE(MAX(sweep), 0) FROM series")
+    def new_listing_id(self) -> int:
+        """Return the number of a new listing of all series of labels in the PACS."""
+        ((last,),) = self._select("SELECT COALESCE(MAX(sweep), 0) FROM series")
         return int(last) + 1
 
-    def is_known(self, series: str, count: str, sweep: int) -> bool:
-        """Return whether a series of labels was described when it had as many objects, and note that it is there."""
-        with self._changing():
-            found = self._sql.execute(
+    def is_known(self, series: str, count: str, listing_id: int) -> bool:
+        """Return whether a series of labels is registered with this number of objects, and record that it was listed.
+
+        Args:
+            series: SeriesInstanceUID.
+            count: Number of its objects, or "" if it is not known.
+            listing_id: Number of the listing that contains it.
+        """
+        with self._transaction():
+            updated = self._sql.execute(
                 "UPDATE series SET listed = 1, sweep = MAX(sweep, ?) WHERE uid = ? AND count = ? AND count != ''",
-                (sweep, series, count),
+                (listing_id, series, count),
             )
-            return bool(found.rowcount)
+            return bool(updated.rowcount)
 
-    def describe(self, study: str, series: str, count: str, sweep: int, found: Sequence[StoredSegment]) -> None:
-        """Note all that a listed series holds; what is known of its segments stays."""
-        with self._changing():
-            known = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"  # Two looks may meet.
+    def register_series(
+        self, study: str, series: str, count: str, listing_id: int, segments: Sequence[StoredSegment]
+    ) -> None:
+        """Register a listed series. Segments that are registered already stay unchanged; missing ones are removed.
+
+        Args:
+            study: StudyInstanceUID.
+            series: SeriesInstanceUID.
+            count: Number of its objects, or "" if it is not known.
+            listing_id: Number of the listing that contains it.
+            segments: All segments of the series.
+        """
+        with self._transaction():
+            # Another listing with a higher number may contain the series meanwhile.
+            newest_listing = "SELECT MAX(?, COALESCE((SELECT sweep FROM series WHERE uid = ?), 0))"
             self._sql.execute(
-                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({known}))",  # noqa: S608
-                (series, study, count, sweep, series),
+                f"REPLACE INTO series VALUES (?, ?, ?, 1, ({newest_listing}))",  # noqa: S608
+                (series, study, count, listing_id, series),
             )
-            there = {segment.instance for segment in found}
+            present = {segment.instance for segment in segments}
             for (instance,) in self._sql.execute("SELECT DISTINCT instance FROM segments WHERE series = ?", (series,)):
-                if instance not in there:
+                if instance not in present:
                     self._sql.execute("DELETE FROM segments WHERE instance = ?", (instance,))
-            self._insert(found)
+            self._insert(segments)
 
-    def keep(self, series: str, sweep: int) -> None:
-        """Note that a series of labels is there, of which nothing new is known."""
-        with self._changing():
-            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (sweep, series))
+    def keep_series(self, series: str, listing_id: int) -> None:
+        """Record that a series of labels was listed, although its content could not be read.
 
-    def add(self, found: Sequence[StoredSegment], counts: bool) -> None:
-        """Note an object that was stored just now: not every PACS lists at once what it has."""
-        with self._changing():
-            for one in found:
-                self._sql.execute("INSERT OR IGNORE INTO series VALUES (?, ?, '', 0, 0)", (one.series, one.study))
-            self._insert(found)
+        Args:
+            series: SeriesInstanceUID.
+            listing_id: Number of the listing that contains it.
+        """
+        with self._transaction():
+            self._sql.execute("UPDATE series SET sweep = MAX(sweep, ?) WHERE uid = ?", (listing_id, series))
+
+    def add(self, segments: Sequence[StoredSegment], counts: bool) -> None:
+        """Register an object that was just stored: not every PACS lists it at once.
+
+        Args:
+            segments: All segments of the object.
+            counts: Whether their image counts as labelled.
+        """
+        with self._transaction():
+            for segment in segments:
+                row = segment.series, segment.study
+                self._sql.execute("INSERT OR IGNORE INTO series VALUES (?, ?, '', 0, 0)", row)
+            self._insert(segments)
             self._sql.executemany(
                 "UPDATE segments SET counts = ? WHERE instance = ? AND name = ?",
-                [(counts, one.instance, one.name) for one in found],
+                [(counts, segment.instance, segment.name) for segment in segments],
             )
 
-    def _insert(self, found: Sequence[StoredSegment]) -> None:
+    def _insert(self, segments: Sequence[StoredSegment]) -> None:
         self._sql.executemany(
             "INSERT OR IGNORE INTO segments (instance, name, series, study, images, made, confirmed, author) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    one.instance,
-                    one.name,
-                    one.series,
-                    one.study,
-                    json.dumps(one.images),
-                    one.when.timestamp(),
-                    one.confirmed,
-                    one.author,
+                    segment.instance,
+                    segment.name,
+                    segment.series,
+                    segment.study,
+                    json.dumps(segment.images),
+                    segment.when.timestamp(),
+                    segment.confirmed,
+                    segment.author,
                 )
-                for one in found
+                for segment in segments
             ],
         )
 
-    def end_sweep(self, sweep: int, study: str | None = None) -> None:
-        """Forget the listed series that a look did not find, in one study or all."""
-        gone = "SELECT uid FROM series WHERE listed = 1 AND sweep < ? AND (? IS NULL OR study = ?)"
-        with self._changing():
-            self._sql.execute(f"DELETE FROM segments WHERE series IN ({gone})", (sweep, study, study))  # noqa: S608
-            self._sql.execute(f"DELETE FROM series WHERE uid IN ({gone})", (sweep, study, study))  # noqa: S608
+    def end_listing(self, listing_id: int, study: str | None = None) -> None:
+        """Remove the series that earlier listings contained and this one does not.
+
+        Args:
+            listing_id: Number of the listing.
+            study: StudyInstanceUID of the study that was listed, or None for all.
+        """
+        removed = "SELECT uid FROM series WHERE listed = 1 AND sweep < ? AND (? IS NULL OR study = ?)"
+        with self._transaction():
+            self._sql.execute(f"DELETE FROM segments WHERE series IN ({removed})", (listing_id, study, study))  # noqa: S608
+            self._sql.execute(f"DELETE FROM series WHERE uid IN ({removed})", (listing_id, study, study))  # noqa: S608
 
     def without_image(self) -> list[tuple[str, str, str, tuple[str, ...]]]:
-        """Return instance, study, series and referenced series of the objects whose image is to be looked for."""
-        found = self._all(
+        """Return the objects whose image is to be searched for: instance, study, series and referenced series."""
+        rows = self._select(
             "SELECT DISTINCT instance, study, series, images FROM segments WHERE image = '' AND looked < ?",
-            time.time() - _LOOK_AGAIN,
+            time.time() - _RETRY_SECONDS,
         )
-        return [(instance, study, series, tuple(json.loads(images))) for instance, study, series, images in found]
+        return [(instance, study, series, tuple(json.loads(images))) for instance, study, series, images in rows]
 
     def set_image(self, instance: str, image: str) -> None:
-        """Note which image an object belongs to, or "" for none that is there."""
-        with self._changing():
+        """Record the image of an object.
+
+        Args:
+            instance: SOPInstanceUID of the object.
+            image: Name of the image, or "" if the PACS does not have it.
+        """
+        with self._transaction():
             self._sql.execute(
                 "UPDATE segments SET image = ?, looked = ? WHERE instance = ?", (image, time.time(), instance)
             )
 
     def image_of(self, instance: str) -> str:
-        """Return the image that an object belongs to, or "" if it is not there or was not looked for."""
-        found = self._all("SELECT image FROM segments WHERE instance = ? LIMIT 1", instance)
-        return str(found[0][0]) if found else ""
+        """Return the image of an object, or "" if the PACS does not have it or it was not searched for yet.
+
+        Args:
+            instance: SOPInstanceUID of the object.
+        """
+        rows = self._select("SELECT image FROM segments WHERE instance = ? LIMIT 1", instance)
+        return str(rows[0][0]) if rows else ""
 
     def segments(self, image: str | None = None) -> Iterator[tuple[str, StoredSegment]]:
-        """Yield the image and the segment of all that a person drew or confirmed, the newest first."""
-        for row in self._all(
+        """Yield the segments that a person drew or confirmed, each with its image, the newest first.
+
+        Args:
+            image: Name of one image, or None for all.
+        """
+        for row in self._select(
             "SELECT image, study, series, instance, images, made, name, author FROM segments WHERE image != '' "
             "AND confirmed AND (? IS NULL OR image = ?) ORDER BY made DESC",
             image,
             image,
         ):
-            where, study, series, instance, images, made, name, author = row
+            image_id, study, series, instance, images, made, name, author = row
             when = datetime.fromtimestamp(made, timezone.utc)
-            yield where, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True, author)
+            yield image_id, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True, author)
 
     def labelled(self) -> Iterator[tuple[str, str]]:
-        """Yield study and image of those that have a label that counts, by image."""
-        yield from self._all(
+        """Yield the study and the name of each labelled image, sorted by name."""
+        yield from self._select(
             "SELECT MIN(study), image FROM segments WHERE image != '' AND confirmed AND counts "
             "GROUP BY image ORDER BY image"
         )
 
     def labelled_among(self, images: Collection[str]) -> set[str]:
-        """Return those of some images that have a label that counts."""
-        asked = json.dumps(list(images))
-        found = self._all(
-            "SELECT DISTINCT image FROM segments WHERE confirmed AND counts AND image IN "
-            "(SELECT value FROM json_each(?))",
-            asked,
-        )
-        return {image for (image,) in found}
-
-    def awaiting(self, most: int) -> list[tuple[str, StoredSegment]]:
-        """Return image and segment of some that were stored here and not read back yet."""
-        found = self._all(
-            "SELECT instance, name FROM segments "
-            "WHERE image != '' AND confirmed AND NOT counts AND reason = '' LIMIT ?",
-            most,
-        )
-        waiting = set(found)
-        return [(image, one) for image, one in self.segments() if (one.instance, one.name) in waiting] if found else []
-
-    def reason(self, segment: StoredSegment, reader: str) -> str:
-        """Return why a segment cannot be read, or "" if it can or nobody tried.
+        """Return the labelled images among some images.
 
         Args:
-            segment: which.
-            reader: what it was read with: an image that has grown is another one.
+            images: Names of images.
         """
-        found = self._all(
+        rows = self._select(
+            "SELECT DISTINCT image FROM segments WHERE confirmed AND counts AND image IN "
+            "(SELECT value FROM json_each(?))",
+            json.dumps(list(images)),
+        )
+        return {image for (image,) in rows}
+
+    def unverified(self, limit: int) -> list[tuple[str, StoredSegment]]:
+        """Return segments that were stored through this server and not read back yet, each with its image.
+
+        Args:
+            limit: Maximum number of segments.
+        """
+        keys = set(
+            self._select(
+                "SELECT instance, name FROM segments "
+                "WHERE image != '' AND confirmed AND NOT counts AND reason = '' LIMIT ?",
+                limit,
+            )
+        )
+        if not keys:
+            return []
+        return [(image, segment) for image, segment in self.segments() if (segment.instance, segment.name) in keys]
+
+    def reason(self, segment: StoredSegment, image_state: str) -> str:
+        """Return why a segment cannot be read, or "" if it can, or was not read yet.
+
+        Args:
+            segment: The segment.
+            image_state: State of the image with which it was read. It changes when the image gets more slices.
+        """
+        rows = self._select(
             "SELECT reason FROM segments WHERE instance = ? AND name = ? AND reader = ?",
             segment.instance,
             segment.name,
-            reader,
+            image_state,
         )
-        return str(found[0][0]) if found else ""
+        return str(rows[0][0]) if rows else ""
 
-    def note(self, segment: StoredSegment, reader: str, reason: str = "") -> None:
-        """Note that a segment was read or, with a reason, that it cannot be: then it does not count."""
-        with self._changing():
+    def set_read(self, segment: StoredSegment, image_state: str, reason: str = "") -> None:
+        """Record that a segment was read, or why it cannot be read. Then its image does not count as labelled by it.
+
+        Args:
+            segment: The segment.
+            image_state: State of the image with which it was read.
+            reason: Why it cannot be read, or "".
+        """
+        with self._transaction():
             self._sql.execute(
                 "UPDATE segments SET counts = ?, reason = ?, reader = ? WHERE instance = ? AND name = ?",
-                (not reason, reason, reader, segment.instance, segment.name),
+                (not reason, reason, image_state, segment.instance, segment.name),
             )

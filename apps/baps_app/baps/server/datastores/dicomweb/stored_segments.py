@@ -1,4 +1,4 @@
-"""Labels in a PACS: DICOM segmentations and structure sets (RTSTRUCT), which are added and never changed."""
+"""Labels in a PACS: DICOM segmentations and structure sets (RTSTRUCT). Objects are added and never changed."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ from baps.io.dicom.rtstruct import (
     structure_series,
 )
 from baps.io.dicom.seg import Segment, describe_segments, read_segmentation, source_frames, source_references
-from baps.server.datastores.dicomweb.disputed import author_of, marked
+from baps.server.datastores.dicomweb.disputed import author_of, disputed_organs
 from baps.server.datastores.dicomweb.series import is_uid
 
 MODALITIES = ("SEG", "RTSTRUCT")
-"""Of the objects that are labels: segmentations, label maps among them, and structure sets."""
+"""Modalities of label objects: segmentations, including label maps, and structure sets."""
 
 _LONG_AGO = datetime(1900, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
 class StoredSegment:
-    """What an object of the PACS holds under one label, by the object's header.
+    """One label of a label object in the PACS, as the object's header describes it.
 
     Attributes:
-        study, series, instance: UIDs of the object.
-        images: SeriesInstanceUIDs that it refers to.
-        when: the object was made; a time without a zone is taken for this server's own.
-        name: the label.
-        confirmed: whether a person drew or corrected it, and it is not disputed, see ``disputed``.
-        author: who made the object, or "".
+        study: StudyInstanceUID of the object.
+        series: SeriesInstanceUID of the object.
+        instance: SOPInstanceUID of the object.
+        images: SeriesInstanceUIDs of the images that it refers to.
+        when: Time at which the object was created. A time without a zone is in this server's zone.
+        name: Name of the label.
+        confirmed: Whether a person drew or corrected it, and it is not disputed.
+        author: Author of the object, or "".
     """
 
     study: str
@@ -60,27 +62,27 @@ class StoredSegment:
 
 @dataclass(frozen=True)
 class OrganLabel:
-    """Where an organ is in an image.
+    """The label of one organ of an image.
 
     Attributes:
-        file: of the mask, 1 inside.
-        slices: across K, on which the organ was looked for.
-        passed_over: why newer ones cannot be used.
+        file: NIfTI file of the mask, 1 inside.
+        slices: Slices across K on which the organ was annotated.
+        newer_errors: For each newer label that cannot be used, the reason.
     """
 
     file: Path
     slices: frozenset[int]
-    passed_over: tuple[str, ...] = ()
+    newer_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Slices:
-    """Where the slices of an image lie.
+class SlicePositions:
+    """The positions of the slices of an image.
 
     Attributes:
-        depths: along the normal, in the order of K, see ``slice_depths``.
-        frames: for each slice the (4, 4) of ``source_frames``.
-        frame_of_reference: FrameOfReferenceUID, or "" where the headers name none, or several.
+        depths: Positions along the normal in mm, in the order of K, see ``slice_depths``.
+        frames: For each slice, the (4, 4) matrix of ``source_frames``.
+        frame_of_reference: FrameOfReferenceUID, or "" if the headers have none, or several.
     """
 
     depths: NDArray[np.float64]
@@ -88,128 +90,169 @@ class Slices:
     frame_of_reference: str
 
     @classmethod
-    def of(cls, headers: Sequence[Dataset], image: Volume, number: int | None) -> Slices:
-        """Find them; arguments and errors are those of ``source_frames``."""
-        found = source_frames(headers, image, number)
-        frames = tuple(found[k][2] for k in range(image.shape[2]))
-        named = {str(header.get("FrameOfReferenceUID") or "") for header, _, _ in found.values()}
+    def from_headers(cls, headers: Sequence[Dataset], image: Volume, number: int | None) -> SlicePositions:
+        """Read the positions from the headers of a series.
+
+        Args:
+            headers: Headers of all objects of the series.
+            image: The volume.
+            number: Number of the volume in the series, from 1, or None if it holds one.
+
+        Raises:
+            InputError: as ``source_frames``.
+        """
+        sources = source_frames(headers, image, number)
+        frames = tuple(sources[k][2] for k in range(image.shape[2]))
+        references = {str(header.get("FrameOfReferenceUID") or "") for header, _, _ in sources.values()}
         depths = np.array([image.slice_normal @ frame[:3, 3] for frame in frames])
-        return cls(depths, frames, named.pop() if len(named) == 1 else "")
+        return cls(depths, frames, references.pop() if len(references) == 1 else "")
 
 
 def is_structure_set(header: Dataset) -> bool:
-    """Return whether a header is that of a structure set."""
+    """Return whether a header is that of a structure set.
+
+    Args:
+        header: Header of an object.
+    """
     return bool(header.get("SOPClassUID") == RTSTRUCT_CLASS)
 
 
 def label_references(label: Dataset) -> set[tuple[str, int]]:
-    """Read which images a label was drawn on, see ``source_references``."""
+    """Return the images that a label object refers to, see ``source_references``.
+
+    Args:
+        label: Label object.
+    """
     return structure_references(label) if is_structure_set(label) else source_references(label)
 
 
 def read_label(
     label: Dataset,
     image: Volume,
-    slices: Slices,
+    positions: SlicePositions,
     unreadable: dict[str, str] | None = None,
     notes: list[str] | None = None,
 ) -> Iterator[Segment]:
-    """Read the segments of a label object, label by label.
+    """Read the segments of a label object, one by one.
 
     Args:
-        label: the object; it is changed by reading.
-        image: the volume that it belongs to.
-        slices: of the image.
-        unreadable: see ``read_structures``; of a SEG all segments can be read or none.
-        notes: see ``read_structures``.
+        label: Label object; reading changes it.
+        image: Volume of the label.
+        positions: Positions of the image's slices.
+        unreadable: See ``read_structures``. A SEG is readable as a whole or not at all.
+        notes: See ``read_structures``.
 
     Raises:
         InputError: as ``read_segmentation`` and ``read_structures``.
     """
     if is_structure_set(label):
-        return read_structures(label, image, slices.depths, slices.frames, slices.frame_of_reference, unreadable, notes)
-    return read_segmentation(label, image, slices.depths)
+        return read_structures(
+            label, image, positions.depths, positions.frames, positions.frame_of_reference, unreadable, notes
+        )
+    return read_segmentation(label, image, positions.depths)
 
 
 def labelled_series(header: Dataset) -> tuple[str, ...]:
-    """Read the SeriesInstanceUIDs of the images that a label object was drawn on; none of another object."""
+    """Return the SeriesInstanceUIDs of the images that a label object refers to; none for other objects.
+
+    Args:
+        header: Header of an object.
+    """
     if is_structure_set(header):
         return structure_series(header)
-    return tuple(str(one.get("SeriesInstanceUID", "")) for one in header.get("ReferencedSeriesSequence") or [])
+    return tuple(str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or [])
 
 
 def stored_segments(header: Dataset) -> list[StoredSegment]:
-    """Read what the header of a label object says; nothing if it is of none, or says not what it belongs to."""
+    """Return the labels that a header describes.
+
+    Args:
+        header: Header of an object.
+
+    Returns:
+        The labels; none if it is not a label object, or refers to no series.
+    """
     study, series, instance = (
-        str(header.get(name, "")) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+        str(header.get(keyword, "")) for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     )
-    belongs = labelled_series(header)
-    said = describe_structures(header) if is_structure_set(header) else describe_segments(header)
-    if not belongs or not all(map(is_uid, (study, series, instance))):  # Folders are named after them.
+    images = labelled_series(header)
+    segments = describe_structures(header) if is_structure_set(header) else describe_segments(header)
+    if not images or not all(map(is_uid, (study, series, instance))):  # Folders are named after the UIDs.
         return []
-    confirmed: dict[str, bool] = {}
-    for name, by_person in said.values():
-        confirmed[name] = confirmed.get(name, False) or by_person
-    when, disputed, author = _made(header), marked(header), author_of(header)
+    by_person: dict[str, bool] = {}
+    for name, is_by_person in segments.values():
+        by_person[name] = by_person.get(name, False) or is_by_person
+    when, disputed, author = _creation_time(header), disputed_organs(header), author_of(header)
     return [
-        StoredSegment(study, series, instance, belongs, when, name, by_person and name not in disputed, author)
-        for name, by_person in confirmed.items()
+        StoredSegment(study, series, instance, images, when, name, is_by_person and name not in disputed, author)
+        for name, is_by_person in by_person.items()
         if name
     ]
 
 
-def _made(header: Dataset) -> datetime:
-    """When an object was made; long ago where it does not say, or says that it is yet to be."""
+def _creation_time(header: Dataset) -> datetime:
+    """Return the time at which an object was created; long ago if it has no valid time, or one in the future."""
     zone, latest = str(header.get("TimezoneOffsetFromUTC") or ""), datetime.now(timezone.utc) + timedelta(days=1)
-    for kind in ("StructureSet", "Content", "Series"):
-        date, time = (str(header.get(f"{kind}{part}") or "") for part in ("Date", "Time"))
+    for prefix in ("StructureSet", "Content", "Series"):
+        date, time = (str(header.get(f"{prefix}{part}") or "") for part in ("Date", "Time"))
         try:
-            if date and time and (made := DT(date + time + zone).astimezone(timezone.utc)) < latest:
-                return made
+            if date and time and (created := DT(date + time + zone).astimezone(timezone.utc)) < latest:
+                return created
         except (ValueError, OverflowError):
             continue
     return _LONG_AGO
 
 
-def keep_segments(
-    folder: Path, dataset: Dataset, image: Volume, slices: Slices, notes: list[str] | None = None
+def write_segments(
+    folder: Path, label: Dataset, image: Volume, positions: SlicePositions, notes: list[str] | None = None
 ) -> None:
-    """Keep the masks of a label object as files in a folder, which is there when all of them are.
+    """Write the masks of a label object as files to a folder, which appears when it is complete.
 
-    Of a structure that cannot be read the reason is kept.
+    If a structure cannot be read, the reason is written instead.
+
+    Args:
+        folder: Folder of the files, which must not exist.
+        label: Label object; reading changes it.
+        image: Volume of the label.
+        positions: Positions of the image's slices.
+        notes: See ``read_structures``.
 
     Raises:
         InputError: as ``read_label``.
-        OSError: if it cannot be written.
+        OSError: if the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    parts = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    kept: dict[str, tuple[str, list[int]]] = {}
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    index: dict[str, tuple[str, list[int]]] = {}
     unreadable: dict[str, str] = {}
     try:
-        for number, segment in enumerate(read_label(dataset, image, slices, unreadable, notes)):
-            kept[segment.name] = f"{number}.nii.gz", sorted(segment.slices)
-            write_nifti(parts / f"{number}.nii.gz", Volume(segment.mask.astype(np.uint8), image.affine))
-        (parts / "unreadable.json").write_text(json.dumps(unreadable))
-        (parts / "segments.json").write_text(json.dumps(kept))
-        parts.rename(folder)
+        for number, segment in enumerate(read_label(label, image, positions, unreadable, notes)):
+            index[segment.name] = f"{number}.nii.gz", sorted(segment.slices)
+            write_nifti(partial / f"{number}.nii.gz", Volume(segment.mask.astype(np.uint8), image.affine))
+        (partial / "unreadable.json").write_text(json.dumps(unreadable))
+        (partial / "segments.json").write_text(json.dumps(index))
+        partial.rename(folder)
     except BaseException:
-        shutil.rmtree(parts, ignore_errors=True)
-        if not folder.exists():  # Else another process was faster, with the same.
+        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.exists():  # Otherwise another process has written the same files.
             raise
 
 
-def kept_segment(folder: Path, name: str) -> OrganLabel:
-    """One of them.
+def read_segment(folder: Path, name: str) -> OrganLabel:
+    """Return one label of a folder of ``write_segments``.
+
+    Args:
+        folder: Folder of the files.
+        name: Name of the label.
 
     Raises:
-        InputError: if the structure cannot be read, or the SEG names the label and has no frame of it.
+        InputError: if the structure cannot be read, or the SEG has no frame of the label.
     """
-    kept = json.loads((folder / "segments.json").read_text())
-    if name not in kept:
+    index = json.loads((folder / "segments.json").read_text())
+    if name not in index:
         reasons = folder / "unreadable.json"
         if reasons.exists() and (reason := json.loads(reasons.read_text()).get(name)):
             raise InputError(reason)
         raise InputError(f"{name} is empty in the newest DICOM segmentation. Segment it and export it again.")
-    file, slices = kept[name]
+    file, slices = index[name]
     return OrganLabel(folder / file, frozenset(slices))

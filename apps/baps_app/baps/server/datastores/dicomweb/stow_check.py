@@ -1,4 +1,4 @@
-"""What a viewer stores in the PACS is looked into first: it says who made it and when, and belongs where it goes."""
+"""Check objects that a viewer stores in the PACS (STOW-RS): class, author, times, patient, study and references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydicom.valuerep import DT
 from baps.errors import InputError
 from baps.io.dicom.pixels import read_dataset
 from baps.io.dicom.rtstruct import RTSTRUCT_CLASS
-from baps.server.datastores.dicomweb.series import NO_IMAGES, is_uid
+from baps.server.datastores.dicomweb.series import NON_IMAGE_MODALITIES, is_uid
 from baps.site.pacs_studies import json_values
 
 _SR, _PRESENTATION = "1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.11."
@@ -30,129 +30,132 @@ _CLASSES: Mapping[str, str] = {
     f"{_SR}59": "KO",  # Key Object Selection
     **{f"{_PRESENTATION}{number}": "PR" for number in (1, 2)},  # Grayscale and Color Softcopy Presentation State
 }
-"""What viewers store, and its Modality."""
+"""SOP classes of the objects that viewers store, and the Modality of each."""
 
-_OF_THE_STUDY = frozenset(
+_STUDY_NAMES = frozenset(
     ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson",
      "ReferringPhysicianName", "ConsultingPhysicianName", "PhysiciansOfRecord", "RequestingPhysician",
      "NameOfPhysiciansReadingStudy", "PerformingPhysicianName")
 )  # fmt: skip
-"""Names that do not say who made an object."""
+"""Person names of the patient and the study, which do not name the author of an object."""
 
-_PERSONS = (
+_PERSON_CODES = (
     "OperatorIdentificationSequence",
     "ContentCreatorIdentificationCodeSequence",
     "VerifyingObserverIdentificationCodeSequence",
     "PersonIdentificationCodeSequence",
 )
-"""Codes of persons, who are named by who signed in alone."""
+"""Coded identities of persons. They are removed, because the user who signed in is the only known author."""
 
-_SIGNED = {"SEG": "ContentCreatorName", "PR": "ContentCreatorName"}
-"""Where an object says who made it; others say it as OperatorsName."""
+_AUTHOR_KEYWORDS = {"SEG": "ContentCreatorName", "PR": "ContentCreatorName"}
+"""Attribute with the author, by modality; for other modalities it is OperatorsName."""
 
-_NOT_OF_THE_OBJECT = ("PatientBirth", "Study")
-"""What dates begin with that the object takes over."""
+_STUDY_DATE_PREFIXES = ("PatientBirth", "Study")
+"""Prefixes of the dates of the patient and the study, which an object copies."""
 
-_SKEW = timedelta(minutes=5)
-"""By which clocks may differ."""
+_MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""Time by which clocks may differ."""
 
-_SAME = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+_PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 
 
 def read_object(content: bytes) -> FileDataset:
     """Read an object that is to be stored.
 
+    Args:
+        content: The object, as a file.
+
     Raises:
-        InputError: if it is no DICOM, packed as a whole, or of a class that no viewer stores.
+        InputError: if it is not DICOM, its data set is deflated, or viewers do not store objects of its class.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "object.dcm"
         file.write_bytes(content)
         try:
-            packed = pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID")
-            if packed == DeflatedExplicitVRLittleEndian:  # It unpacks to any size when it is opened.
+            transfer_syntax = pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID")
+            if transfer_syntax == DeflatedExplicitVRLittleEndian:  # It may inflate to any size when it is opened.
                 raise InputError("The object is packed as a whole (Deflated). Export it in another transfer syntax.")
-            found = read_dataset(file, pixels=True)
-            for _ in found.iterall():  # What cannot be read at all is told here.
+            dataset = read_dataset(file, pixels=True)
+            for _ in dataset.iterall():  # Elements that cannot be read raise an error here.
                 pass
         except InputError:
             raise
         except Exception as error:  # pydicom raises many kinds.
             raise InputError("An object is no DICOM that can be read. Nothing was stored; export it again.") from error
-    kind, modality = str(found.get("SOPClassUID") or ""), str(found.get("Modality") or "")
-    if kind not in _CLASSES:
+    sop_class, modality = str(dataset.get("SOPClassUID") or ""), str(dataset.get("Modality") or "")
+    if sop_class not in _CLASSES:
         raise InputError(
-            f"Objects of SOPClassUID {kind[:64]!r} are not stored through this server: segmentations, structure sets, "
-            "reports, key objects and presentation states are."
+            f"Objects of SOPClassUID {sop_class[:64]!r} are not stored through this server: segmentations, structure "
+            "sets, reports, key objects and presentation states are."
         )
-    if modality != _CLASSES[kind]:
-        raise InputError(f"An object of its SOPClassUID has Modality {_CLASSES[kind]}, not {modality[:16]!r}.")
+    if modality != _CLASSES[sop_class]:
+        raise InputError(f"An object of its SOPClassUID has Modality {_CLASSES[sop_class]}, not {modality[:16]!r}.")
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not is_uid(str(found.get(keyword) or "")):
+        if not is_uid(str(dataset.get(keyword) or "")):
             raise InputError(f"An object has no usable {keyword}. Nothing was stored; export it again.")
-    return found
+    return dataset
 
 
 def sign(label: FileDataset, user: str, confirms: bool, now: datetime) -> None:
-    """Have an object name who stores it as who made it, and no time that is yet to come.
+    """Make the user who stores an object its author, and replace times in the future.
 
     Args:
-        label: the object, which is changed.
-        user: who stores it; "" where nobody has to sign in: then the names stay.
-        confirms: whether their approval counts.
-        now: the time, with a time zone.
+        label: The object, which is changed.
+        user: Name of the user, or "" if no login is needed; the names in the object stay then.
+        confirms: Whether the user may approve labels.
+        now: Current time, with a time zone.
     """
     if user:
         name = "".join(" " if letter in "\\=^" else letter for letter in user)[:64]
-        setattr(label, _SIGNED.get(str(label.Modality), "OperatorsName"), name)
-        for part in _parts(label):
-            for keyword in _PERSONS:
-                part.pop(keyword, None)
-            for element in part:
-                if element.VR == "PN" and element.keyword not in _OF_THE_STUDY and element.value:
+        setattr(label, _AUTHOR_KEYWORDS.get(str(label.Modality), "OperatorsName"), name)
+        for dataset in _nested_datasets(label):
+            for keyword in _PERSON_CODES:
+                dataset.pop(keyword, None)
+            for element in dataset:
+                if element.VR == "PN" and element.keyword not in _STUDY_NAMES and element.value:
                     element.value = name
     if label.get("ApprovalStatus") and not confirms:
         label.ApprovalStatus = "UNAPPROVED"
         for keyword in ("ReviewDate", "ReviewTime", "ReviewerName"):
             label.pop(keyword, None)
     zone = str(label.get("TimezoneOffsetFromUTC") or "")
-    for part in _parts(label):
-        _no_future(part, zone, now)
+    for dataset in _nested_datasets(label):
+        _replace_future_times(dataset, zone, now)
     label.file_meta.MediaStorageSOPClassUID = label.SOPClassUID
     label.file_meta.MediaStorageSOPInstanceUID = label.SOPInstanceUID
 
 
-def _parts(dataset: Dataset) -> Iterator[Dataset]:
-    """A data set and all that are nested in it."""
+def _nested_datasets(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield a data set and all data sets that are nested in it."""
     yield dataset
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                yield from _parts(item)
+                yield from _nested_datasets(item)
 
 
-def _no_future(part: Dataset, zone: str, now: datetime) -> None:
-    """Replace dates that are yet to come, or that nobody can read, by now."""
-    for element in list(part):
+def _replace_future_times(dataset: Dataset, zone: str, now: datetime) -> None:
+    """Replace dates in the future, and dates that cannot be read, by the current time."""
+    for element in list(dataset):
         keyword, value = element.keyword, str(element.value or "")
-        if element.VR not in ("DA", "DT") or not value or keyword.startswith(_NOT_OF_THE_OBJECT):
+        if element.VR not in ("DA", "DT") or not value or keyword.startswith(_STUDY_DATE_PREFIXES):
             continue
-        other = f"{keyword.removesuffix('Date')}Time" if element.VR == "DA" else ""
-        said = value + (str(part.get(other) or "") if other else "")
+        time_keyword = f"{keyword.removesuffix('Date')}Time" if element.VR == "DA" else ""
+        text = value + (str(dataset.get(time_keyword) or "") if time_keyword else "")
         try:
-            made = DT(said if element.VR == "DT" and said[-5:-4] in "+-" else said + zone)
-            made = made.astimezone(now.tzinfo)
+            when = DT(text if element.VR == "DT" and text[-5:-4] in "+-" else text + zone)
+            when = when.astimezone(now.tzinfo)
         except (ValueError, OverflowError, TypeError):
-            made = datetime.max.replace(tzinfo=now.tzinfo)
-        if made <= now + _SKEW:
+            when = datetime.max.replace(tzinfo=now.tzinfo)
+        if when <= now + _MAX_CLOCK_SKEW:
             continue
         local = now.astimezone(datetime.strptime(zone, "%z").tzinfo) if _is_zone(zone) else now
         if element.VR == "DT":
             element.value = local.strftime("%Y%m%d%H%M%S.%f%z")
             continue
         element.value = local.strftime("%Y%m%d")
-        if other in part:
-            part[other].value = local.strftime("%H%M%S.%f")
+        if time_keyword in dataset:
+            dataset[time_keyword].value = local.strftime("%H%M%S.%f")
 
 
 def _is_zone(zone: str) -> bool:
@@ -160,54 +163,63 @@ def _is_zone(zone: str) -> bool:
 
 
 def check_belongs(label: Dataset, study: Mapping[str, Any], series: Collection[str], images: Collection[str]) -> None:
-    """Refuse an object that says it is of another patient than its study, or refers to what is not served there.
+    """Refuse an object with another patient than its study, or with references outside the served images.
 
     Args:
-        label: the object.
-        study: what the PACS answers of its study.
-        series: all series of the study.
-        images: those that are served.
+        label: The object.
+        study: Its study in the PACS, as DICOM JSON.
+        series: SeriesInstanceUIDs of the study to which it may refer.
+        images: SeriesInstanceUIDs of the study's images that are served.
 
     Raises:
-        InputError: if it does, or refers to no image at all and is a label.
+        InputError: if the object does not belong to its study, or is a label that refers to no image.
     """
-    for keyword in _SAME:
-        told = (json_values(study, keyword) or [""])[0]
-        said = str(label.get(keyword) or "").partition("=")[0]
-        if told and (said or keyword == "PatientID") and _plain(said) != _plain(told):
+    for keyword in _PATIENT_KEYWORDS:
+        study_value = (json_values(study, keyword) or [""])[0]
+        label_value = str(label.get(keyword) or "").partition("=")[0]
+        is_given = bool(study_value) and (bool(label_value) or keyword == "PatientID")
+        if is_given and _normalize(label_value) != _normalize(study_value):
             raise InputError(f"The object has another {keyword} than its study. Nothing was stored.")
-    referred = {
-        str(part.SeriesInstanceUID) for part in _parts(label) if part is not label and "SeriesInstanceUID" in part
+    references = {
+        str(item.SeriesInstanceUID)
+        for item in _nested_datasets(label)
+        if item is not label and "SeriesInstanceUID" in item
     }
-    referred -= {str(label.SeriesInstanceUID)}
-    if not referred <= {*series, *images} or (label.Modality in ("SEG", "RTSTRUCT") and referred.isdisjoint(images)):
+    references -= {str(label.SeriesInstanceUID)}
+    is_label = label.Modality in ("SEG", "RTSTRUCT")
+    if not references <= {*series, *images} or (is_label and references.isdisjoint(images)):
         raise InputError(
             "The object refers to a series that is not served here, or to none (SeriesInstanceUID of its references). "
             "Nothing was stored."
         )
 
 
-def _plain(name: str) -> str:
-    """A value without what programs write differently."""
-    return " ".join(name.rstrip("^ ").casefold().replace("^", " ").split())
+def _normalize(value: str) -> str:
+    """Return a value without case, separators and padding, in which programs differ."""
+    return " ".join(value.rstrip("^ ").casefold().replace("^", " ").split())
 
 
 def check_new_series(label: Dataset, study: list[str], modality: list[str]) -> None:
-    """Refuse an object that would become part of a series of something else.
+    """Refuse an object whose series exists in another study, or holds images or objects of another modality.
 
     Args:
-        label: the object.
-        study, modality: StudyInstanceUID and Modality of the series of its SeriesInstanceUID that the PACS has.
+        label: The object.
+        study: StudyInstanceUID of the existing series.
+        modality: Modality of the existing series.
 
     Raises:
-        InputError: if it would.
+        InputError: if the object cannot be added to the series.
     """
-    if study != [label.StudyInstanceUID] or modality != [label.Modality] or label.Modality not in NO_IMAGES:
+    is_same = study == [label.StudyInstanceUID] and modality == [label.Modality]
+    if not is_same or label.Modality not in NON_IMAGE_MODALITIES:
         raise InputError("There is a series of this SeriesInstanceUID already, of other objects. Nothing was stored.")
 
 
-def written(label: FileDataset) -> bytes:
+def to_bytes(label: FileDataset) -> bytes:
     """Return an object as a file.
+
+    Args:
+        label: The object.
 
     Raises:
         InputError: if it cannot be written.
@@ -216,5 +228,5 @@ def written(label: FileDataset) -> bytes:
     try:
         label.save_as(content, write_like_original=False)
     except Exception as error:  # pydicom raises many kinds.
-        raise InputError("An object holds values that DICOM has no room for. Nothing was stored.") from error
+        raise InputError("An object holds values that DICOM cannot store. Nothing was stored.") from error
     return content.getvalue()

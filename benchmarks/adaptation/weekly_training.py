@@ -1,10 +1,10 @@
 """Simulate on-site learning over weeks: patients arrive one by one, later with another organ and another scanner.
 
-``python -m benchmarks.adaptation.weeks`` lets the patients of two real data sets arrive in order. Before training on a
-patient's labels, the adapter that is served then is measured on the patient (one click), beside the unadapted model.
-Then a training on all labels so far starts from what is served, with 1,000 black-box images per organ, and the
-candidate is published only if it is accepted. The script prints the results and writes
-``benchmarks/results/weeks.json`` and ``docs/pictures/weeks.png``.
+``python -m benchmarks.adaptation.weekly_training`` processes the patients of two real data sets in order. Before
+training on a patient's labels, it measures the served adapter and the unadapted model on the patient (one click). Then
+a training on all labels so far starts from the served adapter, with 1,000 black-box images per organ, and the candidate
+is published only if it is accepted. The script prints the results and writes
+``benchmarks/results/weekly_training.json`` and ``docs/pictures/weekly_training.png``.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _CLICK_SETS = 3
 
 
 def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
-    found = {}
+    slices_by_patient = {}
     for collection, modality in _MODALITY.items():
         for organ in ("spleen", "liver"):
             domain = next(d for d in DOMAINS if d.name == f"{collection} {organ}, {modality}")
             parts = [p for split in ("train", "validation", "test") for p in slices(domain, split, side, 16)]
-            found.update({(collection, number, organ): pieces for number, pieces in enumerate(parts)})
-    return found
+            slices_by_patient.update({(collection, number, organ): pieces for number, pieces in enumerate(parts)})
+    return slices_by_patient
 
 
 def main(
     max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
     max_arrivals: Annotated[int, typer.Option(help="Maximum number of arrivals.")] = len(ARRIVALS),
-    out: Annotated[Path, typer.Option()] = RESULTS / "weeks.json",
-    figure: Annotated[Path, typer.Option()] = PICTURES / "weeks.png",
+    out: Annotated[Path, typer.Option()] = RESULTS / "weekly_training.json",
+    figure: Annotated[Path, typer.Option()] = PICTURES / "weekly_training.png",
 ) -> None:
     """Simulate the arrivals."""
     if not ROOT.is_dir():
@@ -77,7 +77,7 @@ def main(
         for week, (collection, number, organs) in enumerate(ARRIVALS[:max_arrivals], start=1):
             for organ in organs:
                 pieces = slices_by_arrival[collection, number, organ]
-                served = store.served(organ, black_box.capabilities.weights_sha256)
+                served = store.served(organ, *black_box.capabilities.identity)
                 adapter = store.load(*served).adapter if served else None
                 row: dict[str, Any] = {
                     "week": week, "patient": f"{collection} {number}", "organ": organ,
@@ -104,7 +104,7 @@ def main(
                 )
                 console.print(f"week {week}, shared adapter: {outcome['version']} {outcome['status']}")
         history = {label or "shared": store.versions(label) for label in store.labels()}
-    table = Table("organ", "patients met", "unadapted", "served", "worse than unadapted", "versions")
+    table = Table("organ", "patients", "unadapted", "served", "worse than unadapted", "versions")
     for organ in labelled:
         rows = [row for row in course if row["organ"] == organ]
         worse = sum(row["adapted"] < row["unadapted"] - 0.02 for row in rows)
@@ -117,20 +117,20 @@ def main(
 
 def _draw(course: list[dict[str, Any]], file: Path) -> None:
     organs = list(dict.fromkeys(row["organ"] for row in course))
-    drawn, axes = plt.subplots(1, len(organs), figsize=(5 * len(organs), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(organs), figsize=(5 * len(organs), 3.4), squeeze=False)
     for axis, organ in zip(axes[0], organs, strict=True):
         rows = [row for row in course if row["organ"] == organ]
-        places = range(len(rows))
-        axis.plot(places, [row["unadapted"] for row in rows], marker=".", color="gray", label="unadapted")
-        axis.plot(places, [row["adapted"] for row in rows], marker="o", label="served then")
-        axis.set_xticks(list(places), [row["patient"] for row in rows], rotation=70, fontsize=7)
-        axis.set_title(f"{organ}: Dice on each patient before it is learned from", fontsize=9)
+        positions = range(len(rows))
+        axis.plot(positions, [row["unadapted"] for row in rows], marker=".", color="gray", label="unadapted")
+        axis.plot(positions, [row["adapted"] for row in rows], marker="o", label="served adapter")
+        axis.set_xticks(list(positions), [row["patient"] for row in rows], rotation=70, fontsize=7)
+        axis.set_title(f"{organ}: Dice on each patient before training on it", fontsize=9)
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    drawn.tight_layout()
-    drawn.savefig(file, dpi=110)
-    plt.close(drawn)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of attacks work on."""
+"""A server and the names of its patients, for tests of logs and attacks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ORIGIN = "https://viewer.hospital"
 
 
 @dataclass(frozen=True)
-class Known:
-    """The server and the words that must appear nowhere.
+class SiteWithPatientNames:
+    """A server, and words that must appear in no log.
 
     Attributes:
-        site: as the other tests have it.
-        words: of the patients: names, ids, and UIDs.
+        site: the server.
+        words: names, ids and UIDs of the patients.
     """
 
     site: Site

@@ -5,10 +5,10 @@ import copy
 import torch
 from torch import nn
 
-from tools.pretraining.blackbox.averaging import half_precision_state, update_average
+from tools.pretraining.averaging import half_precision_state, update_average
 
 
-def test_the_average_moves_by_the_rest_of_its_weight() -> None:
+def test_average_is_updated_by_its_weight() -> None:
     model = nn.BatchNorm1d(2)
     average = copy.deepcopy(model)
     with torch.no_grad():
@@ -16,10 +16,10 @@ def test_the_average_moves_by_the_rest_of_its_weight() -> None:
     model.num_batches_tracked.fill_(7)
     update_average(average, model, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
-    assert average.num_batches_tracked == 7  # No fraction: taken over.
+    assert average.num_batches_tracked == 7  # Integers are copied.
 
 
-def test_only_floats_are_halved() -> None:
+def test_only_floats_are_converted_to_half_precision() -> None:
     state = half_precision_state(nn.BatchNorm1d(2))
     assert state["weight"].dtype == torch.float16
     assert state["num_batches_tracked"].dtype == torch.int64

@@ -1,5 +1,3 @@
-"""What a PACS answers, as a viewer gets it."""
-
 from __future__ import annotations
 
 import io
@@ -14,30 +12,30 @@ from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 
 from baps.errors import BapsError, NotFoundError
-from baps.server.routes.dicomweb_answers import _in_whole_addresses, _readdressed, answer_for_viewer
+from baps.server.routes.dicomweb_responses import _rechunk_at_urls, _replace_addresses, convert_response
 
 INNER = "http://pacs.inner:8042/dicom-web"
 OWN = "https://hospital/baps/proxy/dicom/wado"
 
 
-def _found(content: bytes, kind: str | None, status: int = 200) -> requests.Response:
-    """An answer of a PACS."""
+def _pacs_response(content: bytes, kind: str | None, status: int = 200) -> requests.Response:
+    """Return a response of a PACS."""
     headers = {"content-length": str(len(content)), "location": f"{INNER}/studies/1", "set-cookie": "a=b"}
     if kind is not None:
         headers["content-type"] = kind
-    found = requests.Response()
-    found.status_code, found.url, found.headers = (
+    response = requests.Response()
+    response.status_code, response.url, response.headers = (
         status,
         f"{INNER}/studies",
         requests.structures.CaseInsensitiveDict(headers),
     )
-    found.raw = HTTPResponse(io.BytesIO(content), headers, status, preload_content=False)
-    return found
+    response.raw = HTTPResponse(io.BytesIO(content), headers, status, preload_content=False)
+    return response
 
 
-def _passed(content: bytes, kind: str | None, status: int = 200) -> requests.Response:
-    """That answer as a viewer gets it."""
-    reply = answer_for_viewer(_found(content, kind, status), OWN, {})
+def _converted(content: bytes, kind: str | None, status: int = 200) -> requests.Response:
+    """Return that response as a viewer gets it."""
+    reply = convert_response(_pacs_response(content, kind, status), OWN, {})
 
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         await reply(scope, receive, send)
@@ -46,7 +44,7 @@ def _passed(content: bytes, kind: str | None, status: int = 200) -> requests.Res
 
 
 @pytest.mark.parametrize(
-    ("said", "given_"),
+    ("pacs_address", "own_address"),
     [
         (f"{INNER}/studies/1.2/series/3", f"{OWN}/studies/1.2/series/3"),
         (
@@ -62,27 +60,32 @@ def _passed(content: bytes, kind: str | None, status: int = 200) -> requests.Res
     ],
 )
 @pytest.mark.parametrize("escaped", [False, True])
-def test_addresses_are_those_of_this_server(said: str, given_: str, escaped: bool) -> None:
-    content = json.dumps([{"00081190": {"vr": "UR", "Value": [said]}, "7FE00010": {"vr": "OW", "BulkDataURI": said}}])
+def test_addresses_are_replaced_in_json(pacs_address: str, own_address: str, escaped: bool) -> None:
+    content = json.dumps(
+        [{"00081190": {"vr": "UR", "Value": [pacs_address]}, "7FE00010": {"vr": "OW", "BulkDataURI": pacs_address}}]
+    )
     content = content.replace("/", r"\/") if escaped else content
-    (found,) = _passed(content.encode(), "application/dicom+json").json()
-    assert found == {"00081190": {"vr": "UR", "Value": [given_]}, "7FE00010": {"vr": "OW", "BulkDataURI": given_}}
+    (data_set,) = _converted(content.encode(), "application/dicom+json").json()
+    assert data_set == {
+        "00081190": {"vr": "UR", "Value": [own_address]},
+        "7FE00010": {"vr": "OW", "BulkDataURI": own_address},
+    }
 
 
-def test_addresses_in_xml_too() -> None:
+def test_addresses_are_replaced_in_xml() -> None:
     content = f'<A><Value number="1">{INNER}/studies/1.2</Value><BulkData URI="{INNER}/studies/1.2/bulk/1"/></A>'
     for kind in ("application/dicom+xml", "text/xml; charset=utf-8"):
-        reply = _passed(content.encode(), kind)
-        root = ET.fromstring(reply.content)  # noqa: S314 (our own)
+        reply = _converted(content.encode(), kind)
+        root = ET.fromstring(reply.content)  # noqa: S314 (from the project)
         assert (root[0].text, root[1].attrib["URI"]) == (f"{OWN}/studies/1.2", f"{OWN}/studies/1.2/bulk/1")
         assert reply.headers["content-type"] == "application/dicom+xml"
 
 
-def test_the_headers_of_parts_too_and_no_byte_of_an_image() -> None:
+def test_addresses_are_replaced_in_the_headers_of_parts_only() -> None:
     pixels = bytes(range(256)) * 999 + f'"{INNER}/studies/1"'.encode()
     head = b"--b\r\nContent-Location: %s/studies/1.2/frames/1\r\nContent-Type: application/octet-stream\r\n\r\n"
     end = b"\r\n--b--\r\n"
-    reply = _passed(
+    reply = _converted(
         head % INNER.encode() + pixels + end, 'multipart/related; type="application/octet-stream"; boundary=b'
     )
     assert reply.content == head % OWN.encode() + pixels + end
@@ -90,9 +93,9 @@ def test_the_headers_of_parts_too_and_no_byte_of_an_image() -> None:
     assert "content-length" not in reply.headers
 
 
-def test_an_image_is_passed_on_as_it_is() -> None:
+def test_images_are_not_changed() -> None:
     content = f'"{INNER}/studies/1"'.encode()
-    reply = _passed(content, "image/jpeg")
+    reply = _converted(content, "image/jpeg")
     assert (reply.content, reply.headers["content-length"]) == (content, str(len(content)))
     assert not {"location", "set-cookie"} & set(reply.headers)
 
@@ -100,35 +103,35 @@ def test_an_image_is_passed_on_as_it_is() -> None:
 @pytest.mark.parametrize(
     "kind", ["text/html", "TEXT/HTML; charset=utf-8", "application/xhtml+xml", "image/svg+xml", "x", "", None]
 )
-def test_nothing_is_a_page(kind: str | None) -> None:
+def test_no_response_is_shown_as_a_page(kind: str | None) -> None:
     for status in (200, 400, 404, 409, 500):
-        reply = _passed(b"<script>alert(1)</script>" + INNER.encode(), kind, status)
+        reply = _converted(b"<script>alert(1)</script>" + INNER.encode(), kind, status)
         assert reply.status_code == status
         assert reply.headers["content-type"] == ("application/octet-stream" if status == 200 else "application/json")
         if status >= 400:
             assert reply.json() == {"detail": f"The PACS refused the request (HTTP {status})."}
 
 
-def test_what_could_not_be_stored_is_told() -> None:
+def test_failed_stores_are_reported() -> None:
     content = json.dumps(
         {"00081198": {"vr": "SQ", "Value": [{"00081190": {"vr": "UR", "Value": [f"{INNER}/studies/1"]}}]}}
     )
-    reply = _passed(content.encode(), "application/dicom+json", 409)
+    reply = _converted(content.encode(), "application/dicom+json", 409)
     assert reply.status_code == 409
     assert OWN in reply.text
     assert "inner" not in reply.text
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
-def test_where_the_pacs_refers_to_is_not_asked(status: int) -> None:
+def test_redirections_are_refused(status: int) -> None:
     with pytest.raises(NotFoundError, match=f"HTTP {status}"):
-        answer_for_viewer(_found(b"", "text/html", status), OWN, {})
+        convert_response(_pacs_response(b"", "text/html", status), OWN, {})
 
 
 @pytest.mark.parametrize("status", [401, 403, 407])
-def test_a_pacs_that_lets_this_server_not_in_is_the_operators_to_mend(status: int) -> None:
+def test_refused_credentials_are_an_error_of_the_operator(status: int) -> None:
     with pytest.raises(BapsError, match=f"HTTP {status}"):
-        answer_for_viewer(_found(b"", "text/html", status), OWN, {})
+        convert_response(_pacs_response(b"", "text/html", status), OWN, {})
 
 
 @given(
@@ -147,14 +150,16 @@ def test_a_pacs_that_lets_this_server_not_in_is_the_operators_to_mend(status: in
     ),
     st.lists(st.integers(1, 9000), min_size=1),
 )
-def test_it_is_the_same_however_an_answer_is_cut(words: list[str], sizes: list[int]) -> None:
-    content, parts = "".join(words).encode(), []
+def test_the_result_does_not_depend_on_the_chunks(words: list[str], sizes: list[int]) -> None:
+    content, chunks = "".join(words).encode(), []
     rest = content
     while rest:
-        size = sizes[len(parts) % len(sizes)]
-        parts.append(rest[:size])
+        size = sizes[len(chunks) % len(sizes)]
+        chunks.append(rest[:size])
         rest = rest[size:]
-    assert b"".join(_in_whole_addresses(parts)) == content
-    cut = b"".join(_readdressed(part, b"pacs.inner:8042", OWN.encode(), True) for part in _in_whole_addresses(parts))
-    assert cut == _readdressed(content, b"pacs.inner:8042", OWN.encode(), True)
-    assert b"pacs.inner" not in cut
+    assert b"".join(_rechunk_at_urls(chunks)) == content
+    replaced = b"".join(
+        _replace_addresses(chunk, b"pacs.inner:8042", OWN.encode(), True) for chunk in _rechunk_at_urls(chunks)
+    )
+    assert replaced == _replace_addresses(content, b"pacs.inner:8042", OWN.encode(), True)
+    assert b"pacs.inner" not in replaced

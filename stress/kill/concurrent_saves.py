@@ -1,6 +1,6 @@
 """Many users save labels of the same images at once: is every label that was reported as saved on the disk?
 
-What the history of the labels holds is read with nibabel and json, not with the code that wrote it.
+The label history is read with nibabel and json, not with the code that wrote it.
 """
 
 from __future__ import annotations
@@ -17,40 +17,46 @@ from numpy.typing import NDArray
 
 from baps.site.roles import Role
 from baps.site.users import Users
-from stress.served_site import CASES, LABELS, Site, organ, site
+from stress.served_site import CASES, LABELS, Site, organ, running_site
 from stress.tally import Tally
 
 SAVERS = 8
 IMAGES = CASES[:4]
 _SAVES = 4
-"""Labels that each saver submits for each image."""
+"""Labels that each user submits for each image."""
 
 
 def save_at_once(folder: Path, seed: int) -> dict[str, Any]:
-    """Start a server and have users save labels at once, each one organ of every image.
+    """Start a server and have users save labels at once, each user one organ of every image.
+
+    Args:
+        folder: folder for everything that the server writes.
+        seed: seed of the order of the saves.
 
     Returns:
-        The tally's record, ``saved`` (answers of 200) and ``labels_lost``: those of which no version holds the voxels
-        that were sent, under the name of who sent them.
+        The tally's figures, ``saved`` (answers of 200) and ``labels_lost``: labels for which no version by their
+        author holds the voxels that were sent.
     """
     tally, sent = Tally(), list[tuple[str, str, str, NDArray[np.bool_]]]()
     masks = {(case, name): organ(case, name) for case in IMAGES for name in LABELS}
-    with site(folder, IMAGES) as place:
+    with running_site(folder, IMAGES) as site:
         users = Users(folder / "users.json")
         savers = [
-            threading.Thread(target=_saver, args=(place, f"saver{n}", token, masks, seed + n, tally, sent))
+            threading.Thread(target=_save_labels, args=(site, f"saver{n}", token, masks, seed + n, tally, sent))
             for n, token in enumerate([users.add(f"saver{n}", Role.ANNOTATOR) for n in range(SAVERS)])
         ]
         for thread in savers:
             thread.start()
         for thread in savers:
             thread.join()
-        lost = [f"{user}: {name} of {case}" for user, case, name, mask in sent if not _kept(place, user, case, mask)]
-    return {**tally.record(), "saved": len(sent), "labels_lost": len(lost), "lost": lost[:20]}
+        lost = [
+            f"{user}: {name} of {case}" for user, case, name, mask in sent if not _is_on_disk(site, user, case, mask)
+        ]
+    return {**tally.to_dict(), "saved": len(sent), "labels_lost": len(lost), "lost": lost[:20]}
 
 
-def _saver(
-    place: Site,
+def _save_labels(
+    site: Site,
     user: str,
     token: str,
     masks: dict[tuple[str, str], NDArray[np.bool_]],
@@ -63,26 +69,26 @@ def _saver(
     name = list(LABELS)[seed % len(LABELS)]
     for case in random.permutation(np.repeat(IMAGES, _SAVES)).tolist():
         mask = np.roll(masks[case, name], int(random.integers(-6, 7)), int(random.integers(3)))
-        image = nibabel.load(place.studies / f"{case}.nii.gz")
+        image = nibabel.load(site.studies / f"{case}.nii.gz")
         content = nibabel.Nifti1Image((LABELS[name] * mask).astype(np.uint8), image.affine).to_bytes()
 
         def send(case: str = case, content: bytes = content) -> requests.Response:
-            said = {"label_info": [{"name": name, "idx": LABELS[name]}]}
+            params = {"label_info": [{"name": name, "idx": LABELS[name]}]}
             return session.put(
-                f"{place.address}/datastore/label?image={case}",
+                f"{site.address}/datastore/label?image={case}",
                 files={"label": ("label.nii", content)},
-                data={"params": json.dumps(said)},
+                data={"params": json.dumps(params)},
                 timeout=300,
             )
 
-        reply = tally.ask("save a label", send)
+        reply = tally.send("save a label", send)
         if reply is not None and reply.ok:
             sent.append((user, case, name, mask))
 
 
-def _kept(place: Site, user: str, case: str, mask: NDArray[np.bool_]) -> bool:
-    """Whether a version holds an organ as a user has sent it."""
-    for version in (place.studies / "labels-history" / "final" / case).glob("[0-9]*"):
+def _is_on_disk(site: Site, user: str, case: str, mask: NDArray[np.bool_]) -> bool:
+    """Check that a version by the user holds the mask that the user sent."""
+    for version in (site.studies / "labels-history" / "final" / case).glob("[0-9]*"):
         info = json.loads((version / "version.json").read_text())["info"]
         if info["author"] != user:
             continue

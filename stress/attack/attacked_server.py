@@ -1,4 +1,4 @@
-"""Servers to attack: MONAI Label's as it comes, and ours; each on a folder of studies or beside a PACS."""
+"""Servers to attack: unmodified MONAI Label's and ours, each on a folder of studies or a PACS."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.demo.server import free_port, running
 from baps.site.roles import Role
 from baps.site.server_command import serving_command
 from baps.site.users import Users
-from demo.server import ROOT, free_port, running
+from benchmarks.paths import ROOT
 from stress.attack.attacks import Site, Target, write_volume
-from stress.attack.little_pacs import little_pacs
+from stress.attack.small_pacs import running_pacs
 from tests.support.provider import running_provider
 
 _SAMPLES = ROOT / "sample-data" / "ct"
@@ -22,26 +23,30 @@ _IMAGES = ("ct_01", "ct_02")
 
 
 @contextmanager
-def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
-    """Start a server below a folder; what lies in ``outside`` there is none of its business.
+def attacked_server(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
+    """Start a server with all its files below a folder.
 
-    Ours beside a PACS has users, as every server that more than one machine reaches; on a folder of studies it is as
-    ``make serve`` starts it, open to its own machine, but for ``Site.USERS``.
+    The subfolder ``outside`` holds files that the server must not read or change. Our server on a PACS has users, as
+    every server that other machines can reach. On a folder of studies it is started as by ``make serve``: without
+    users, for its own machine, except for ``Site.USERS``.
 
     Args:
-        folder: an empty one.
-        site: what it serves.
-        stock: MONAI Label's own server and a small app of its own parts; else ours.
+        folder: an empty folder.
+        site: what the server serves.
+        stock: start MONAI Label's own server with a small app made of its own parts, not ours.
+
+    Yields:
+        The server as the target of attacks.
     """
     studies, outside, app, cache = (folder / name for name in ("studies", "outside", "app", "cache"))
-    for made in (studies, outside, app, cache):
-        made.mkdir()
+    for path in (studies, outside, app, cache):
+        path.mkdir()
     for image in _IMAGES:
         shutil.copy(_SAMPLES / "images" / f"{image}.nii.gz", studies)
     if site is not Site.PACS:
         (studies / "labels" / "final").mkdir(parents=True)
         shutil.copy(_SAMPLES / "labels" / f"{_IMAGES[1]}.nii.gz", studies / "labels" / "final")
-    _lay_out(outside)
+    _write_outside_files(outside)
     for file in (BUNDLED_WEIGHTS, BUNDLED_WEIGHTS.with_suffix(".json")):
         shutil.copy(file, app)
     settings, tokens, weights = {}, {"admin": "", "annotator": ""}, app / BUNDLED_WEIGHTS.name
@@ -59,9 +64,9 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
     with ExitStack() as stack:
         if site is Site.USERS and not stock:
             settings["openid"] = str(_openid(folder, stack.enter_context(running_provider()).issuer))
-        served = f"{stack.enter_context(little_pacs())}/dicom-web" if site is Site.PACS else str(studies)
+        source = f"{stack.enter_context(running_pacs())}/dicom-web" if site is Site.PACS else str(studies)
         port = free_port()
-        command, environment = serving_command(served, "127.0.0.1", port, settings, stock, app if stock else None)
+        command, environment = serving_command(source, "127.0.0.1", port, settings, stock, app if stock else None)
         environment |= {
             "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache),
             "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
@@ -88,15 +93,15 @@ def attacked(folder: Path, site: Site, stock: bool) -> Iterator[Target]:
 
 
 def _openid(folder: Path, issuer: str) -> Path:
-    """The file that names an OpenID provider, whose users may sign in too."""
+    """Write the settings file of an OpenID provider, whose users may sign in too."""
     file = folder / "openid.json"
     file.write_text(json.dumps({"issuer": issuer, "client_id": "baps", "roles": {"radiologist": "annotator"}}))
     file.chmod(0o600)
     return file
 
 
-def _lay_out(outside: Path) -> None:
-    """Another patient's image, beside the folder that it was made of, as in the cache of another server."""
+def _write_outside_files(outside: Path) -> None:
+    """Write another patient's image and its DICOM folder, as in the cache of another server."""
     write_volume(outside / "secret.nii.gz")
     (outside / "secret").mkdir()
     (outside / "secret" / "1.dcm").write_bytes(bytes(128) + b"DICM")

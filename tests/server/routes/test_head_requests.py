@@ -1,4 +1,4 @@
-"""What a HEAD request says of a file is what GET then sends."""
+"""The response to a HEAD request has the headers of the response to GET."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import pydicom
 import pytest
 import requests
 
+from baps.demo.server import running_server
 from demo import orthanc
-from demo.server import ROOT, running_server
+from tests.support.paths import ROOT
 from tests.support.sites import SAMPLES, Site
 
 SAMPLE = ROOT / "sample-data" / "dicom" / "ct_01"
-SAID = ("Content-Length", "Content-Type", "ETag", "Last-Modified", "Content-Disposition")
+HEADERS = ("Content-Length", "Content-Type", "ETag", "Last-Modified", "Content-Disposition")
 
 
 def check(address: str) -> bytes:
     """Compare HEAD with GET; the file."""
     head = requests.head(address, timeout=60)
     assert (head.status_code, head.content) == (200, b"")
-    found = requests.get(address, timeout=60)
-    assert {name: head.headers[name] for name in SAID} == {name: found.headers[name] for name in SAID}
-    assert int(head.headers["Content-Length"]) == len(found.content) > 0
-    return found.content
+    result = requests.get(address, timeout=60)
+    assert {name: head.headers[name] for name in HEADERS} == {name: result.headers[name] for name in HEADERS}
+    assert int(head.headers["Content-Length"]) == len(result.content) > 0
+    return result.content
 
 
 def test_of_a_folder(own_server: Site) -> None:

@@ -1,7 +1,7 @@
-"""Processes that ``stress/kill/kills.py`` kills: each says on standard output what it has done, and goes on.
+"""Processes that ``stress/kill/kills.py`` kills: each one prints what it has done, and continues.
 
-``labels STUDIES FOLDER`` saves a label of the first image again and again; ``adapters ROOT`` adds and publishes
-adapters; ``training FOLDER SEED IMAGES`` trains one adapter to the end.
+``labels STUDIES FOLDER`` saves a label of the first image repeatedly; ``adapters ROOT`` adds and publishes adapters
+repeatedly; ``training FOLDER SEED IMAGES`` trains one adapter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CASE, LABEL = CASES[0], "spleen"
 
 
 def labels(studies: Path, files: Path) -> None:
-    """Save the two labels in turn; print the number of each after it was saved."""
+    """Save two labels in turn; print the number of each save when it is done."""
     from baps.annotations.history import LabelHistory
 
     history, number = LabelHistory(studies), 0
@@ -28,7 +28,7 @@ def labels(studies: Path, files: Path) -> None:
 
 
 def adapters(root: Path) -> None:
-    """Add and publish one adapter after the other; print each version after it was published."""
+    """Add and publish adapters one after the other; print each version when it is published."""
     import torch
 
     from baps.adapters.adapter import Adapter
@@ -49,7 +49,7 @@ def adapters(root: Path) -> None:
 
 
 def training(folder: Path, seed: int, images: int) -> None:
-    """Train on three sample volumes and publish, as a server's training does; print each step."""
+    """Train on three sample volumes and publish the adapter, as the server does; print its progress."""
     from baps.blackbox import load_black_box
     from baps.evaluation.cases import Case, load_cases
     from baps.registry.store import AdapterStore
@@ -67,8 +67,8 @@ def training(folder: Path, seed: int, images: int) -> None:
     slices, _ = load_cases(cases, black_box.capabilities.input_size, 8, folder)
     print("ready", flush=True)
 
-    def report(now: ProgressReport) -> None:
-        print(now.images, flush=True)
+    def report(progress: ProgressReport) -> None:
+        print(progress.images, flush=True)
 
     result = adapt_and_publish(
         store, (LABEL,), black_box, slices, AdaptationSettings(max_images=images, seed=seed), report

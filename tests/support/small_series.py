@@ -15,7 +15,7 @@ OBLIQUE = ((0.8, 0.36, -0.48), (-0.6, 0.48, -0.64))
 SHAPE = (18, 15, 6)
 
 
-def write_little_series(
+def write_small_series(
     folder: Path,
     directions: tuple[tuple[float, ...], tuple[float, ...]] = OBLIQUE,
     shape: tuple[int, int, int] = SHAPE,

@@ -1,4 +1,4 @@
-"""From labelled volumes to a mask on another one, through every part; the network itself was never trained."""
+"""End to end from labelled volumes to a mask of another volume, with an untrained network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 
 
 @pytest.mark.parametrize(("name", "rate"), [("linear_probe", 0.03), ("output", 0.03)])
-def test_a_new_organ_is_learned_from_two_volumes(
+def test_new_organ_is_learned_from_two_volumes(
     unet: FoundationModel, new_phantom: Phantom, name: str, rate: float
 ) -> None:
     adapter = build_adapter(name, unet, "heart")
@@ -43,11 +43,11 @@ def test_a_new_organ_is_learned_from_two_volumes(
     assert after > before + 0.2
 
 
-def test_the_server_is_never_imported() -> None:
+def test_server_is_not_imported() -> None:
     program = (
         "import sys, baps.fseft.adapters, baps.fseft.fitting, baps.fseft.inference, baps.fseft.losses; "
         "import baps.fseft.models, baps.fseft.preprocessing; "
         "print(any(name.startswith('monailabel') for name in sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False"]
+    result = subprocess.run([sys.executable, "-c", program], cwd=APP, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]

@@ -1,4 +1,4 @@
-"""A PACS with one study, DICOMweb below ``/dicom-web`` and, as Orthanc has, an API of its own beside."""
+"""A minimal PACS with one study: DICOMweb below ``/dicom-web`` and, like Orthanc, an API of its own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
-from stress.attack.odd_pacs import odd
+from stress.attack.odd_pacs import with_odd_study
 
 PATIENT, PATIENT_ID = "ZEBRA^QUENTIN", "Z1"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.1"
 
 RECEIVED: list[bytes] = []
-"""Bodies of the requests to store objects, which it takes all."""
+"""Bodies of the requests to store objects, all of which are accepted."""
 
 _STUDY = {
     "0020000D": {"vr": "UI", "Value": [STUDY]},
@@ -30,7 +30,7 @@ _SERIES = {
 }
 _INSTANCE = {**_SERIES, "00080018": {"vr": "UI", "Value": [INSTANCE]}}
 
-_ANSWERS: dict[str, object] = {
+_REPLIES: dict[str, object] = {
     "GET /dicom-web/studies": [_STUDY],
     "GET /dicom-web/series": [_SERIES],
     f"GET /dicom-web/studies/{STUDY}/series": [_SERIES],
@@ -45,36 +45,40 @@ _ANSWERS: dict[str, object] = {
 }
 
 
-def _values(described: dict[str, dict[str, object]]) -> set[str]:
-    return {str(value) for one in described.values() for value in one["Value"]}  # type: ignore[attr-defined]
+def _values(dataset: dict[str, dict[str, object]]) -> set[str]:
+    return {str(value) for one in dataset.values() for value in one["Value"]}  # type: ignore[attr-defined]
 
 
 class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body, address = self.rfile.read(int(self.headers.get("Content-Length") or 0)), urlsplit(self.path)
-        said = _ANSWERS.get(f"{self.command} {address.path}")
-        if said is not None and self.command == "POST" and address.path.endswith("/studies"):
+        answer = _REPLIES.get(f"{self.command} {address.path}")
+        if answer is not None and self.command == "POST" and address.path.endswith("/studies"):
             RECEIVED.append(body)
-        if isinstance(said, list) and self.command == "GET":  # Asked for one that it does not have, it has none.
-            wanted = {value for values in parse_qs(address.query).values() for value in values if value[:1] == "1"}
-            said = [one for one in said if not isinstance(one, dict) or wanted <= _values(one)]
-        content = json.dumps(said).encode()
-        self.send_response(404 if said is None else 200)
+        if isinstance(answer, list) and self.command == "GET":  # A query for a UID that is not there matches nothing.
+            uids = {value for values in parse_qs(address.query).values() for value in values if value[:1] == "1"}
+            answer = [one for one in answer if not isinstance(one, dict) or uids <= _values(one)]
+        content = json.dumps(answer).encode()
+        self.send_response(404 if answer is None else 200)
         self.send_header("Content-Type", "application/dicom+json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = _answer  # noqa: N815 (as the library names them)
+    do_GET = do_POST = _answer  # noqa: N815 (names of http.server)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @contextmanager
-def little_pacs() -> Iterator[str]:
-    """Run it on this machine; yields its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), odd(_Handler))
+def running_pacs() -> Iterator[str]:
+    """Run the PACS on this machine.
+
+    Yields:
+        Its address.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), with_odd_study(_Handler))
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
