@@ -95,7 +95,7 @@ def test_model_with_its_own_preprocessing_sees_the_slice_without_padding(
         version = segmenter.store.add("", adapter, {"adapter": adapter.to_dict(), "black_box": made_for}, "accepted")
         segmenter.store.publish("", version)
         corner = Prompt(((1.0, 34.0),))  # The crop around it reaches into the padding.
-        segmentation = segmenter.segment(path, MIDDLE, corner, "", interactive=False)
+        segmentation = segmenter.segment(path, MIDDLE, corner, segmenter.load_adapter(""), interactive=False)
         assert segmentation.adapter == ("", version)
         masks.append(segmentation.probability)
         ((images, _),) = black_box.queries

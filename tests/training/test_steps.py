@@ -223,7 +223,7 @@ def test_model_with_its_own_preprocessing_is_trained_without_padding(
     new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, zoom: float, width: int
 ) -> None:
     """The organs lie in the left half, so that a crop around one shows no padding."""
-    pieces = [replace(pieces[0], size=(32, 24)) for pieces in dim_slices(2, each=1).values()]
+    pieces = [replace(pieces[0], size=(32, 24)) for pieces in dim_slices(2, per_patient=1).values()]
     batch = Batches(pieces, load_encoder("statistics", ""), zoom).draw([0, 1], "click", 0, np.random.default_rng(0))
     assert batch.sizes == [(32, width)] * 2
     black_box = new_black_box(preprocessing="sam")
