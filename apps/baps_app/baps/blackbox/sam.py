@@ -1,5 +1,7 @@
-"""Run any ``segment_anything.modeling.Sam`` as a black box: SAM (Kirillov et al., *Segment Anything*, 2023) and the
-bundled model; ``medsam`` builds on it."""
+"""Run any ``segment_anything.modeling.Sam`` as a black box: SAM, and the bundled model.
+
+SAM is by Kirillov et al., *Segment Anything*, ICCV 2023. The module ``medsam`` builds on this one.
+"""
 
 from __future__ import annotations
 
