@@ -104,4 +104,4 @@ def _picture(path: Path, folder: Path, side: int) -> LabelledSlice:
     target, plane = read_labels(mask, volume) > 0, Plane(2, 0)
     canvas, window = Canvas.fit(volume, plane, side), choose_window(volume)
     image = canvas_image(volume, plane, canvas, window)
-    return LabelledSlice(path.stem, image, canvas.draw(plane.extract(target)) > 0.5, window)
+    return LabelledSlice(path.stem, image, canvas.draw(plane.extract(target)) > 0.5, window, canvas.size)

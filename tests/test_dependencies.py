@@ -24,6 +24,7 @@ _EXTRAS = {
     "blackbox/remote/hosting.py": "hosting",
     "blackbox/sam2.py": "sam2",
     "blackbox/sam2_memory.py": "sam2",
+    "blackbox/transformers_sam.py": "encoders",
     "adapters/visual_prompt/networks.py": "encoders",
     "adapters/visual_prompt/model_files.py": "encoders",
 }

@@ -100,7 +100,7 @@ def score_corrections(
     for slices in patients:
         scores = []
         for row, labelled_slice in enumerate(evenly_spaced(slices, _CORRECTED_SLICES)):
-            segment = build_segment_function(black_box, adapter, labelled_slice.image)
+            segment = build_segment_function(black_box, adapter, labelled_slice.image, labelled_slice.size)
             generators = [np.random.default_rng([_SEED, 31, n, row]) for n in range(_WATCHED_SETS)]
 
             def masks(prompts: Sequence[Prompt], segment: SegmentFunction = segment) -> list[NDArray[np.bool_]]:
@@ -146,7 +146,7 @@ def crop(arena: Arena) -> Outcome:
 
 def best_of_several(arena: Arena) -> Outcome:
     """The mask with the highest predicted IoU of the model's three masks."""
-    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True), None
+    return SamBlackBox(bundled_network()[0], "bundled", best_of_several=True, preprocessing="canvas"), None
 
 
 def constant_1(arena: Arena) -> Outcome:

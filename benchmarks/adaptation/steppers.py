@@ -50,7 +50,7 @@ class CmaEsStepper(Stepper):
                 self._set_weights(candidate)
                 codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
             images = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
-            answers = query_black_box(black_box, images, batch.prompts * len(candidates))
+            answers = query_black_box(black_box, images, batch.prompts * len(candidates), batch.sizes * len(candidates))
             target = batch.target.repeat(len(candidates), 1, 1)
             losses: list[float] = image_losses(answers, target).view(len(candidates), -1).mean(1).tolist()
             return losses

@@ -77,7 +77,7 @@ def main(
         for week, (collection, number, organs) in enumerate(ARRIVALS[:max_arrivals], start=1):
             for organ in organs:
                 pieces = slices_by_arrival[collection, number, organ]
-                served = store.served(organ, black_box.capabilities.weights_sha256)
+                served = store.served(organ, *black_box.capabilities.identity)
                 adapter = store.load(*served).adapter if served else None
                 row: dict[str, Any] = {
                     "week": week, "patient": f"{collection} {number}", "organ": organ,

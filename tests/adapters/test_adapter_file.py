@@ -37,7 +37,7 @@ def _adapter(kind: str = "basis", condition: str = "label", seed: int = 0, head:
 
 
 def _record(adapter: Adapter) -> dict[str, Any]:
-    black_box = {"name": "brightness", "weights_sha256": "b" * 64, "input_side": 32}
+    black_box = {"name": "brightness", "weights_sha256": "b" * 64, "preprocessing": "canvas"}
     return {"adapter": adapter.to_dict(), "black_box": black_box, "settings": {"seed": 3, "learning_rate": 0.03}}
 
 
@@ -223,16 +223,22 @@ def test_adapter_is_accepted_for_the_weights_that_it_was_trained_for(
     adapter: Path, new_black_box: Callable[..., BlackBox]
 ) -> None:
     (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
-    check_trained_for(record, capabilities.name, capabilities.weights_sha256)
+    check_trained_for(record, capabilities.name, *capabilities.identity)
     renamed = {**record["black_box"], "name": "renamed"}
-    check_trained_for({**record, "black_box": renamed}, capabilities.name, capabilities.weights_sha256)
+    check_trained_for({**record, "black_box": renamed}, capabilities.name, *capabilities.identity)
 
 
 def test_an_adapter_for_other_weights_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
     (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
     record["black_box"] = {"name": "medsam", "weights_sha256": "a" * 64}
     with pytest.raises(InputError, match=r"trained for medsam with weights a{12}\.\.\., not for brightness with b{12}"):
-        check_trained_for(record, capabilities.name, capabilities.weights_sha256)
+        check_trained_for(record, capabilities.name, *capabilities.identity)
+
+
+def test_adapter_of_another_preprocessing_is_refused(adapter: Path, new_black_box: Callable[..., BlackBox]) -> None:
+    (_, record), capabilities = read_adapter(adapter), new_black_box().capabilities
+    with pytest.raises(InputError, match="with the preprocessing canvas, but brightness now uses medsam. Adapt again"):
+        check_trained_for(record, capabilities.name, capabilities.weights_sha256, "medsam")
 
 
 def test_the_record_is_in_the_header_of_the_file(adapter: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop, size_in_crop
 from baps.prompts import Prompt
 
 SIDES = [32, 192, 1024]
@@ -101,3 +101,26 @@ def test_mask_is_empty_outside_the_crop() -> None:
     back = paste_crops(torch.ones(1, 64, 64), [crop], 192)[0]
     assert float(back.sum()) == pytest.approx(96 * 96)
     assert bool((back[60:156, 48:144] == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "expected"),
+    [
+        ((64, 48), Crop(0, 0, 64), (64, 48)),
+        ((64, 48), Crop(16, 8, 32), (64, 64)),  # The padding begins at the crop's edge.
+        ((64, 48), Crop(32, 8, 32), (64, 32)),
+        ((20, 64), Crop(0, 16, 16), (16, 64)),
+        ((20, 64), Crop(0, 48, 16), (1, 64)),
+    ],
+)
+def test_the_padding_of_an_image_is_that_of_its_crop(
+    size: tuple[int, int], crop: Crop, expected: tuple[int, int]
+) -> None:
+    assert size_in_crop(size, crop, 64) == expected
+    shown = torch.zeros(1, 1, 64, 64)
+    shown[..., : size[0], : size[1]] = 1
+    height, width = expected
+    enlarged = crop_images(shown, [crop])[0, 0] > 0.5
+    if size[0] > crop.top and size[1] > crop.left:
+        assert enlarged[:height, :width].all()
+        assert enlarged.sum() == height * width

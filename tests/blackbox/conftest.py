@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import BRIGHTNESS, BUNDLED, Host, hosted
+from tests.support.hosts import BRIGHTNESS, BUNDLED, SAM, Host, hosted
 from tests.support.marks import starts
 
 
@@ -25,6 +25,14 @@ def hard_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Serve the bundled model with hard masks."""
     command = (*BUNDLED, "--hard-masks", "--name", "hard")
     with hosted(tmp_path_factory.mktemp("hard"), command, "hard") as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+@starts("server")
+def sam_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Serve a SAM that sees slices without padding."""
+    with hosted(tmp_path_factory.mktemp("sam_host"), SAM, "small") as host:
         yield host
 
 

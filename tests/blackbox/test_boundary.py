@@ -28,7 +28,7 @@ HIDDEN = {
     "_remember",
     "_propagate",
 }
-HIDDEN_MODULES = {"segment_anything", "sam", "sam2_memory", "decoding", "bundled_model"}
+HIDDEN_MODULES = {"segment_anything", "sam", "medsam", "sam2_memory", "transformers_sam", "decoding", "bundled_model"}
 
 
 def _imports(tree: ast.AST) -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything import SamPredictor, sam_model_registry
 
 from baps.blackbox import BlackBox, Encoding, RemoteSettings, load_black_box
@@ -347,14 +347,26 @@ def test_invalid_image_sizes_of_the_bundled_model_are_refused(size: int) -> None
 
 
 @pytest.mark.slow
-def test_medsam_refuses_clicks(sam_weights: Path, tmp_path: Path) -> None:
-    """MedSAM is recognised by the name of its file."""
-    path = tmp_path / "MedSAM_vit_b.safetensors"
-    path.hardlink_to(sam_weights)
-    black_box = load_black_box("sam", weights=path, device="cpu")
+@pytest.mark.parametrize(
+    ("declared", "file", "warned"),
+    [("medsam", "model.safetensors", False), ("medsam", "MedSAM.safetensors", False), ("sam", "MedSAM.pt", True)],
+)
+def test_medsam_is_declared_and_its_file_name_is_a_hint(
+    sam_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, declared: str, file: str, warned: bool
+) -> None:
+    """Earlier releases recognised MedSAM by the name of its file alone; their settings still load it."""
+    path = tmp_path / file
+    if warned:
+        torch.save(load_file(sam_weights), path)
+    else:
+        path.hardlink_to(sam_weights)
+    black_box = load_black_box(declared, weights=path, device="cpu")
     capabilities = black_box.capabilities
-    assert capabilities.name == "medsam_vit_b"
+    assert (capabilities.name, capabilities.preprocessing) == ("medsam_vit_b", "medsam")
     assert (capabilities.clicks, capabilities.negative_clicks, capabilities.boxes) == (False, False, True)
+    assert ("MedSAM.pt is loaded as MedSAM because of its name. Declare it with black_box=medsam" in caplog.text) is (
+        warned
+    )
     with pytest.raises(InputError, match="medsam_vit_b understands boxes only. Draw a box"):
         black_box.segment(_images()[:1], PROMPTS[:1])
     assert black_box.images_queried == 0
@@ -363,5 +375,5 @@ def test_medsam_refuses_clicks(sam_weights: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sam_variant_is_recognised_by_its_weights(sam_weights: Path) -> None:
     capabilities = load_black_box("sam", weights=sam_weights, device="cpu").capabilities
-    assert (capabilities.name, capabilities.input_size) == ("sam_vit_b", 1024)
+    assert (capabilities.name, capabilities.input_size, capabilities.preprocessing) == ("sam_vit_b", 1024, "sam")
     assert capabilities.weights_sha256 == hashlib.sha256(sam_weights.read_bytes()).hexdigest()

@@ -292,3 +292,54 @@ def test_invalid_probabilities_are_an_error(fault: NDArray[np.float32], monkeypa
     ):
         with pytest.raises(BapsError, match="not probabilities"):
             segment()
+
+
+class _Shapes(_CountingBlackBox):
+    """Record the size of each image that reaches the model."""
+
+    def __init__(self, preprocessing: str) -> None:
+        super().__init__(preprocessing=preprocessing, video=True)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        self.shapes.append(images.shape[:3])
+        return images[..., 0].astype(np.float32) / 255 + np.float32(0.001)
+
+    def _encode(self, image: NDArray[np.uint8]) -> Encoding:
+        self.shapes.append(image.shape[:2])
+        return Encoding(image, image.nbytes)
+
+    def _decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
+        return np.full(encoding._content.shape[:2], 0.5, np.float32)  # type: ignore[attr-defined]
+
+    def _remember(self, memory: object, index: int, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> object:
+        self.shapes += [image.shape[:2], mask.shape]
+        return super()._remember(memory, index, image, mask)
+
+
+def test_model_sees_the_slice_without_its_padding() -> None:
+    """The masks come back in their rows, and the padding belongs to no object."""
+    black_box = _Shapes("sam")
+    images = np.arange(5 * 8 * 8 * 3, dtype=np.uint32).reshape(5, 8, 8, 3).astype(np.uint8)
+    sizes = [(8, 5), (8, 8), (8, 5), (3, 8), (8, 5)]
+    answers = black_box.segment(images, [CLICK] * 5, sizes)
+    assert sorted(black_box.shapes) == [(1, 3, 8), (1, 8, 8), (3, 8, 5)]
+    for image, answer, (height, width) in zip(images, answers, sizes, strict=True):
+        expected = np.zeros((8, 8), np.float32)
+        expected[:height, :width] = image[:height, :width, 0] / np.float32(255) + np.float32(0.001)
+        np.testing.assert_allclose(answer, expected)
+    decoded = black_box.decode(black_box.encode(images[0], size=(8, 5)), CLICK)
+    assert black_box.shapes[-1] == (8, 5)
+    np.testing.assert_array_equal(decoded, np.repeat([[0.5] * 5 + [0] * 3], 8, axis=0))
+    mask = np.ones((8, 8), bool)
+    ((_, propagated),) = black_box.propagate(lambda index: images[index], {0: mask}, 0, 2, size=(8, 5))
+    assert black_box.shapes[-2:] == [(8, 5), (8, 5)]
+    assert propagated.shape == (8, 8)
+    assert propagated[:, 5:].max() == 0 < propagated[:, :5].min()
+
+
+def test_model_of_the_canvas_sees_the_padding() -> None:
+    black_box = _Shapes("canvas")
+    black_box.segment(np.stack([IMAGE] * 2), [CLICK] * 2, [(8, 5), (3, 8)])
+    black_box.encode(IMAGE, size=(8, 5))
+    assert black_box.shapes == [(2, 8, 8), (8, 8)]

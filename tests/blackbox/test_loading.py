@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from baps.blackbox import BLACK_BOXES, BlackBox, RemoteSettings, load_black_box
+from baps.blackbox.choices import CHECKPOINT_BLACK_BOXES
 from baps.blackbox.loading import BUNDLED_WEIGHTS
 from baps.errors import BapsError, InputError
 
@@ -28,7 +29,7 @@ def test_error_for_an_unknown_name_lists_the_known_ones() -> None:
     assert all(name in str(caught.value) for name in BLACK_BOXES)
 
 
-@pytest.mark.parametrize("name", ["sam", "sam2"])
+@pytest.mark.parametrize("name", CHECKPOINT_BLACK_BOXES)
 def test_checkpoint_is_required(name: str) -> None:
     with pytest.raises(InputError, match=f"The black box {name} needs weights"):
         load_black_box(name, device="cpu")
@@ -41,19 +42,19 @@ def test_remote_model_requires_an_address_and_no_weights() -> None:
         load_black_box("remote", weights=BUNDLED_WEIGHTS, remote=RemoteSettings("http://127.0.0.1:9/m"))
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
+@pytest.mark.parametrize("name", ["bundled", *CHECKPOINT_BLACK_BOXES])
 def test_missing_weights_are_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_black_box(name, weights=tmp_path / "absent.safetensors", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["bundled", "sam", "sam2"])
+@pytest.mark.parametrize("name", ["bundled", *CHECKPOINT_BLACK_BOXES])
 def test_wrong_hash_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="was expected"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, sha256="0" * 64, device="cpu")
 
 
-@pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("sam2", "SAM 2")])
+@pytest.mark.parametrize(("name", "model"), [("sam", "SAM"), ("medsam", "SAM"), ("sam2", "SAM 2")])
 def test_weights_of_another_model_are_refused(name: str, model: str) -> None:
     with pytest.raises(InputError, match=f"is not a {model} checkpoint"):
         load_black_box(name, weights=BUNDLED_WEIGHTS, device="cpu")
@@ -64,6 +65,23 @@ def test_sam_without_all_tensors_is_refused(tmp_path: Path) -> None:
     save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, path)
     with pytest.raises(InputError, match="looks like SAM vit_b, but its tensors do not fit"):
         load_black_box("sam", weights=path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "relative"),
+    [
+        ("mask_decoder.hf_token.weight", "SAM-HQ, in the format of its authors.* with black_box=sam_hq"),
+        ("image_encoder.patch_embed.seq.0.c.weight", "MobileSAM, which no maintained package loads. Use SAM, MedSAM"),
+        ("mask_decoder.final_output_upscaling_layers.0.0.weight", "EfficientSAM, which no maintained package loads"),
+        ("detector.backbone.vision_backbone.trunk.pos_embed", "SAM 3, in the format of its authors.*black_box=sam3"),
+    ],
+)
+@pytest.mark.parametrize("name", ["sam", "medsam", "sam2"])
+def test_relatives_of_sam_are_refused_by_name(tmp_path: Path, name: str, tensor: str, relative: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16), tensor: torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=f"is a checkpoint of {relative}"):
+        load_black_box(name, weights=path, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="This machine has a GPU")
@@ -93,13 +111,25 @@ def test_incompatible_bundled_weights_are_refused(tmp_path: Path) -> None:
         load_black_box("bundled", weights=path, device="cpu")
 
 
-@pytest.mark.parametrize(("name", "package", "extra"), [("sam2", "sam2", "sam2"), ("remote", "tritonclient", "remote")])
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("sam2", "sam2", "sam2"),
+        ("sam_hq", "transformers", "encoders"),
+        ("sam3", "transformers", "encoders"),
+        ("remote", "tritonclient", "remote"),
+    ],
+)
 def test_error_names_the_missing_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
 ) -> None:
     weights = tmp_path / "sam2.safetensors"
     save_file({"a": torch.zeros(1)}, weights)
-    for module in [name for name in sys.modules if name.startswith((f"{package}.", "baps.blackbox.sam2"))]:
+    for module in [
+        module
+        for module in sys.modules
+        if module.startswith((f"{package}.", "baps.blackbox.sam2", "baps.blackbox.transformers_sam"))
+    ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BapsError, match=rf"The black box {name} needs .*pip install 'baps-monailabel\[{extra}\]'"):

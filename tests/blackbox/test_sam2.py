@@ -26,24 +26,22 @@ PROMPTS = [
 ]
 
 
-def test_masks_equal_the_packages() -> None:
-    """The package places a click on the corner of a pixel; we place it on the centre."""
+@pytest.mark.parametrize("shape", [(300, 400), (256, 256), (1024, 1024), (1200, 700)], ids=str)
+def test_masks_equal_the_packages_predictor(shape: tuple[int, int]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         black_box = Sam2BlackBox(build_sam2_model("t"), "random")
-    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     predictor = SAM2ImagePredictor(black_box._model)
     predictor.set_image(image)
-    answers = black_box.segment(np.stack([image] * len(PROMPTS)), PROMPTS)
-    shift = (
-        0.5 - 0.5 * np.array([400, 300]) / 1024
-    )  # From the centres of the model's 1024 pixels to those of the image.
+    encoding = black_box.encode(image)
+    answers = [black_box.decode(encoding, prompt) for prompt in PROMPTS]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         clicks = [*prompt.positive, *prompt.negative]
         logits, _, _ = predictor.predict(
-            np.array(clicks) + shift if clicks else None,
+            np.array(clicks) if clicks else None,
             np.array([1] * len(prompt.positive) + [0] * len(prompt.negative)) if clicks else None,
-            box=np.array(prompt.box) + np.tile(shift, 2) if prompt.box else None,
+            box=np.array(prompt.box) if prompt.box else None,
             multimask_output=False,
             return_logits=True,
         )

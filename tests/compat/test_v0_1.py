@@ -292,7 +292,7 @@ def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: 
     store = AdapterStore(tmp_path)
     trainers: dict[str, Any] = {
         "baps": AdaptationTrainer(lambda: pytest.fail("no model"), {}, store, None, AdaptationSettings()),
-        "organs": OrgansTrainer(lambda: pytest.fail("no model"), {}, store, tmp_path, None),
+        "organs": OrgansTrainer(lambda: pytest.fail("no model"), {}, store.inference_lock_file, tmp_path, None),
     }
     trainer = trainers[line["trainer"]]
     names = TRAINING if line["trainer"] == "baps" else ORGAN_TRAINING

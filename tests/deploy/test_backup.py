@@ -77,7 +77,7 @@ def test_lost_site_is_restored_completely(tmp_path: Path, new_black_box: Callabl
     assert [(one.name, one.sha256, one.info) for one in history.versions("ct_01", "final")] == versions
     history.restore("ct_01", "final", versions[0][0])
     assert (studies / "labels" / "final" / "ct_01.nii.gz").read_text() == "one"
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0002")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0002")
     assert store.load("spleen", "v0002").label == "spleen"
     assert store.roll_back("spleen") == "v0001"
     known = Users(etc / "users.json").find(token)

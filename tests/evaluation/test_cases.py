@@ -47,6 +47,9 @@ def test_slices_contain_the_organ(new_case: Callable[..., Case]) -> None:
         assert piece.image.dtype == np.uint8
         assert piece.target.shape == (64, 64)
         assert piece.target.sum() >= 10
+        assert piece.size == (58, 64)  # The slice is 40 x 36 mm.
+        assert piece.image[:58].any()
+        assert not piece.image[58:].any()
         assert piece.window.source == "percentiles"
         assert (piece.image[..., 0] == piece.image[..., 2]).all()
         inside, outside = piece.image[piece.target, 0].mean(), piece.image[:40, :40, 0][~piece.target[:40, :40]].mean()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from baps.adapters.adapter import Adapter
 from baps.adapters.output_head import OutputHead
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.evaluation.cases import LabelledSlice
+from baps.evaluation.interactive import build_segment_function
 from baps.evaluation.scoring import score_slices
 from baps.imaging.metrics import dice
+from baps.prompts import Prompt
 
 Slices = Callable[..., dict[str, list[LabelledSlice]]]
 
@@ -67,6 +70,19 @@ def test_scores_are_in_order_and_counted(new_black_box: Callable[..., Any], dim_
     scores = score_slices(black_box, None, [dim, bright, dim], "click", 0, 2)
     assert scores.tolist() == [[0, 0], [1, 1], [0, 0]]
     assert black_box.images_queried == 6
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_model_with_its_own_preprocessing_is_scored_without_padding(
+    new_black_box: Callable[..., Any], dim_slices: Slices, adapted: bool
+) -> None:
+    slices = [replace(piece, size=(32, 24)) for piece in dim_slices(1)["patient 0"]]
+    black_box = new_black_box(preprocessing="sam")
+    score_slices(black_box, _brighter() if adapted else None, slices, "click", 3, 1)
+    assert [images.shape for images, _ in black_box.queries] == [(4, 32, 24, 3)]
+    segment = build_segment_function(black_box, _brighter() if adapted else None, slices[0].image, (32, 24))
+    assert segment([Prompt(((9.0, 9.0),))]).shape == (1, 32, 32)
+    assert {images.shape[1:3] for images, _ in black_box.queries} == {(32, 24)}
 
 
 def test_head_corrects_the_masks(

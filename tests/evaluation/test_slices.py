@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baps.errors import BapsError
-from baps.evaluation.slices import LabelledSlice, SliceFile, StoredSlice, evenly_spaced
+from baps.evaluation.slices import LabelledSlice, SliceFile, StoredSlice, evenly_spaced, shown_sizes
 from baps.imaging.windowing import Window
 
 
@@ -19,7 +20,11 @@ def _piece(seed: int = 0, side: int = 16, colour: bool = False) -> LabelledSlice
     image = random.integers(0, 256, (side, side, 3 if colour else 1)).astype(np.uint8)
     target = random.random((side, side)) < 0.3
     return LabelledSlice(
-        f"patient {seed}", np.broadcast_to(image, (side, side, 3)), target, Window(seed, seed + 9, "ct")
+        f"patient {seed}",
+        np.broadcast_to(image, (side, side, 3)),
+        target,
+        Window(seed, seed + 9, "ct"),
+        (side, 1 + seed),
     )
 
 
@@ -28,7 +33,7 @@ def _same(stored: StoredSlice, piece: LabelledSlice) -> bool:
     assert stored.target.dtype == np.bool_
     np.testing.assert_array_equal(stored.image, piece.image)
     np.testing.assert_array_equal(stored.target, piece.target)
-    return (stored.patient, stored.window) == (piece.patient, piece.window)
+    return (stored.patient, stored.window, stored.size) == (piece.patient, piece.window, piece.size)
 
 
 @pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
@@ -50,6 +55,11 @@ def test_views_of_larger_arrays_survive_a_round_trip(tmp_path: Path) -> None:
     large = _piece(side=32, colour=True)
     part = LabelledSlice("a", large.image[::2, ::-2], large.target.T[::-2, ::2], large.window)
     assert _same(SliceFile(tmp_path).keep(part), part)
+
+
+def test_a_slice_without_padding_fills_its_image() -> None:
+    padded = _piece(3)
+    assert shown_sizes([padded, replace(padded, size=None)]) == [(16, 4), (16, 16)]
 
 
 def test_many_slices_are_kept_and_read_in_any_order(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_candidate_is_published_once_and_compared_with_the_served_version(
     two = {patient: volumes_by_patient[patient] for patient in list(volumes_by_patient)[:2]}
     plan = plan_organ_adaptation(model, "heart", two, SETTINGS)
     outcome = keep_and_publish(
-        store, ["heart"], model.sha256, plan.fingerprint, lambda: adapt_organ(model, "heart", two, SETTINGS, plan)
+        store, ["heart"], (model.sha256,), plan.fingerprint, lambda: adapt_organ(model, "heart", two, SETTINGS, plan)
     )
     assert (outcome["serves"], store.served("heart", model.sha256)) == (True, ("heart", "v0001"))
 

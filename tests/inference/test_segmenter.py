@@ -25,6 +25,7 @@ from baps.inference.segmenter import Segmenter
 from baps.io import write_nifti
 from baps.prompts import Prompt
 from baps.registry.store import SHARED, AdapterStore
+from tests.support.brightness import BrightnessBlackBox
 
 Phantom = tuple[Volume, NDArray[np.bool_]]
 CENTRE = (20, 18, 6)
@@ -78,6 +79,29 @@ def test_a_ball_is_found_on_every_axis(segmenter: Segmenter, path: Path, phantom
     assert result.mask.shape == target.shape
     assert result.mask.dtype == bool
     assert dice(result.mask, target) > 0.8
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.75])
+def test_model_with_its_own_preprocessing_sees_the_slice_without_padding(
+    path: Path, tmp_path: Path, new_black_box: Callable[..., BrightnessBlackBox], zoom: float
+) -> None:
+    """The slice is 40 x 36 pixels; its mask is that of a model that sees the padding too."""
+    masks = []
+    for preprocessing in ("canvas", "sam"):
+        black_box = new_black_box(side=64, preprocessing=preprocessing)
+        segmenter = Segmenter(black_box, AdapterStore(tmp_path / preprocessing))
+        made_for = {"weights_sha256": black_box.capabilities.weights_sha256, "preprocessing": preprocessing}
+        adapter = Adapter(build_visual_prompt("basis"), None, zoom)
+        version = segmenter.store.add("", adapter, {"adapter": adapter.to_dict(), "black_box": made_for}, "accepted")
+        segmenter.store.publish("", version)
+        corner = Prompt(((1.0, 34.0),))  # The crop around it reaches into the padding.
+        segmentation = segmenter.segment(path, MIDDLE, corner, segmenter.load_adapter(""), interactive=False)
+        assert segmentation.adapter == ("", version)
+        masks.append(segmentation.probability)
+        ((images, _),) = black_box.queries
+        height = {"canvas": 64, "sam": 58 if zoom == 1 else 56}[preprocessing]
+        assert images.shape == (1, height, 64, 3)
+    np.testing.assert_allclose(masks[1], masks[0], atol=2e-3)  # Black padding is not an object either.
 
 
 def test_too_large_slice_is_refused(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def _files(root: Path) -> list[str]:
 def test_empty_store(store: AdapterStore, capabilities: Capabilities) -> None:
     assert store.versions("spleen") == []
     assert store.published("spleen") is None
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
     with pytest.raises(NotFoundError, match="no adapter of spleen.*none"):
         store.load("spleen", "v0001")
     with pytest.raises(NotFoundError):
@@ -105,15 +105,15 @@ def test_versions_count_up_for_each_label(store: AdapterStore, capabilities: Cap
 def test_adding_does_not_publish(store: AdapterStore, capabilities: Capabilities) -> None:
     _add(store, "spleen", capabilities)
     assert store.published("spleen") is None
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
 
 
 def test_publish_and_roll_back(store: AdapterStore, capabilities: Capabilities) -> None:
     first, second = _add(store, "spleen", capabilities), _add(store, "spleen", capabilities)
     store.publish("spleen", second)
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", second)
+    assert store.served("spleen", *capabilities.identity) == ("spleen", second)
     store.publish("spleen", first)
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", first)
+    assert store.served("spleen", *capabilities.identity) == ("spleen", first)
     assert store.versions("spleen") == [first, second]
     with pytest.raises(NotFoundError):
         store.publish("spleen", "v0009")
@@ -124,26 +124,43 @@ def test_publish_and_roll_back(store: AdapterStore, capabilities: Capabilities) 
 
 def test_second_store_on_the_folder_sees_the_same(store: AdapterStore, capabilities: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", capabilities))
-    assert AdapterStore(store.root).served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
+    assert AdapterStore(store.root).served("spleen", *capabilities.identity) == ("spleen", "v0001")
+
+
+def test_adapter_of_another_preprocessing_is_not_served(
+    store: AdapterStore, capabilities: Capabilities, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record is of version 0.1, which named no preprocessing: every model saw the canvas."""
+    store.publish("spleen", _add(store, "spleen", capabilities))
+    changed = replace(capabilities, preprocessing="sam")
+    assert store.served("spleen", *changed.identity) is None
+    assert store.served("spleen", *changed.identity) is None
+    sentence = "v0001 of the adapter spleen is not served: it was trained with the preprocessing canvas, but"
+    assert caplog.text.count(sentence) == 1
+    trained_for = {"weights_sha256": capabilities.weights_sha256, "preprocessing": "sam"}
+    record = {**_record(capabilities), "black_box": trained_for}
+    store.publish("spleen", store.add("spleen", _adapter(), record, "accepted"))
+    assert store.served("spleen", *changed.identity) == ("spleen", "v0002")
+    assert store.served("spleen", *capabilities.identity) is None
 
 
 def test_the_shared_adapter_serves_labels_without_one(store: AdapterStore, capabilities: Capabilities) -> None:
     store.publish(SHARED, _add(store, SHARED, capabilities))
-    assert store.served("spleen", capabilities.weights_sha256) == (SHARED, "v0001")
-    assert store.served(SHARED, capabilities.weights_sha256) == (SHARED, "v0001")
+    assert store.served("spleen", *capabilities.identity) == (SHARED, "v0001")
+    assert store.served(SHARED, *capabilities.identity) == (SHARED, "v0001")
     store.publish("spleen", _add(store, "spleen", capabilities))
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
-    assert store.served("liver", capabilities.weights_sha256) == (SHARED, "v0001")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0001")
+    assert store.served("liver", *capabilities.identity) == (SHARED, "v0001")
 
 
 def test_an_adapter_of_other_weights_is_not_served(store: AdapterStore, capabilities: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", capabilities))
     other_capabilities = replace(capabilities, weights_sha256="c" * 64)
-    assert store.served("spleen", other_capabilities.weights_sha256) is None
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
+    assert store.served("spleen", *other_capabilities.identity) is None
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0001")
     store.publish(SHARED, _add(store, SHARED, other_capabilities))
-    assert store.served("liver", other_capabilities.weights_sha256) == (SHARED, "v0001")
-    assert store.served("liver", capabilities.weights_sha256) is None
+    assert store.served("liver", *other_capabilities.identity) == (SHARED, "v0001")
+    assert store.served("liver", *capabilities.identity) is None
 
 
 @pytest.mark.parametrize("status", ["rejected", "unverified"])
@@ -152,19 +169,19 @@ def test_the_shared_adapter_does_not_serve_a_label_that_has_versions_of_its_own(
 ) -> None:
     store.publish(SHARED, _add(store, SHARED, capabilities))
     _add(store, "spleen", capabilities, status)
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
 
 
 def test_withdraw_keeps_the_versions(store: AdapterStore, capabilities: Capabilities) -> None:
     store.publish("spleen", _add(store, "spleen", capabilities))
     store.withdraw("spleen")
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
     assert store.versions("spleen") == ["v0001"]
     store.withdraw("spleen")
     with pytest.raises(NotFoundError, match=r"no adapter of liver.*adapters of: spleen\."):
         store.withdraw("liver")
     store.publish("spleen", "v0001")
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0001")
 
 
 def test_labels_survive_a_round_trip(store: AdapterStore, capabilities: Capabilities) -> None:
@@ -179,7 +196,7 @@ def test_labels_survive_a_round_trip(store: AdapterStore, capabilities: Capabili
 def test_folders_of_labels_stay_below_the_root(store: AdapterStore, capabilities: Capabilities, label: str) -> None:
     version = _add(store, label, capabilities)
     store.publish(label, version)
-    assert store.served(label, capabilities.weights_sha256) == (label, version)
+    assert store.served(label, *capabilities.identity) == (label, version)
     assert store.load(label, version).label == label
     above = store.root.parent.parent
     assert all(name.startswith("above/adapters/") for name in _files(above))
@@ -203,7 +220,7 @@ def test_invalid_labels_are_refused(store: AdapterStore, capabilities: Capabilit
 def test_label_of_100_characters_is_allowed(store: AdapterStore, capabilities: Capabilities, label: str) -> None:
     assert store.published(label) is None
     store.publish(label, _add(store, label, capabilities))
-    assert store.served(label, capabilities.weights_sha256) == (label, "v0001")
+    assert store.served(label, *capabilities.identity) == (label, "v0001")
 
 
 @pytest.mark.parametrize("label", [":" * 100, "\ud800"], ids=["escaped", "surrogate"])
@@ -230,7 +247,7 @@ def test_crash_during_saving_leaves_nothing(
     assert _files(store.root) == before
     assert store.versions("spleen") == ["v0001"]
     assert not list((store.root / "label-spleen").glob(".partial*"))
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0001")
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing(store: AdapterStore, capabilities: Capabilities) -> None:
@@ -287,7 +304,7 @@ def test_rollback_reverses_publishing(store: AdapterStore, capabilities: Capabil
     store.withdraw("spleen")
     assert store.published("spleen") is None
     assert [store.roll_back("spleen") for _ in range(4)] == [second, third, first, None]
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
     with pytest.raises(NotFoundError, match="nothing was served before that"):
         store.roll_back("spleen")
     assert store.versions("spleen") == [first, second, third]
@@ -336,7 +353,7 @@ def test_damaged_version_is_skipped(store: AdapterStore, capabilities: Capabilit
         folder.rename(store.root / "elsewhere")
     else:
         (folder / "record.json").write_text("" if damage == "empty" else "not JSON")
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
     assert store.find("spleen", "a") is None
     with pytest.raises(BapsError, match="There is no adapter|cannot be read"):
         store.record("spleen", version)
@@ -357,7 +374,7 @@ def test_rolled_back_version_counts_as_served(store: AdapterStore, capabilities:
     assert store.roll_back("spleen") == first
     assert store.roll_back("spleen") is None
     assert [store.was_served("spleen", version) for version in (first, second, third)] == [True, True, False]
-    assert (store.published("spleen"), store.served("spleen", capabilities.weights_sha256)) == (None, None)
+    assert (store.published("spleen"), store.served("spleen", *capabilities.identity)) == (None, None)
     store.publish("spleen", third)
     store.publish("spleen", first)
     assert [store.roll_back("spleen") for _ in range(2)] == [third, None]
@@ -372,7 +389,7 @@ def test_previous_version_replaces_a_damaged_one(
 ) -> None:
     for _ in range(2):
         store.publish("spleen", _add(store, "spleen", capabilities))
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0002")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0002")
     file = store.file("spleen", "v0002")
     content = file.read_bytes()
     if damage == "flip":  # One bit of the last weight is changed, so that the file could still be read.
@@ -384,13 +401,13 @@ def test_previous_version_replaces_a_damaged_one(
         file.unlink()
     else:
         file.with_name("record.json").write_text("{")
-    assert store.served("spleen", capabilities.weights_sha256) == ("spleen", "v0001")
+    assert store.served("spleen", *capabilities.identity) == ("spleen", "v0001")
     assert "v0002 of the adapter spleen is damaged" in caplog.text
     store.file("spleen", "v0001").write_bytes(b"")
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
     for version in ("v0002", "v0001"):
         store.file("spleen", version).parent.rename(store.root / version)
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None
 
 
 def test_a_withdrawal_is_not_undone_by_damage(store: AdapterStore, capabilities: Capabilities) -> None:
@@ -398,4 +415,4 @@ def test_a_withdrawal_is_not_undone_by_damage(store: AdapterStore, capabilities:
     store.withdraw("spleen")
     store.publish("spleen", _add(store, "spleen", capabilities))
     store.file("spleen", "v0002").write_bytes(b"")
-    assert store.served("spleen", capabilities.weights_sha256) is None
+    assert store.served("spleen", *capabilities.identity) is None

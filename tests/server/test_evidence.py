@@ -40,7 +40,7 @@ class FakeJudge:
         self.store, self.difference = store, difference
         self.judged: list[tuple[str, int]] = []
 
-    def weights_sha256(self) -> str:
+    def model(self) -> str:
         return "sam"
 
     def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:

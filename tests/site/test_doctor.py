@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,6 +21,7 @@ import psutil
 import pytest
 
 from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.blackbox.weights import KNOWN_SHA256
 from baps.errors import BapsError, InputError
 from baps.site import doctor
 from baps.site.doctor import Status, examine
@@ -440,6 +442,31 @@ def test_a_model_that_understands_boxes_only(
     assert prompt.box is not None
     assert images.shape == (1, 32, 32, 3)
     assert not np.any(images)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "sha256", "status"),
+    [
+        ("sam", "b" * 64, WARNING),
+        ("sam", KNOWN_SHA256["sam_vit_b_01ec64.pth"], OK),
+        ("medsam", "b" * 64, OK),
+        ("canvas", "b" * 64, OK),
+    ],
+)
+def test_unpublished_sam_may_be_medsam(
+    monkeypatch: pytest.MonkeyPatch,
+    new_black_box: Callable[..., object],
+    preprocessing: str,
+    sha256: str,
+    status: Status,
+) -> None:
+    """The tensors of MedSAM do not tell it from SAM, and its file may have any name."""
+    black_box = new_black_box(preprocessing=preprocessing)
+    black_box._capabilities = replace(black_box.capabilities, weights_sha256=sha256)  # type: ignore[attr-defined]
+    monkeypatch.setattr("baps.blackbox.load_black_box", lambda *_: black_box)
+    finding = doctor.model(Settings(black_box="sam", weights=Path("model.pth"), device="cpu"))
+    assert finding.status is status
+    assert ("set black_box=medsam" in finding.remedy) == (status is WARNING)
 
 
 def test_remote_models(faulty: FaultyServer) -> None:

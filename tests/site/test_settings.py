@@ -147,11 +147,11 @@ def test_an_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
     assert (settings.cache_mb, settings.device) == (7, "cuda")
 
 
-@pytest.mark.parametrize("name", ["sam", "sam2"])
+@pytest.mark.parametrize("name", ["sam", "medsam", "sam_hq", "sam2", "sam3"])
 def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> None:
     check_settings(Settings())
     weights = tmp_path / "sam.pth"
-    with pytest.raises(InputError, match="'medsam2'.*bundled, sam, sam2, remote"):
+    with pytest.raises(InputError, match="'medsam2'.*bundled, sam, medsam, sam_hq, sam2, sam3, remote"):
         check_settings(Settings(black_box="medsam2"))
     with pytest.raises(InputError, match=f"{name} needs weights"):
         check_settings(Settings(black_box=name))

@@ -17,7 +17,7 @@ class BrightnessBlackBox(BlackBox):
     ``queries`` holds the images and prompts of every call.
     """
 
-    def __init__(self, batch_size: int = 16, side: int = 32) -> None:
+    def __init__(self, batch_size: int = 16, side: int = 32, preprocessing: str = "canvas") -> None:
         super().__init__()
         self._capabilities = Capabilities(
             name="brightness",
@@ -28,6 +28,7 @@ class BrightnessBlackBox(BlackBox):
             encodings=False,
             batch_size=batch_size,
             input_size=side,
+            preprocessing=preprocessing,
         )
         self.queries: list[tuple[NDArray[np.uint8], list[Prompt]]] = []
 

@@ -19,6 +19,8 @@ BUNDLED = ("-c", "from baps.cli import main; main()", "blackbox", "serve", "--de
 """Arguments of Python for ``baps blackbox serve``."""
 BRIGHTNESS = ("-m", "tests.support.brightness_host")
 """Arguments of Python for the cheap black box of the tests; ``--weights <letter>`` changes its hash."""
+SAM = ("-m", "tests.support.sam_host")
+"""Arguments of Python for a SAM that sees slices without padding."""
 _START_SECONDS = 180
 
 

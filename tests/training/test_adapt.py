@@ -261,6 +261,16 @@ def test_the_published_method(new_black_box: Callable[..., Any], dim_slices: Sli
     assert one.comparison is not None
 
 
+def test_record_names_the_preprocessing_and_fingerprint_depends_on_it(
+    new_black_box: Callable[..., Any], dim_slices: Slices
+) -> None:
+    """It also keeps the log of one from being replayed with the other."""
+    slices = dim_slices(2)
+    canvas, sam = (plan_adaptation(new_black_box(preprocessing=one), slices, SETTINGS) for one in ("canvas", "sam"))
+    assert sam.facts["black_box"] == {**canvas.facts["black_box"], "preprocessing": "sam"}
+    assert sam.fingerprint != canvas.fingerprint
+
+
 def test_the_record_can_be_kept_and_names_nobody(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = dim_slices(6)
     black_box = new_black_box()

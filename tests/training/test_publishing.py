@@ -133,7 +133,7 @@ def test_candidate_no_better_than_unadapted_is_not_served(
     outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, SETTINGS)
     assert (outcome["version"], outcome["serves"], outcome["before"]) == ("v0001", False, 1)
     assert store.published("spleen") is None
-    assert store.served("spleen", new_black_box().capabilities) is None
+    assert store.served("spleen", *new_black_box().capabilities.identity) is None
 
 
 def test_candidate_of_one_patient_is_not_served(store: AdapterStore, new_black_box: NewBox, dim_slices: Slices) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,20 @@ def test_prompt_space_does_not_change_with_constant_masks(batch: Batch) -> None:
     for _ in range(2):
         stepper.step(None, batch, torch.Generator().manual_seed(0), lambda _: [0.5] * 6)  # type: ignore[arg-type]
     assert torch.equal(parameters_to_vector(adapter.parameters()).detach(), before)
+
+
+@pytest.mark.parametrize("optimiser", ["prompt_space", "spsa_gc"])
+@pytest.mark.parametrize(("zoom", "width"), [(1.0, 24), (0.5, 32)])
+def test_model_with_its_own_preprocessing_is_trained_without_padding(
+    new_black_box: Callable[..., Any], dim_slices: Slices, optimiser: str, zoom: float, width: int
+) -> None:
+    """The organs lie in the left half, so that a crop around one shows no padding."""
+    pieces = [replace(pieces[0], size=(32, 24)) for pieces in dim_slices(2, per_patient=1).values()]
+    batch = Batches(pieces, load_encoder("statistics", ""), zoom).draw([0, 1], "click", 0, np.random.default_rng(0))
+    assert batch.sizes == [(32, width)] * 2
+    black_box = new_black_box(preprocessing="sam")
+    stepper = build_stepper(AdaptationSettings(optimiser=optimiser))
+    stepper.start(build_visual_prompt("basis"), 1)
+    stepper.step(black_box, batch, torch.Generator().manual_seed(0), _query_directly)
+    assert sum(len(images) for images, _ in black_box.queries) == 2 * stepper.queries_per_slice
+    assert {images.shape[1:3] for images, _ in black_box.queries} == {(32, width)}

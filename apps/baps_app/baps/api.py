@@ -161,7 +161,7 @@ def segment(
     prompt = click.prompt.mapped(canvas.to_canvas)
 
     def predict(candidate: Adapter | None) -> NDArray[np.float32]:
-        return segment_adapted(black_box, candidate, pixels, [prompt])[0]
+        return segment_adapted(black_box, candidate, pixels, [prompt], [canvas.size])[0]
 
     used = adapter if click.plane.axis == SLICE_AXIS else None
     probability, _ = fall_back_on_violated_clicks(predict(used), used, prompt, predict)

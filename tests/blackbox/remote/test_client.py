@@ -18,6 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from baps.blackbox import BlackBox, RemoteSettings, load_black_box
+from baps.blackbox.remote.inference_protocol import Address, connect
+from baps.blackbox.remote.prompt_tensors import to_tensors
+from baps.blackbox.sam import SamBlackBox
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.evaluation.cases import LabelledSlice
 from baps.prompts import Prompt
@@ -25,6 +28,7 @@ from baps.training.adapt import Adaptation, ProgressReport, adapt
 from baps.training.settings import AdaptationSettings
 from tests.support.faulty_server import IMAGE_SIZE, FaultyServer, json_reply, metadata, reply
 from tests.support.hosts import Host
+from tests.support.sam_networks import small_sam
 
 WIRES = ("http", "grpc")
 PROMPTS = [
@@ -66,12 +70,38 @@ def test_remote_and_local_masks_are_equal(bundled_host: Host, bundled: BlackBox,
     np.testing.assert_allclose(remote.segment(images, prompts), bundled.segment(images, prompts), atol=1e-5)
     assert remote.images_queried == 11
     capabilities = remote.capabilities
-    assert (capabilities.name, capabilities.input_size, capabilities.batch_size, capabilities.encodings) == (
-        "bundled",
-        side,
-        4,
-        False,
-    )
+    assert (capabilities.name, capabilities.input_size, capabilities.batch_size) == ("bundled", side, 4)
+    assert (capabilities.encodings, capabilities.preprocessing) == (False, "canvas")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_hosted_model_sees_the_slice_without_its_padding(sam_host: Host, wire: str) -> None:
+    """Its masks are those of the same model on this machine. A model that sees the padding gets no sizes."""
+    remote, local = _remote(sam_host.addresses[wire], batch_size=4), SamBlackBox(small_sam(), "small")
+    images, sizes = _images(5, 192), [(192, 192), (192, 150), (120, 192), (192, 150), (100, 90)]
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[height:], image[:, width:] = 0, 0
+    prompts = [PROMPTS[n % 4] for n in range(5)]
+    masks = remote.segment(images, prompts, sizes)
+    np.testing.assert_allclose(masks, local.segment(images, prompts, sizes), atol=1e-5)
+    assert np.abs(masks - remote.segment(images, prompts))[:, :100, :90].max() > 1e-2
+    assert (remote.images_queried, remote.capabilities.preprocessing) == (10, "remote")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("size", [(0, 5), (193, 192), (5,)], ids=str)
+def test_hosted_model_refuses_invalid_sizes(sam_host: Host, wire: str, size: tuple[int, ...]) -> None:
+    points, labels = to_tensors([CLICK])
+    inputs = {"image": _images(1, 192), "points": points, "labels": labels, "sizes": np.array([size], np.int32)}
+    with pytest.raises(BapsError, match="sizes must give the height and the width of the slice in each image"):
+        connect(Address.parse(sam_host.addresses[wire]), 60).infer(inputs, "probabilities")
+
+
+def test_hosted_model_requires_the_sizes(sam_host: Host) -> None:
+    points, labels = to_tensors([CLICK])
+    inputs = {"image": _images(1, 192), "points": points, "labels": labels}
+    with pytest.raises(BapsError, match="The request needs an input sizes of type INT32"):
+        connect(Address.parse(sam_host.addresses["http"]), 60).infer(inputs, "probabilities")
 
 
 def test_http_and_grpc_describe_the_same_model(bundled_host: Host) -> None:

@@ -22,7 +22,11 @@ def _read(inputs: dict[str, Tensor | None] | None = None, outputs: dict[str, Ten
 
 
 def test_compatible_model_is_accepted() -> None:
-    assert _read() == TensorForm("probabilities", 64, False)
+    assert _read() == TensorForm("probabilities", 64, False, False)
+
+
+def test_sizes_of_the_slices_are_sent_to_a_model_that_declares_them() -> None:
+    assert _read({"sizes": Tensor("INT32", (-1, 2))}) == TensorForm("probabilities", 64, False, True)
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "BOOL"])
@@ -58,6 +62,7 @@ def test_single_image_per_request_is_recognised() -> None:
         ({"points": Tensor("FP64", (-1, -1, 2))}, r"points is FP64 \[-1, -1, 2\], but FP32 \[-1, -1, 2\] is expected"),
         ({"points": Tensor("FP32", (-1, 4, 2))}, r"points is FP32 \[-1, 4, 2\]"),
         ({"labels": None}, r"labels is missing, but INT32 \[-1, -1\] is expected"),
+        ({"sizes": Tensor("INT32", (-1, 3))}, r"sizes is INT32 \[-1, 3\], but INT32 \[-1, 2\] is expected"),
         ({"mask_input": Tensor("FP32", (-1, 256, 256))}, "an input mask_input, for which there is no value"),
     ],
 )

@@ -120,9 +120,7 @@ def test_notes_on_masks_without_the_adapter(own_server: Site, bundled: BlackBox)
         head.last.bias.fill_(-9)
     adapter, store = Adapter(build_visual_prompt("basis"), head.eval()), AdapterStore(own_server.adapters)
     made_for = {"weights_sha256": bundled.capabilities.weights_sha256}
-    store.publish(
-        "spleen", store.add("spleen", adapter, {"adapter": adapter.to_dict(), "black_box": made_for})
-    )
+    store.publish("spleen", store.add("spleen", adapter, {"adapter": adapter.to_dict(), "black_box": made_for}))
     i, j, k = spleen_click("ct_01")
     first = {**OHIF, "label": "spleen", "foreground": [[i, j, k]], "background": [], "plane": "axial"}
     status, reply, file = ask(own_server, "baps", first)

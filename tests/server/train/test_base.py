@@ -136,7 +136,7 @@ def test_invalid_options_of_the_organ_model_are_refused(
 
     store = AdapterStore(tmp_path / "adapters")
     segmenter = OrganSegmenter(load_organ_model(), store, FeatureCache(None))
-    training = OrgansTrainer(lambda: segmenter, LABELS, store, store.root, None)
+    training = OrgansTrainer(lambda: segmenter, LABELS, store.inference_lock_file, store.root, None)
     for options, message in (
         ({"method": "magic"}, "magic"),
         ({"epochs": 0}, "epochs must be at least 1"),

@@ -23,8 +23,8 @@ from baps.adapters.visual_prompt import (
     to_tensor,
     visual_prompt_from_record,
 )
-from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop
-from baps.blackbox import BlackBox, Encoding
+from baps.adapters.zoom import Crop, crop_for_prompt, crop_images, paste_crops, prompt_to_crop, size_in_crop
+from baps.blackbox import BlackBox, Encoding, Size
 from baps.prompts import Prompt
 
 GetEncoding = Callable[[Hashable, Callable[[], Encoding]], Encoding]
@@ -39,11 +39,13 @@ class Crops:
         pixels: the whole images, (B, S, S, 3) uint8, RGB.
         regions: the crop of each image.
         prompts: one per image, in pixels of its enlarged crop.
+        sizes: size of the part of each enlarged crop that shows the slice, or None if there is no padding.
     """
 
     pixels: NDArray[np.uint8]
     regions: Sequence[Crop]
     prompts: Sequence[Prompt]
+    sizes: Sequence[Size] | None = None
 
     @cached_property
     def whole(self) -> torch.Tensor:
@@ -78,12 +80,13 @@ class Adapter:
     head: OutputHead | None = None
     zoom: float = 1.0
 
-    def crop(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]) -> Crops:
+    def crop(self, pixels: NDArray[np.uint8], prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None) -> Crops:
         """Crop images around their prompts.
 
         Args:
             pixels: the whole images, (B, S, S, 3) uint8, RGB.
             prompts: one per image, in pixels of the image.
+            sizes: size of the part of each image that shows the slice, or None if there is no padding.
 
         Returns:
             The crops, which ``transform_images``, ``encoding_key`` and ``refine_masks`` take.
@@ -91,7 +94,9 @@ class Adapter:
         size = pixels.shape[1]
         regions = [crop_for_prompt(prompt, size, self.zoom) for prompt in prompts]
         mapped = [prompt_to_crop(prompt, region, size) for prompt, region in zip(prompts, regions, strict=True)]
-        return Crops(pixels, regions, mapped)
+        if sizes is not None:
+            sizes = [size_in_crop(one, region, size) for one, region in zip(sizes, regions, strict=True)]
+        return Crops(pixels, regions, mapped, sizes)
 
     def encoding_key(self, crops: Crops) -> Hashable:
         """Return what the transformed image depends on beside the image. Equal keys share an encoding.
@@ -213,7 +218,11 @@ def adapter_from_record(record: Mapping[str, Any]) -> Adapter:
 
 
 def segment_adapted(
-    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompts: Sequence[Prompt]
+    black_box: BlackBox,
+    adapter: Adapter | None,
+    pixels: NDArray[np.uint8],
+    prompts: Sequence[Prompt],
+    sizes: Sequence[Size] | None = None,
 ) -> NDArray[np.float32]:
     """Segment images with a black box and its adapter.
 
@@ -222,14 +231,15 @@ def segment_adapted(
         adapter: its adapter, or None for the unadapted model.
         pixels: images, (B, S, S, 3) uint8, RGB.
         prompts: one per image, in pixels of the image.
+        sizes: size of the part of each image that shows the slice, or None if there is no padding.
 
     Returns:
         Probabilities, (B, S, S).
     """
     if adapter is None:
-        return black_box.segment(pixels, prompts)
-    crops = adapter.crop(pixels, prompts)
-    return adapter.refine_masks(crops, black_box.segment(adapter.transform_images(crops), crops.prompts))
+        return black_box.segment(pixels, prompts, sizes)
+    crops = adapter.crop(pixels, prompts, sizes)
+    return adapter.refine_masks(crops, black_box.segment(adapter.transform_images(crops), crops.prompts, crops.sizes))
 
 
 def encode_cached(
@@ -238,6 +248,7 @@ def encode_cached(
     pixels: NDArray[np.uint8],
     prompt: Prompt,
     get_encoding: GetEncoding,
+    size: Size | None = None,
     prefetch: bool = False,
 ) -> Encoding:
     """Run the expensive half of ``segment_cached``.
@@ -248,26 +259,34 @@ def encode_cached(
         pixels: one image, (S, S, 3) uint8, RGB.
         prompt: the prompt, in pixels of the image.
         get_encoding: returns the cached encoding of this image for a key, or makes it.
+        size: size of the part of the image that shows the slice, or None if there is no padding.
         prefetch: whether the encoding is made in advance, so that no user waits for it yet.
 
     Returns:
         The encoding of the transformed image.
     """
     if adapter is None:
-        return get_encoding(None, lambda: black_box.encode(pixels, prefetch))
-    return _encode_crops(black_box, adapter, adapter.crop(pixels[None], [prompt]), get_encoding, prefetch)
+        return get_encoding(None, lambda: black_box.encode(pixels, prefetch, size))
+    crops = adapter.crop(pixels[None], [prompt], None if size is None else [size])
+    return _encode_crops(black_box, adapter, crops, get_encoding, prefetch)
 
 
 def _encode_crops(
     black_box: BlackBox, adapter: Adapter, crops: Crops, get_encoding: GetEncoding, prefetch: bool = False
 ) -> Encoding:
+    size = crops.sizes[0] if crops.sizes else None
     return get_encoding(
-        adapter.encoding_key(crops), lambda: black_box.encode(adapter.transform_images(crops)[0], prefetch)
+        adapter.encoding_key(crops), lambda: black_box.encode(adapter.transform_images(crops)[0], prefetch, size)
     )
 
 
 def segment_cached(
-    black_box: BlackBox, adapter: Adapter | None, pixels: NDArray[np.uint8], prompt: Prompt, get_encoding: GetEncoding
+    black_box: BlackBox,
+    adapter: Adapter | None,
+    pixels: NDArray[np.uint8],
+    prompt: Prompt,
+    get_encoding: GetEncoding,
+    size: Size | None = None,
 ) -> NDArray[np.float32]:
     """Segment one image as ``segment_adapted`` does, and reuse its encoding where the black box has encodings.
 
@@ -277,14 +296,16 @@ def segment_cached(
         pixels: one image, (S, S, 3) uint8, RGB.
         prompt: the prompt, in pixels of the image.
         get_encoding: returns the cached encoding of this image for a key, or makes it.
+        size: size of the part of the image that shows the slice, or None if there is no padding.
 
     Returns:
         Probabilities, (S, S).
     """
+    sizes = None if size is None else [size]
     if not black_box.capabilities.encodings:
-        return segment_adapted(black_box, adapter, pixels[None], [prompt])[0]
+        return segment_adapted(black_box, adapter, pixels[None], [prompt], sizes)[0]
     if adapter is None:
-        return black_box.decode(encode_cached(black_box, None, pixels, prompt, get_encoding), prompt)
-    crops = adapter.crop(pixels[None], [prompt])
+        return black_box.decode(encode_cached(black_box, None, pixels, prompt, get_encoding, size), prompt)
+    crops = adapter.crop(pixels[None], [prompt], sizes)
     probability = black_box.decode(_encode_crops(black_box, adapter, crops, get_encoding), crops.prompts[0])
     return adapter.refine_masks(crops, probability[None])[0]

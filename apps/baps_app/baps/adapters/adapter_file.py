@@ -110,16 +110,19 @@ def read_with(
         ) from error
 
 
-def check_trained_for(record: Mapping[str, Any], model: str, weights_sha256: str) -> None:
+def check_trained_for(
+    record: Mapping[str, Any], model: str, weights_sha256: str, preprocessing: str = "canvas"
+) -> None:
     """Check that an adapter was trained for the weights of a model.
 
     Args:
         record: record of the adapter.
         model: name of the model, for the error message.
         weights_sha256: SHA-256 of the model's weights.
+        preprocessing: how the model prepares images, see ``Capabilities``. Organ models have only one way.
 
     Raises:
-        InputError: if the adapter was trained for other weights.
+        InputError: if the adapter was trained for other weights, or for images that were preprocessed differently.
     """
     trained_for = record.get("black_box") or {}
     name, digest = trained_for.get("name", "an unknown model"), str(trained_for.get("weights_sha256", "unknown"))
@@ -127,4 +130,10 @@ def check_trained_for(record: Mapping[str, Any], model: str, weights_sha256: str
         raise InputError(
             f"The adapter was trained for {name} with weights {digest[:12]}..., not for {model} with "
             f"{weights_sha256[:12]}.... Name that model and its weights, or adapt again."
+        )
+    other = str(trained_for.get("preprocessing", "unknown"))
+    if other != preprocessing:
+        raise InputError(
+            f"The adapter was trained for {name} with the preprocessing {other}, but {model} now uses {preprocessing}. "
+            "Adapt again."
         )

@@ -32,6 +32,8 @@ def rename_record(record: Mapping[str, Any]) -> dict[str, Any]:
     renamed = {_OLD_KEYS.get(key, key): value for key, value in record.items()}
     if isinstance(renamed.get("settings"), dict):
         renamed["settings"] = rename_settings(renamed["settings"])
+    if isinstance(renamed.get("black_box"), dict):  # Every model saw the padded canvas.
+        renamed["black_box"] = {"preprocessing": "canvas", **renamed["black_box"]}
     if "status" in renamed:
         renamed["status"] = _OLD_STATUS.get(renamed["status"], renamed["status"])
     return renamed

@@ -113,6 +113,22 @@ def prompt_to_crop(prompt: Prompt, crop: Crop, image_size: int) -> Prompt:
     return Prompt(tuple(shift(prompt.positive)), tuple(inside), box).scaled(scale, scale)
 
 
+def size_in_crop(size: tuple[int, int], crop: Crop, image_size: int) -> tuple[int, int]:
+    """Map the size of the part of an image that shows the slice to an enlarged crop.
+
+    Args:
+        size: height and width of that part, pixels from the upper left corner of the image.
+        crop: the crop.
+        image_size: width and height of the image and of the enlarged crop, pixels.
+
+    Returns:
+        Height and width of the same part of the enlarged crop, pixels; at least 1.
+    """
+    scale = image_size / crop.size
+    height, width = (round((length - start) * scale) for length, start in zip(size, (crop.top, crop.left), strict=True))
+    return min(image_size, max(1, height)), min(image_size, max(1, width))
+
+
 def paste_crops(probability: torch.Tensor, crops: Sequence[Crop], image_size: int) -> torch.Tensor:
     """Paste predictions on enlarged crops into their images.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from baps.blackbox.choices import BLACK_BOXES
-    from baps.blackbox.interface import BlackBox, Capabilities, Encoding, model_seconds
+    from baps.blackbox.interface import BlackBox, Capabilities, Encoding, Size, model_seconds
     from baps.blackbox.loading import load_black_box
     from baps.blackbox.remote.settings import RemoteSettings
     from baps.prompts import Prompt
@@ -19,6 +19,7 @@ __all__ = [
     "Encoding",
     "Prompt",
     "RemoteSettings",
+    "Size",
     "load_black_box",
     "model_seconds",
 ]

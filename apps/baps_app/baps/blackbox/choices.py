@@ -2,5 +2,8 @@
 
 from __future__ import annotations
 
-BLACK_BOXES = ("bundled", "sam", "sam2", "remote")
+CHECKPOINT_BLACK_BOXES = ("sam", "medsam", "sam_hq", "sam2", "sam3")
+"""Names of the black boxes that need a checkpoint."""
+
+BLACK_BOXES = ("bundled", *CHECKPOINT_BLACK_BOXES, "remote")
 """Names that ``load_black_box`` knows."""

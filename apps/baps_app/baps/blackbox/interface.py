@@ -21,6 +21,10 @@ from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
 from baps.utils.priority_lock import PriorityLock
 
+Size = tuple[int, int]
+"""Height and width of the part of a square image that shows the slice, in pixels from its upper left corner. The rest
+is padding."""
+
 _seconds: ContextVar[list[float] | None] = ContextVar("model_seconds", default=None)
 
 
@@ -56,6 +60,9 @@ class Capabilities:
         input_size: longest side of an image that the model resolves, pixels; a larger image is downscaled to it.
         resends: whether an image may have to be sent, and counted, more than once.
         video: whether it can propagate a mask from slice to slice, with a memory of its own.
+        preprocessing: how images are prepared for the network. ``canvas``: it sees the square canvas with its black
+            padding. ``sam``, ``medsam``, ``sam_hq``, ``sam2`` or ``sam3``: it sees the slice without padding, resized,
+            normalised and padded as the model's authors do. An adapter fits one preprocessing only.
     """
 
     name: str
@@ -68,6 +75,12 @@ class Capabilities:
     input_size: int
     resends: bool = False
     video: bool = False
+    preprocessing: str = "canvas"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What an adapter of this model depends on: the weights' SHA-256 and the preprocessing."""
+        return self.weights_sha256, self.preprocessing
 
 
 class Encoding:
@@ -78,10 +91,12 @@ class Encoding:
         nbytes: memory that it takes, bytes.
     """
 
-    __slots__ = ("_content", "nbytes")
+    __slots__ = ("_content", "_shape", "nbytes")
 
     def __init__(self, content: object, nbytes: int) -> None:
         self._content = content
+        self._shape: Size | None = None
+        """Height and width of the image with its padding, pixels."""
         self.nbytes = nbytes
 
 
@@ -109,12 +124,15 @@ class BlackBox(ABC):
         """Number of masks requested so far, which is what an API would bill."""
         return self._images_queried
 
-    def segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def segment(
+        self, images: NDArray[np.uint8], prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None
+    ) -> NDArray[np.float32]:
         """Segment a batch of images.
 
         Args:
             images: images, (B, H, W, 3) uint8, RGB.
             prompts: one per image, in pixels of the image.
+            sizes: size of the part of each image that shows the slice, or None if there is no padding.
 
         Returns:
             Probability of the object at each pixel, (B, H, W) in [0, 1].
@@ -128,22 +146,29 @@ class BlackBox(ABC):
         if len(images) != len(prompts):
             raise InputError(f"There are {len(images)} images but {len(prompts)} prompts; give one prompt per image.")
         prompts = [self._understood_part(prompt) for prompt in prompts]
-        size = self.capabilities.batch_size
+        rows_by_size: dict[Size, list[int]] = {}
+        for row in range(len(images)):
+            size = self._shown(None if sizes is None else sizes[row], images.shape[1:3])
+            rows_by_size.setdefault(size, []).append(row)
+        probability, batch_size = np.zeros(images.shape[:3], np.float32), self.capabilities.batch_size
         with self._query():
             self._count(len(images))
-            parts = []
-            for start in range(0, len(images), size):
-                if self.wait:
-                    self.wait()
-                parts.append(self._segment(images[start : start + size], prompts[start : start + size]))
-        return self._checked_output(np.concatenate(parts), images.shape[:3])
+            for (height, width), rows in rows_by_size.items():
+                for start in range(0, len(rows), batch_size):
+                    if self.wait:
+                        self.wait()
+                    batch = rows[start : start + batch_size]
+                    answer = self._segment(images[batch, :height, :width], [prompts[row] for row in batch])
+                    probability[batch, :height, :width] = self._checked_output(answer, (len(batch), height, width))
+        return probability
 
-    def encode(self, image: NDArray[np.uint8], prefetch: bool = False) -> Encoding:
+    def encode(self, image: NDArray[np.uint8], prefetch: bool = False, size: Size | None = None) -> Encoding:
         """Encode one image, which is the expensive half of ``segment``. It is not counted as a query.
 
         Args:
             image: the image, (H, W, 3) uint8, RGB.
             prefetch: whether no user waits for the encoding yet. Other calls do not wait for it either.
+            size: size of the part of the image that shows the slice, or None if there is no padding.
 
         Returns:
             The encoding.
@@ -153,8 +178,13 @@ class BlackBox(ABC):
         """
         if not self.capabilities.encodings:
             raise InputError(f"The black box {self.capabilities.name} has no encodings; use segment.")
+        image = _checked_images(image[None])[0]
+        shape = (image.shape[0], image.shape[1])
+        height, width = self._shown(size, shape)
         with self._query(prefetch):
-            return self._encode(_checked_images(image[None])[0])
+            encoding = self._encode(image[:height, :width])
+        encoding._shape = shape
+        return encoding
 
     def decode(self, encoding: Encoding, prompt: Prompt) -> NDArray[np.float32]:
         """Segment the object of one prompt on an encoded image, which is the cheap half of ``segment``.
@@ -164,13 +194,13 @@ class BlackBox(ABC):
             prompt: the prompt, in pixels of the image.
 
         Returns:
-            Probability of the object at each pixel, (H, W) in [0, 1].
+            Probability of the object at each pixel, (H, W) in [0, 1]; 0 in the padding.
         """
         prompt = self._understood_part(prompt)
         with self._query():
             self._count(1)
             probability = self._decode(encoding, prompt)
-        return self._checked_output(probability, probability.shape)
+        return _padded(self._checked_output(probability, probability.shape), encoding._shape)
 
     def propagate(
         self,
@@ -179,6 +209,7 @@ class BlackBox(ABC):
         start: int,
         end: int,
         background: Mapping[int, Sequence[Point]] | None = None,
+        size: Size | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Propagate an object from slice to slice, with the model's own memory of where it was.
 
@@ -191,6 +222,7 @@ class BlackBox(ABC):
             start: index of the slice to begin beside.
             end: index to stop before; below ``start`` to go down.
             background: negative clicks by slice index, (X, Y) in pixels of the slice.
+            size: size of the part of each image that shows the slice, or None if there is no padding.
 
         Yields:
             Index of each slice after ``start``, and the probability of the object on it, (H, W).
@@ -205,8 +237,9 @@ class BlackBox(ABC):
         memory: object = None
         for index, mask in masks.items():
             image = _checked_images(slices(index)[None])[0]
+            height, width = self._shown(size, mask.shape)
             with self._query():
-                memory = self._remember(memory, index, image, mask)
+                memory = self._remember(memory, index, image[:height, :width], mask[:height, :width])
         step = 1 if end > start else -1
         for index in range(start + step, end, step):
             image = _checked_images(slices(index)[None])[0]
@@ -214,8 +247,10 @@ class BlackBox(ABC):
                 self.wait()
             with self._query():
                 self._count(1)
-                probability = self._propagate(memory, index, image, step < 0, (background or {}).get(index, ()))
-            yield index, self._checked_output(probability, image.shape[:2])
+                probability = self._propagate(
+                    memory, index, image[:height, :width], step < 0, (background or {}).get(index, ())
+                )
+            yield index, _padded(self._checked_output(probability, (height, width)), (image.shape[0], image.shape[1]))
 
     @contextmanager
     def _query(self, prefetch: bool = False) -> Iterator[None]:
@@ -226,6 +261,13 @@ class BlackBox(ABC):
             finally:
                 if (seconds := _seconds.get()) is not None:
                     seconds.append(time.perf_counter() - started)
+
+    def _shown(self, size: Size | None, shape: tuple[int, ...]) -> Size:
+        """Return the part of an image (H, W) that the model sees: without padding, unless it works on the canvas."""
+        height, width = shape
+        if size is None or self.capabilities.preprocessing == "canvas":
+            return height, width
+        return min(size[0], height), min(size[1], width)
 
     def _checked_output(self, probability: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return an output that can be one; another is neither shown nor learned from."""
@@ -275,6 +317,15 @@ class BlackBox(ABC):
     ) -> NDArray[np.float32]:
         """Return the probability of the object on the next slice, (H, W), and add it to the memory."""
         raise NotImplementedError
+
+
+def _padded(probability: NDArray[np.float32], shape: Size | None) -> NDArray[np.float32]:
+    """Add the padding of an image (H, W) to a mask of the part that the model saw."""
+    if shape is None or shape == probability.shape:
+        return probability
+    padded = np.zeros(shape, np.float32)
+    padded[: probability.shape[0], : probability.shape[1]] = probability
+    return padded
 
 
 def _checked_images(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,14 +15,31 @@ from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.choices import BLACK_BOXES
 from baps.blackbox.device import usable_device
 from baps.blackbox.interface import BlackBox
+from baps.blackbox.medsam import MedSamBlackBox
 from baps.blackbox.remote.client import RemoteBlackBox
 from baps.blackbox.remote.settings import RemoteSettings
 from baps.blackbox.sam import SamBlackBox
-from baps.blackbox.weights import load_weights
+from baps.blackbox.weights import check_sha256, load_weights
 from baps.errors import InputError, MissingExtraError
+
+logger = logging.getLogger(__name__)
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "bundled.safetensors"
 """Path of the weights of the bundled model."""
+
+_NOT_MAINTAINED = (
+    "which no maintained package loads. Use SAM, MedSAM, SAM-HQ, SAM 2 or SAM 3, or serve it on another machine "
+    "(black_box=remote)."
+)
+_OTHER_FORMAT = "in the format of its authors. Give the files that transformers saves, with black_box={}."
+_RELATIVES = {
+    "mask_decoder.hf_token": ("SAM-HQ", _OTHER_FORMAT.format("sam_hq")),
+    "image_encoder.patch_embed.seq.": ("MobileSAM", _NOT_MAINTAINED),
+    "mask_decoder.final_output_upscaling_layers.": ("EfficientSAM", _NOT_MAINTAINED),
+    "detector.backbone.": ("SAM 3", _OTHER_FORMAT.format("sam3")),
+}
+"""Models that descend from SAM and have other networks: part of the name of one of their tensors, and what to do."""
+
 _SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 
@@ -34,9 +53,11 @@ def load_black_box(
     """Load a black box.
 
     Args:
-        name: ``bundled``, ``sam`` for a SAM or MedSAM checkpoint (vit_b, vit_l or vit_h, recognised by the weights),
-            ``sam2`` for a checkpoint of SAM 2 or 2.1 (of any size), or ``remote`` for a model on another machine.
-        weights: path of the checkpoint; required for ``sam`` and ``sam2``.
+        name: ``bundled``, ``sam`` for a SAM checkpoint (vit_b, vit_l or vit_h, recognised by the weights), ``medsam``
+            for a MedSAM checkpoint, which has the same tensors but other images, ``sam2`` for a checkpoint of SAM 2 or
+            2.1 (of any size), ``sam_hq`` or ``sam3`` for the files that transformers saves of them, or ``remote`` for a
+            model on another machine.
+        weights: path of the checkpoint; required for all but ``bundled`` and ``remote``.
         sha256: hash that the checkpoint must have, or "" for the published one if the file name is known. For a remote
             model, the identity that it must have.
         device: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``. A remote model has its own.
@@ -62,7 +83,9 @@ def load_black_box(
         return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
     if weights is None:
         raise InputError(f"The black box {name} needs weights: give the path of a checkpoint of it.")
-    return _sam(weights, sha256, device) if name == "sam" else _sam2(weights, sha256, device)
+    if name in ("sam_hq", "sam3"):
+        return _transformers(name, weights, sha256, device)
+    return _sam2(weights, sha256, device) if name == "sam2" else _sam(name, weights, sha256, device)
 
 
 def bundled_network(weights: Path = BUNDLED_WEIGHTS, sha256: str = "") -> tuple[Sam, str]:
@@ -92,11 +115,13 @@ def bundled_network(weights: Path = BUNDLED_WEIGHTS, sha256: str = "") -> tuple[
 
 def _bundled(weights: Path, sha256: str, device: str) -> BlackBox:
     model, digest = bundled_network(weights, sha256)
-    return SamBlackBox(model.to(device, memory_format=torch.channels_last), "bundled", digest, batch_size=16)
+    model = model.to(device, memory_format=torch.channels_last)
+    return SamBlackBox(model, "bundled", digest, batch_size=16, preprocessing="canvas")
 
 
-def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
+def _sam(name: str, weights: Path, sha256: str, device: str) -> BlackBox:
     state, digest = load_weights(weights, sha256)
+    _check_readable(weights, state)
     width = state.get("image_encoder.patch_embed.proj.weight", torch.empty(0)).shape[:1]
     variant = _SAM_WIDTHS.get(width[0] if width else 0)
     if variant is None:
@@ -106,14 +131,28 @@ def _sam(weights: Path, sha256: str, device: str) -> BlackBox:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{weights} looks like SAM {variant}, but its tensors do not fit: {error}") from error
-    boxes_only = "medsam" in weights.name.lower()  # MedSAM was trained with boxes only.
-    return SamBlackBox(
-        model.to(device),
-        f"{'medsam' if boxes_only else 'sam'}_{variant}",
-        digest,
-        clicks=not boxes_only,
-        batch_size=1 if device == "cpu" else 8,
-    )
+    model, batch_size = model.to(device), 1 if device == "cpu" else 8
+    if name == "sam" and "medsam" in weights.name.lower():  # Earlier releases had no black box medsam.
+        logger.warning(
+            "%s is loaded as MedSAM because of its name. Declare it with black_box=medsam; if it is a SAM, rename the "
+            "file.",
+            weights.name,
+        )
+        name = "medsam"
+    if name == "medsam":
+        return MedSamBlackBox(model, f"medsam_{variant}", digest, batch_size=batch_size)
+    return SamBlackBox(model, f"sam_{variant}", digest, batch_size=batch_size)
+
+
+def _check_readable(weights: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse the checkpoints of SAM's relatives by name, which would otherwise be reported by their tensors.
+
+    Raises:
+        InputError: if the checkpoint is of a relative that cannot be loaded.
+    """
+    for key, (relative, remedy) in _RELATIVES.items():
+        if any(key in tensor for tensor in state):
+            raise InputError(f"{weights} is a checkpoint of {relative}, {remedy}")
 
 
 def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
@@ -122,8 +161,19 @@ def _sam2(weights: Path, sha256: str, device: str) -> BlackBox:
     except ImportError as error:
         raise MissingExtraError("The black box sam2", "sam2") from error
     state, digest = load_weights(weights, sha256)
+    _check_readable(weights, state)
     try:
         model, name = sam2_from_state(state)
     except InputError as error:
         raise InputError(f"{weights}: {error}") from error
     return Sam2BlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)
+
+
+def _transformers(name: str, weights: Path, sha256: str, device: str) -> BlackBox:
+    try:
+        from baps.blackbox.transformers_sam import TransformersBlackBox, read_transformers_model
+    except ImportError as error:
+        raise MissingExtraError(f"The black box {name}", "encoders") from error
+    digest = check_sha256(weights, sha256)
+    model = read_transformers_model(name, weights)
+    return TransformersBlackBox(model.to(device), name, digest, batch_size=1 if device == "cpu" else 8)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from baps.blackbox.interface import BlackBox, Capabilities, Encoding
 from baps.errors import BapsError
-from baps.prompts import Prompt
+from baps.prompts import Point, Prompt
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -102,6 +102,7 @@ class LocalBlackBox(BlackBox):
         clicks: False for a model that was trained with boxes only.
         batch_size: see ``Capabilities``.
         video: whether the model has a memory of slices.
+        preprocessing: see ``Capabilities``.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class LocalBlackBox(BlackBox):
         clicks: bool,
         batch_size: int,
         video: bool = False,
+        preprocessing: str,
     ) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
@@ -129,6 +131,7 @@ class LocalBlackBox(BlackBox):
             batch_size=batch_size,
             input_size=input_size,
             video=video,
+            preprocessing=preprocessing,
         )
 
     @property
@@ -181,12 +184,17 @@ class LocalBlackBox(BlackBox):
     def _predict(self, embedded: Embeddings, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Predict masks for a batch; prompts with the same number of clicks are decoded together."""
         (original_height, original_width), (height, width) = embedded.original, embedded.resized
+
+        def to_input(point: Point) -> Point:
+            # As the models' own predictors do: the first pixel stays at 0. The prompt encoder adds half a pixel.
+            return point[0] * (width / original_width), point[1] * (height / original_height)
+
         groups: dict[tuple[int, bool], list[int]] = {}
         for row, prompt in enumerate(prompts):
             groups.setdefault((len(prompt.positive) + len(prompt.negative), prompt.box is not None), []).append(row)
         low = None
         for rows in groups.values():
-            group = [prompts[row].scaled(width / original_width, height / original_height) for row in rows]
+            group = [prompts[row].mapped(to_input) for row in rows]
             clicks, boxes = None, None
             if group[0].positive or group[0].negative:
                 points = [[*prompt.positive, *prompt.negative] for prompt in group]
@@ -199,7 +207,7 @@ class LocalBlackBox(BlackBox):
                 low = masks.new_empty((len(prompts), *masks.shape[1:]))
             low[rows] = masks
         assert low is not None
-        return self._enlarge(low, embedded)[:, 0].float().sigmoid().cpu().numpy()
+        return self._probabilities(low.float(), embedded)[:, 0].cpu().numpy()
 
     @abstractmethod
     def _resized(self, original: tuple[int, int]) -> tuple[int, int]:
@@ -214,5 +222,5 @@ class LocalBlackBox(BlackBox):
         """Return logits (B, 1, h, w) for prompts of one form, one per image: clicks, boxes (B, 4) as X0, Y0, X1, Y1."""
 
     @abstractmethod
-    def _enlarge(self, low: torch.Tensor, embedded: Embeddings) -> torch.Tensor:
-        """Resize logits (B, 1, h, w) to the size of the images, (B, 1, H, W)."""
+    def _probabilities(self, low: torch.Tensor, embedded: Embeddings) -> torch.Tensor:
+        """Convert logits (B, 1, h, w) to probabilities at the pixels of the images, (B, 1, H, W)."""

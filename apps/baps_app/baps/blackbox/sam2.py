@@ -102,7 +102,16 @@ class Sam2BlackBox(LocalBlackBox):
     """
 
     def __init__(self, model: SAM2VideoPredictor, name: str, weights_sha256: str = "", *, batch_size: int = 1) -> None:
-        super().__init__(model, model.image_size, name, weights_sha256, clicks=True, batch_size=batch_size, video=True)
+        super().__init__(
+            model,
+            model.image_size,
+            name,
+            weights_sha256,
+            clicks=True,
+            batch_size=batch_size,
+            video=True,
+            preprocessing="sam2",
+        )
         self._model = model
         self._mean = torch.tensor(_MEAN, device=self._device).view(3, 1, 1) * 255
         self._std = torch.tensor(_STD, device=self._device).view(3, 1, 1) * 255
@@ -144,8 +153,8 @@ class Sam2BlackBox(LocalBlackBox):
         logits: torch.Tensor = masks
         return logits
 
-    def _enlarge(self, low: torch.Tensor, embedded: Embeddings) -> torch.Tensor:
-        return F.interpolate(low.float(), embedded.original, mode="bilinear", align_corners=False)
+    def _probabilities(self, low: torch.Tensor, embedded: Embeddings) -> torch.Tensor:
+        return F.interpolate(low, embedded.original, mode="bilinear", align_corners=False).sigmoid()
 
     @convert_out_of_memory
     @torch.inference_mode()

@@ -97,7 +97,7 @@ class Sam2Memory:
     def _clicks(self, background: Sequence[Point]) -> dict[str, torch.Tensor]:
         height, width = self._size
         input_size = self._model.image_size
-        points = [[(x + 0.5) * input_size / width - 0.5, (y + 0.5) * input_size / height - 0.5] for x, y in background]
+        points = [[x * input_size / width, y * input_size / height] for x, y in background]
         device = self._state["device"]
         return {
             "point_coords": torch.tensor([points], device=device),

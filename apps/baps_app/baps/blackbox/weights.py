@@ -46,6 +46,31 @@ def _sha256(path: Path, _modified: int, _size: int) -> str:
     return digest.hexdigest()
 
 
+def check_sha256(path: Path, expected_sha256: str = "") -> str:
+    """Check that a weights file is the expected one, before it is opened.
+
+    Args:
+        path: path of the file.
+        expected_sha256: the hash that the operator expects, or "" for the published one of a file of this name.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        InputError: if the file is missing, or has another hash.
+    """
+    if not path.is_file():
+        raise InputError(f"The weights file {path} does not exist. Give the path of a checkpoint on this machine.")
+    digest = sha256(path)
+    expected = (expected_sha256 or KNOWN_SHA256.get(path.name, "")).lower()
+    if expected and digest != expected:
+        raise InputError(
+            f"The weights file {path} has SHA-256 {digest}, but {expected} was expected. The download is broken or "
+            "the file is another one: fetch it again, or give the hash that you trust."
+        )
+    return digest
+
+
 def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch.Tensor], str]:
     """Read a state dict.
 
@@ -59,15 +84,7 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
     Raises:
         InputError: if the file is missing, has another hash, or is not a plain state dict.
     """
-    if not path.is_file():
-        raise InputError(f"The weights file {path} does not exist. Give the path of a checkpoint on this machine.")
-    digest = sha256(path)
-    expected = (expected_sha256 or KNOWN_SHA256.get(path.name, "")).lower()
-    if expected and digest != expected:
-        raise InputError(
-            f"The weights file {path} has SHA-256 {digest}, but {expected} was expected. The download is broken or "
-            "the file is another one: fetch it again, or give the hash that you trust."
-        )
+    digest = check_sha256(path, expected_sha256)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

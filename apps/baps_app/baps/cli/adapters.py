@@ -106,7 +106,7 @@ def evidence(
     sequences = {}
     for version, status in statuses.items():
         console.print(f"{version}{' (served)' if status.serves else ''}: {status.sentence()}", markup=False)
-        stream = found.gate.open(version, store.record(_label(label), version)["black_box"]["weights_sha256"])
+        stream = found.gate.open(version, status.black_box)
         differences = stream.differences()
         sequences[version] = differences, confidence_sequence(differences)
         if status.in_play and len(stream):

@@ -38,7 +38,7 @@ def serve(
     from baps.utils.url_host import url_host
 
     if read_settings(settings).black_box == "remote":
-        raise InputError("A remote model is already served. Use its address, or serve bundled, sam or sam2.")
+        raise InputError("A remote model is already served. Use its address, or serve a model of this machine.")
     check_port(host, port)
     check_port(host, grpc_port)
     try:

@@ -53,7 +53,7 @@ def evaluate(
     loaded, record = read_adapter(adapter) if adapter else (None, None)
     _, model = options.load_site(settings)
     if record is not None:
-        check_trained_for(record, model.capabilities.name, model.capabilities.weights_sha256)
+        check_trained_for(record, model.capabilities.name, *model.capabilities.identity)
     folders = find_cases(images, labels, options.parse_label(label))
     options.print_notes(folders.notes)
     options.print_skipped(folders.skipped)

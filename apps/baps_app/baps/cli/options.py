@@ -24,7 +24,7 @@ Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with t
 BlackBox = Annotated[
     str, typer.Option(help=f"The model: {', '.join(BLACK_BOXES[:-1])} or {BLACK_BOXES[-1]} (on another machine).")
 ]
-Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; sam and sam2 need one.")]
+Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; bundled and remote need none.")]
 WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="SHA-256 that the checkpoint must have.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Remote = Annotated[

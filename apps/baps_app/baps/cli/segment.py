@@ -79,7 +79,7 @@ def segment(
     loaded, record = read_adapter(adapter) if adapter else (None, None)
     site, model = options.load_site(settings)
     if record is not None:
-        check_trained_for(record, model.capabilities.name, model.capabilities.weights_sha256)
+        check_trained_for(record, model.capabilities.name, *model.capabilities.identity)
     segmenter, labels = Segmenter(model, AdapterStore(site.adapters)), list(site.labels)
 
     def load_adapter(label: str) -> LoadedAdapter | None:

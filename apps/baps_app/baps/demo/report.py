@@ -107,11 +107,14 @@ def _draw_curve(result: dict[str, Any]) -> Figure:
     axes.plot(images, scores, "o-", color="#1f8a54", label="training slices, fixed clicks")
     if "before" in result:
         end = result["black_box_images"]
+        axes.errorbar([end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="adapted")
         axes.errorbar(
-            [end], [result["after"]], [result["after_std"]], fmt="s", color="#1f8a54", label="not trained on, adapted"
-        )
-        axes.errorbar(
-            [end], [result["before"]], [result["before_std"]], fmt="s", color="#d97a00", label="not trained on, unadapted"
+            [end],
+            [result["before"]],
+            [result["before_std"]],
+            fmt="s",
+            color="#d97a00",
+            label="unadapted",
         )
     axes.set_xlabel("black-box images")
     axes.set_ylabel("Dice")

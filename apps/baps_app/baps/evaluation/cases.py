@@ -131,7 +131,8 @@ def labelled_slices(
         canvas = Canvas.fit(volume, plane, side)
         target = canvas.draw(plane.extract(organ)) > 0.5
         if target.sum() >= _MIN_PIXELS:
-            labelled.append(LabelledSlice(case.patient, canvas_image(volume, plane, canvas, window), target, window))
+            image = canvas_image(volume, plane, canvas, window)
+            labelled.append(LabelledSlice(case.patient, image, target, window, canvas.size))
     if not labelled:
         raise InputError(
             f"The organ in {case.labels.name} is smaller than {_MIN_PIXELS} pixels of a canvas of {side} on every "

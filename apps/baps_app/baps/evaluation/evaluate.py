@@ -166,7 +166,8 @@ def _score(
         canvas, target = Canvas.fit(volume, plane, side), plane.extract(organ)
         seed_parts = [crc32(case.image.name.encode()), case.value, index]
         generators = [np.random.default_rng([seed, n, *seed_parts]) for n in range(CLICK_SEEDS)]
-        segment = build_segment_function(black_box, adapter, canvas_image(volume, plane, canvas, window))
+        image = canvas_image(volume, plane, canvas, window)
+        segment = build_segment_function(black_box, adapter, image, canvas.size)
 
         def masks(
             prompts: Sequence[Prompt], segment: SegmentFunction = segment, canvas: Canvas = canvas

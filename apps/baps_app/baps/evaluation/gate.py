@@ -51,6 +51,7 @@ class CandidateStatus:
 
     Attributes:
         candidate: version of the adapter.
+        black_box: the model that it was judged with.
         state: its state.
         serves: whether it is the one to serve.
         in_play: whether the next patients judge it; otherwise a newer candidate took its place.
@@ -62,6 +63,7 @@ class CandidateStatus:
     """
 
     candidate: str
+    black_box: str
     state: State
     serves: bool
     in_play: bool
@@ -237,6 +239,7 @@ class Gate:
             state = State.REJECTED
         return CandidateStatus(
             candidate=stream.candidate,
+            black_box=stream.black_box,
             state=state,
             serves=serves,
             in_play=in_play,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter, segment_adapted, segment_cached
 from baps.adapters.click_consistency import fall_back_on_violated_clicks
-from baps.blackbox import BlackBox, Encoding
+from baps.blackbox import BlackBox, Encoding, Size
 from baps.imaging.metrics import dice
 from baps.prompts import Prompt
 from baps.prompts.simulated import MAX_CLICKS, draw_correction, draw_prompt
@@ -74,7 +74,9 @@ def simulate_corrections(
     return scores
 
 
-def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8]) -> SegmentFunction:
+def build_segment_function(
+    black_box: BlackBox, adapter: Adapter | None, image: NDArray[np.uint8], size: Size | None = None
+) -> SegmentFunction:
     """Build the function that segments an image for several prompts, as a viewer would get the masks.
 
     The image is encoded once if the black box supports encodings.
@@ -83,6 +85,7 @@ def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: 
         black_box: the model.
         adapter: an adapter of the black box, or None for the unadapted model.
         image: (S, S, 3) uint8.
+        size: height and width of the part of the image that shows the slice, pixels, or None if there is no padding.
 
     Returns:
         The function.
@@ -96,14 +99,15 @@ def build_segment_function(black_box: BlackBox, adapter: Adapter | None, image: 
                 encodings[full_key] = encode()
             return encodings[full_key]
 
-        return segment_cached(black_box, candidate, image, prompt, get_or_encode)
+        return segment_cached(black_box, candidate, image, prompt, get_or_encode, size)
 
     def segment(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         if black_box.capabilities.encodings:
             answers = [predict(adapter, prompt) for prompt in prompts]
         else:
             images = np.repeat(image[None], len(prompts), axis=0)
-            answers = list(segment_adapted(black_box, adapter, images, prompts))
+            sizes = None if size is None else [size] * len(prompts)
+            answers = list(segment_adapted(black_box, adapter, images, prompts, sizes))
         for row, prompt in enumerate(prompts):
             answers[row], _ = fall_back_on_violated_clicks(
                 answers[row], adapter, prompt, partial(predict, prompt=prompt)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from baps.adapters.adapter import Adapter, segment_adapted
 from baps.blackbox import BlackBox
-from baps.evaluation.slices import AnySlice
+from baps.evaluation.slices import AnySlice, shown_sizes
 from baps.imaging.metrics import dice
 from baps.prompts.simulated import draw_prompt
 
@@ -51,7 +51,7 @@ def score_slices(
                 for row, target in zip(rows, targets, strict=True)
             ]
             images = np.stack([s.image for s in batch])
-            answers = segment_adapted(black_box, adapter, images, prompts)
+            answers = segment_adapted(black_box, adapter, images, prompts, shown_sizes(batch))
             for row, probability, target in zip(rows, answers, targets, strict=True):
                 scores[row, number] = dice(probability > 0.5, target)
     return scores

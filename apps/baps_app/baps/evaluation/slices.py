@@ -12,6 +12,7 @@ from typing import IO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from baps.blackbox import Size
 from baps.errors import BapsError
 from baps.imaging.windowing import Window
 
@@ -27,12 +28,14 @@ class LabelledSlice:
         image: (S, S, 3) uint8.
         target: mask of the organ, (S, S); never empty.
         window: the window that the image was made with.
+        size: height and width of the part of the image that shows the slice, pixels; None if there is no padding.
     """
 
     patient: str
     image: NDArray[np.uint8]
     target: NDArray[np.bool_]
     window: Window
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class StoredSlice:
     Attributes:
         patient: the patient.
         window: the window that the image was made with.
+        size: height and width of the part of the image that shows the slice, pixels; None if there is no padding.
     """
 
     patient: str
@@ -50,6 +54,7 @@ class StoredSlice:
     _offset: int
     _side: int
     _channels: int
+    size: Size | None = None
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -70,6 +75,19 @@ class StoredSlice:
 
 
 AnySlice = LabelledSlice | StoredSlice
+
+
+def shown_sizes(slices: Sequence[AnySlice]) -> list[Size]:
+    """List the size of the part of each image that shows the slice.
+
+    Args:
+        slices: labelled slices.
+
+    Returns:
+        Height and width of each, pixels; the size of the whole image if there is no padding.
+    """
+    return [piece.size or (len(piece.target), len(piece.target)) for piece in slices]
+
 
 SlicesByPatient = Mapping[str, Sequence[AnySlice]]
 
@@ -116,7 +134,7 @@ class SliceFile:
             raise BapsError(
                 f"The slices to train on cannot be kept on disk ({error.strerror}). Free some space."
             ) from error
-        return StoredSlice(piece.patient, piece.window, self._file, offset, len(image), pixels.shape[-1])
+        return StoredSlice(piece.patient, piece.window, self._file, offset, len(image), pixels.shape[-1], piece.size)
 
 
 def evenly_spaced(items: Sequence[Item], max_items: int) -> list[Item]:

@@ -55,7 +55,7 @@ def adapt_and_publish_organ(
     outcome = keep_and_publish(
         store,
         (organ,),
-        model.sha256,
+        (model.sha256,),
         plan.fingerprint,
         lambda: adapt_organ(
             model,

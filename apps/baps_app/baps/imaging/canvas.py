@@ -163,6 +163,11 @@ class Canvas:
         return cls(image_size, volume.shape[y], volume.shape[x], height, width, transposed, flip_x, flip_y)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the slice on the canvas, pixels. The rest of the canvas is padding."""
+        return self.height, self.width
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Factors from pixels of the slice to pixels of the canvas, along X and Y of the slice."""
         return (self._oriented_size[1] / self.columns, self._oriented_size[0] / self.rows)

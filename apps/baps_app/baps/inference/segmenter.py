@@ -145,7 +145,7 @@ class Segmenter:
         Returns:
             The adapter, or None if the label is served by the unadapted model.
         """
-        served = self.store.served(label, self.black_box.capabilities.weights_sha256)
+        served = self.store.served(label, *self.black_box.capabilities.identity)
         if served is None:
             return None
         key = (*served, _file_identity(self.store.file(*served)))
@@ -203,6 +203,7 @@ class Segmenter:
                     prepared.pixels,
                     canvas_prompt,
                     self._encoding_cache(prepared, candidate, cache_hits),
+                    prepared.canvas.size,
                 )
 
             probability, used = predict(prepared.adapter), prepared.adapter
@@ -260,7 +261,7 @@ class Segmenter:
 
         drawn = {index: canvas.draw(mask) > 0.5 for index, mask in masks.items()}
         placed = {index: tuple(map(canvas.to_canvas, points)) for index, points in (background or {}).items()}
-        propagated = self.black_box.propagate(seen, drawn, start, end, placed)
+        propagated = self.black_box.propagate(seen, drawn, start, end, placed, canvas.size)
         while True:
             with self.prefetcher.paused():
                 index, answer = next(propagated, (end, None))
@@ -310,6 +311,7 @@ class Segmenter:
                 prepared.pixels,
                 prompt.mapped(prepared.canvas.to_canvas),
                 keep,
+                prepared.canvas.size,
                 prefetch=True,
             )
 

@@ -78,7 +78,7 @@ class LabelEvidence:
             store: the adapters of the site.
             label: the label.
             version: the version.
-            black_box: SHA-256 of the model's weights.
+            black_box: the model, see ``evidence_key``.
 
         Returns:
             The stream.
@@ -92,6 +92,19 @@ class LabelEvidence:
             for patient, difference in differences.items():
                 stream.add(str(patient), float(difference))
         return stream
+
+
+def evidence_key(weights_sha256: str, preprocessing: str = "canvas") -> str:
+    """Name a model in the evidence of its adapters.
+
+    Args:
+        weights_sha256: SHA-256 of the model's weights.
+        preprocessing: how the model prepares images, see ``Capabilities``.
+
+    Returns:
+        The name; it differs if an adapter of one model does not fit the other.
+    """
+    return weights_sha256 if preprocessing == "canvas" else f"{weights_sha256} {preprocessing}"
 
 
 def read_evidence(store: AdapterStore, label: str) -> LabelEvidence:
@@ -132,7 +145,7 @@ def change_evidence(
     Args:
         store: the adapters of the site.
         label: the label.
-        black_box: SHA-256 of the weights of the model that answers now.
+        black_box: the model that answers now, see ``evidence_key``.
         serve_trials: whether candidates on trial may serve; otherwise only published ones do.
 
     Yields:
@@ -170,7 +183,7 @@ def read_statuses(store: AdapterStore, label: str) -> dict[str, CandidateStatus]
     gate, statuses = read_evidence(store, label).gate, {}
     for version in store.versions(label):
         try:
-            black_box = store.record(label, version)["black_box"]["weights_sha256"]
+            black_box = _model(store, label, version)
         except (BapsError, KeyError, TypeError):
             continue
         statuses.update({s.candidate: s for s in gate.statuses(black_box) if s.candidate == version})
@@ -184,7 +197,7 @@ def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box
         logger.warning("%s %s", label or "shared", note)
     if evidence.notes:
         for version in store.versions(label):
-            if _weights(store, label, version) == black_box:
+            if _fits(store, label, version, black_box):
                 evidence.open(store, label, version, black_box)
         gate.serve(published, black_box)
         return
@@ -199,14 +212,19 @@ def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box
 def _published(store: AdapterStore, label: str, black_box: str) -> str | None:
     """Return the published version if it was trained for a model."""
     version = store.published(label)
-    return version if version and _weights(store, label, version) == black_box else None
+    return version if version and _fits(store, label, version, black_box) else None
 
 
-def _weights(store: AdapterStore, label: str, version: str) -> str | None:
+def _model(store: AdapterStore, label: str, version: str) -> str:
+    trained_for = store.record(label, version)["black_box"]
+    return evidence_key(trained_for["weights_sha256"], trained_for.get("preprocessing", "canvas"))
+
+
+def _fits(store: AdapterStore, label: str, version: str, black_box: str) -> bool:
     try:
-        return str(store.record(label, version)["black_box"]["weights_sha256"])
+        return _model(store, label, version) == black_box
     except (BapsError, KeyError, TypeError):
-        return None
+        return False
 
 
 def _apply(store: AdapterStore, label: str, black_box: str, served: str | None) -> None:

@@ -74,6 +74,8 @@ class AdapterStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._not_served: set[tuple[str, str]] = set()
+        """Versions whose preprocessing was already reported as another one."""
 
     @property
     def inference_lock_file(self) -> Path:
@@ -147,33 +149,47 @@ class AdapterStore:
         except FileNotFoundError:
             return []
 
-    def served(self, label: str, weights_sha256: str) -> tuple[str, str] | None:
+    def served(self, label: str, weights_sha256: str, preprocessing: str = "canvas") -> tuple[str, str] | None:
         """Return the adapter that serves a label.
 
         This is the label's own adapter, or the shared one if the label was never trained; a label whose candidates were
-        all rejected is better served by the unadapted model. Adapters of other weights are skipped. If an adapter is
-        damaged, the one that was served before it is used.
+        all rejected is better served by the unadapted model. Adapters of other weights, or of images that were
+        preprocessed differently, are skipped. If an adapter is damaged, the one that was served before it is used.
 
         Args:
             label: the label.
-            weights_sha256: SHA-256 of the black box's weights.
+            weights_sha256: SHA-256 of the model's weights.
+            preprocessing: how the model prepares images, see ``Capabilities``. Organ models have only one way.
 
         Returns:
             Label and version, or None for the unadapted model.
         """
 
         def fits(record: Mapping[str, Any]) -> bool:
-            return bool(record["black_box"]["weights_sha256"] == weights_sha256)
+            trained_for = record["black_box"]
+            return (trained_for["weights_sha256"], trained_for["preprocessing"]) == (weights_sha256, preprocessing)
 
         for name in dict.fromkeys((label, SHARED)):
             newest = self._newest_intact(name)
             if newest and fits(newest[1]):
                 return name, newest[0]
+            if newest and newest[1]["black_box"]["weights_sha256"] == weights_sha256:
+                self._warn_of_preprocessing(name, *newest, preprocessing)
             for version in self.versions(name):
                 with suppress(BapsError):  # A broken version is passed over.
                     if fits(self.record(name, version)):
                         return None
         return None
+
+    def _warn_of_preprocessing(self, label: str, version: str, record: Mapping[str, Any], preprocessing: str) -> None:
+        """Log once why an adapter of the same weights is not served."""
+        if (label, version) not in self._not_served:
+            self._not_served.add((label, version))
+            logger.warning(
+                "Version %s of the adapter %s is not served: it was trained with the preprocessing %s, but the model "
+                "now uses %s. Train again.",
+                version, label or "shared", record["black_box"]["preprocessing"], preprocessing,
+            )  # fmt: skip
 
     def _newest_intact(self, label: str) -> tuple[str, dict[str, Any]] | None:
         """Return the version that was served last and is intact, and its record, or None for the unadapted model."""

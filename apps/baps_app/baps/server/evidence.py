@@ -24,7 +24,7 @@ from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.folders import read_patient_table
 from baps.evaluation.prospective import score_adapters
 from baps.evaluation.splits import patient_hash
-from baps.registry.evidence import change_evidence, read_evidence
+from baps.registry.evidence import change_evidence, evidence_key, read_evidence
 from baps.registry.store import SHARED, AdapterStore
 from baps.server.training_cases import label_versions, labelled_cases
 from baps.site.audit import AuditFile
@@ -50,8 +50,8 @@ class Judge(Protocol):
 
     store: AdapterStore
 
-    def weights_sha256(self) -> str:
-        """Return the SHA-256 of the model's weights; the first call loads the model."""
+    def model(self) -> str:
+        """Return the name of the model in the evidence; the first call loads the model."""
 
     def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
         """Return the difference that each adapter makes on a case, Dice, by the name of its file.
@@ -73,9 +73,9 @@ class ClickJudge:
     def __init__(self, black_box: Callable[[], BlackBox], store: AdapterStore, max_images: int) -> None:
         self._black_box, self.store, self._max_images = black_box, store, max_images
 
-    def weights_sha256(self) -> str:
-        """Return the SHA-256 of the model's weights."""
-        return self._black_box().capabilities.weights_sha256
+    def model(self) -> str:
+        """Return the name of the model in the evidence."""
+        return evidence_key(*self._black_box().capabilities.identity)
 
     def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
         """Score adapters with clicks on some slices."""
@@ -96,8 +96,8 @@ class OrganJudge:
     def __init__(self, segmenter: Callable[[], OrganSegmenter], store: AdapterStore, lock_file: Path) -> None:
         self._segmenter, self.store, self._lock_file = segmenter, store, lock_file
 
-    def weights_sha256(self) -> str:
-        """Return the SHA-256 of the model's weights."""
+    def model(self) -> str:
+        """Return the name of the model in the evidence."""
         return self._segmenter().model.sha256
 
     def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
@@ -167,12 +167,12 @@ class EvidenceCollector:
                     self._judge(judge, label, versions[label])
 
     def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
-        weights = judge.weights_sha256()
+        model = judge.model()
         hashes = {image: self._audit.hashed(image) for image in versions}
         labels = {hashes[image]: version for image, version in versions.items()}
         # If the site has one label, its adapter is also used for clicks without a label.
         names = (label, SHARED) if len(self._site.labels) == 1 and judge.store.versions(SHARED) else (label,)
-        with self._in_play(judge, names, weights) as streams:
+        with self._in_play(judge, names, model) as streams:
             dropped = max((stream.drop_changed(labels) for stream in streams.values()), default=0)
         if dropped:
             logger.info("%s: labels of %d patients have changed, and are judged again.", label, dropped)
@@ -199,13 +199,13 @@ class EvidenceCollector:
         Raises:
             InputError: If the image, its label or an adapter cannot be used.
         """
-        weights, patients = judge.weights_sha256(), read_patient_table(self._site.patients)
+        model, patients = judge.model(), read_patient_table(self._site.patients)
         cases, _ = labelled_cases(self._datastore, {label: self._site.labels[label]}, patients, image)
         if not cases[label]:
             raise InputError("The label does not show the organ.")
         case = cases[label][0]
         patient = patient_hash(case.patient)
-        with self._in_play(judge, names, weights) as streams:
+        with self._in_play(judge, names, model) as streams:
             for stream in streams.values():
                 stream.remember_label(patient, volume, version)
             keys = [key for key, stream in streams.items() if not stream.knows(volume, version)]
@@ -223,22 +223,22 @@ class EvidenceCollector:
         }
         if not differences:
             raise InputError("There are too few images to judge adapters.")
-        with self._in_play(judge, names, weights) as streams:
+        with self._in_play(judge, names, model) as streams:
             for key, stream in streams.items():
                 if key in differences:
                     stream.add_volume(patient, volume, version, differences[key])
 
     @contextmanager
     def _in_play(
-        self, judge: Judge, names: tuple[str, ...], weights: str
+        self, judge: Judge, names: tuple[str, ...], model: str
     ) -> Iterator[dict[tuple[str, str], EvidenceStream]]:
         """Change the evidence of the adapters that the next patients should judge, by name and version."""
         with ExitStack() as stack:
             streams = {}
             for name in names:
                 self._audited.setdefault(judge.store.evidence_file(name), len(read_evidence(judge.store, name).history))
-                evidence = stack.enter_context(change_evidence(judge.store, name, weights, self._site.serve_trials))
-                streams.update({(name, stream.candidate): stream for stream in evidence.gate.in_play(weights)})
+                evidence = stack.enter_context(change_evidence(judge.store, name, model, self._site.serve_trials))
+                streams.update({(name, stream.candidate): stream for stream in evidence.gate.in_play(model)})
             yield streams
         for name in names:
             file, history = judge.store.evidence_file(name), read_evidence(judge.store, name).history

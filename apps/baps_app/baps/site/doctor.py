@@ -351,6 +351,7 @@ def model(site: Settings) -> Finding:
     import numpy as np
 
     from baps.blackbox import load_black_box
+    from baps.blackbox.weights import KNOWN_SHA256
     from baps.prompts import Prompt
 
     begun = time.perf_counter()
@@ -361,11 +362,17 @@ def model(site: Settings) -> Finding:
     prompt = Prompt(((middle, middle),)) if capabilities.clicks else Prompt(box=(0, 0, middle, middle))
     black_box.segment(np.zeros((1, capabilities.input_size, capabilities.input_size, 3), np.uint8), [prompt])
     replied = time.perf_counter()
-    return Finding(
-        Status.OK,
+    message = (
         f"{capabilities.name}, SHA-256 {capabilities.weights_sha256[:12]}..., loaded in {loaded - begun:.1f} s, first "
-        f"mask in {replied - loaded:.2f} s",
+        f"mask in {replied - loaded:.2f} s"
     )
+    if capabilities.preprocessing == "sam" and capabilities.weights_sha256 not in KNOWN_SHA256.values():
+        remedy = (
+            "If it is MedSAM, or was trained from it, set black_box=medsam: its tensors are those of SAM, but it "
+            "expects other images. If it was trained from SAM, ignore this."
+        )
+        return Finding(Status.WARNING, f"{message}; it is not a published checkpoint of SAM", remedy)
+    return Finding(Status.OK, message)
 
 
 def adapters(root: Path) -> Finding:

@@ -21,7 +21,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from baps.blackbox.choices import BLACK_BOXES
+from baps.blackbox.choices import BLACK_BOXES, CHECKPOINT_BLACK_BOXES
 from baps.blackbox.remote.settings import RemoteSettings
 from baps.errors import InputError
 from baps.site.app_folder import app_folder
@@ -113,8 +113,8 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     Attributes:
         labels: Names of the organs and their values in labelmaps that do not name their segments (``spleen,liver``
             counts from 1; ``spleen=1,liver=6`` is explicit).
-        black_box: ``bundled``, ``sam``, ``sam2`` or ``remote``.
-        weights: Checkpoint of the black box; ``sam`` and ``sam2`` need it.
+        black_box: ``bundled``, ``sam``, ``medsam``, ``sam_hq``, ``sam2``, ``sam3`` or ``remote``.
+        weights: Checkpoint of the black box; all but ``bundled`` and ``remote`` need it.
         weights_sha256: Hash that the weights (of a remote model: its identity) must have. Empty: the published one
             where the file name is known.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -380,7 +380,7 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             "The black box remote needs an address: give --remote http://host:8000/model (with make: REMOTE=...)."
         )
-    if settings.black_box in ("sam", "sam2") and settings.weights is None:
+    if settings.black_box in CHECKPOINT_BLACK_BOXES and settings.weights is None:
         raise InputError(
             f"The black box {settings.black_box} needs weights: give --weights a checkpoint (with make: WEIGHTS=...)."
         )

@@ -232,6 +232,8 @@ def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSet
             "name": capabilities.name,
             "weights_sha256": capabilities.weights_sha256,
             "input_side": capabilities.input_size,
+            # Not written for the canvas, so that fingerprints and logs of version 0.1 stay valid.
+            **({} if capabilities.preprocessing == "canvas" else {"preprocessing": capabilities.preprocessing}),
         },
         "settings": asdict(settings),
         "encoder": load_encoder(settings.encoder, settings.encoder_source).to_dict(),

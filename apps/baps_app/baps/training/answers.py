@@ -125,7 +125,7 @@ def query_answers(
 
         def query(batch: Batch = batch) -> NDArray[np.uint8]:
             changed = visual_prompt.transform_images(batch.images, batch.features, batch.prompts)
-            probability = query_black_box(black_box, changed, batch.prompts)
+            probability = query_black_box(black_box, changed, batch.prompts, batch.sizes)
             if probability.shape[-1] > MAX_SIZE:
                 probability = F.adaptive_avg_pool2d(probability[:, None], MAX_SIZE)[:, 0]
             return (255 * probability).round().to(torch.uint8).numpy()

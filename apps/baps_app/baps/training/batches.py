@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from baps.adapters.visual_prompt import Encoder, to_tensor
-from baps.adapters.zoom import crop_for_prompt, crop_images, prompt_to_crop
-from baps.evaluation.slices import AnySlice
+from baps.adapters.zoom import crop_for_prompt, crop_images, prompt_to_crop, size_in_crop
+from baps.blackbox import Size
+from baps.evaluation.slices import AnySlice, shown_sizes
 from baps.prompts import Prompt
 from baps.prompts.simulated import draw_corrected_prompt, draw_prompt
 
@@ -24,12 +25,14 @@ class Batch:
         features: features of the whole slices, (B, F).
         target: masks in the frame of the crops, (B, S, S) float.
         prompts: one per image, (X, Y) in pixels of the crop.
+        sizes: size of the part of each crop that shows the slice, (H, W) in pixels.
     """
 
     images: torch.Tensor
     features: torch.Tensor
     target: torch.Tensor
     prompts: list[Prompt]
+    sizes: list[Size]
 
 
 class Batches:
@@ -110,11 +113,13 @@ class Batches:
         target = torch.from_numpy(np.stack([self.slices[row].target for row in rows])).float()
         side = images.shape[-1]
         crops = [crop_for_prompt(prompt, side, self.zoom) for prompt in prompts]
+        sizes = shown_sizes([self.slices[row] for row in rows])
         return Batch(
             crop_images(images, crops),
             torch.cat([self._features[key] for key in keys]),
             crop_images(target[:, None], crops)[:, 0],
             [prompt_to_crop(prompt, crop, side) for prompt, crop in zip(prompts, crops, strict=True)],
+            [size_in_crop(size, crop, side) for size, crop in zip(sizes, crops, strict=True)],
         )
 
     def sample_rows(self, count: int, random: np.random.Generator) -> list[int]:

@@ -12,7 +12,7 @@ from baps.adapters.adapter_file import HasStateDict
 from baps.blackbox import BlackBox
 from baps.errors import BapsError
 from baps.evaluation.slices import SlicesByPatient
-from baps.registry.evidence import change_evidence, read_statuses
+from baps.registry.evidence import change_evidence, evidence_key, read_statuses
 from baps.registry.store import AdapterStore
 from baps.training.adapt import ProgressReport, adapt, plan_adaptation
 from baps.training.plan import ServedAdapter
@@ -75,7 +75,7 @@ def adapt_and_publish(
     return keep_and_publish(
         store,
         names,
-        black_box.capabilities.weights_sha256,
+        black_box.capabilities.identity,
         plan.fingerprint,
         lambda: adapt(black_box, slices, settings, plan, progress, log, served),
         log,
@@ -86,7 +86,7 @@ def adapt_and_publish(
 def keep_and_publish(
     store: AdapterStore,
     names: Sequence[str],
-    weights_sha256: str,
+    identity: tuple[str, ...],
     fingerprint: str,
     adapt_candidate: Callable[[], Candidate],
     log: Path | None = None,
@@ -97,7 +97,7 @@ def keep_and_publish(
     Args:
         store: the adapters of the site.
         names: names under which the adapter is stored; the first is the label that it is trained for.
-        weights_sha256: SHA-256 of the model's weights.
+        identity: SHA-256 of the model's weights and, for a black box, its preprocessing.
         fingerprint: the same for two candidates that are made of the same data in the same way.
         adapt_candidate: makes the candidate.
         log: query log of the adaptation, which an interrupted run continues from; a copy is stored beside the
@@ -120,12 +120,13 @@ def keep_and_publish(
             versions[name] = store.add(name, result.adapter, record, log=log)
         if log:
             log.unlink(missing_ok=True)
+    key = evidence_key(*identity)
     for name, version in versions.items():
-        served = store.served(name, weights_sha256)
-        with change_evidence(store, name, weights_sha256, serve_trials) as evidence:
-            evidence.open(store, name, version, weights_sha256)
+        served = store.served(name, *identity)
+        with change_evidence(store, name, key, serve_trials) as evidence:
+            evidence.open(store, name, version, key)
             if served and served[0] == name and served[1] != version:
-                stream = evidence.gate.open(served[1], weights_sha256)
+                stream = evidence.gate.open(served[1], key)
                 for patient, difference in store.record(name, version)["scores"]["served_differences"].items():
                     if patient not in stream:
                         stream.add(patient, difference)
@@ -144,7 +145,7 @@ def keep_and_publish(
 
 def _load_served(store: AdapterStore, label: str, black_box: BlackBox) -> ServedAdapter[Adapter] | None:
     """Load the adapter that is served for a label, if it can be read."""
-    version = store.served(label, black_box.capabilities.weights_sha256)
+    version = store.served(label, *black_box.capabilities.identity)
     if version is None:
         return None
     try:

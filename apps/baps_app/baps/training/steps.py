@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from baps.adapters.optimisers.prompt_space import code_gradient
 from baps.adapters.optimisers.spsa_gc import SpsaGc
 from baps.adapters.visual_prompt import VisualPrompt, to_pixels
-from baps.blackbox import BlackBox
+from baps.blackbox import BlackBox, Size
 from baps.prompts import Prompt
 from baps.training.batches import Batch
 from baps.training.losses import batch_loss, image_losses
@@ -26,18 +26,21 @@ GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
 """Return the losses of a step: logged ones, or those that the given function queries from the black box."""
 
 
-def query_black_box(black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+def query_black_box(
+    black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None
+) -> torch.Tensor:
     """Segment images with the black box, after rounding them to whole grey levels.
 
     Args:
         black_box: the model.
         images: (B, 3, S, S) in [0, 255].
         prompts: one per image, (X, Y) in its pixels.
+        sizes: size of the part of each image that shows the slice, or None if there is no padding.
 
     Returns:
         Probabilities, (B, S, S).
     """
-    return torch.from_numpy(black_box.segment(to_pixels(images), prompts))
+    return torch.from_numpy(black_box.segment(to_pixels(images), prompts, sizes))
 
 
 def query_losses(
@@ -58,7 +61,8 @@ def query_losses(
         The losses, those of the first perturbation first.
     """
     count = len(images) // len(batch.prompts)
-    masks = query_black_box(black_box, images, batch.prompts * count).view(count, *batch.target.shape)
+    masks = query_black_box(black_box, images, batch.prompts * count, batch.sizes * count)
+    masks = masks.view(count, *batch.target.shape)
     losses: list[float] = torch.cat([loss(one, batch.target).reshape(-1) for one in masks]).tolist()
     return losses
 

@@ -67,6 +67,7 @@ class RemoteBlackBox(BlackBox):
             batch_size=1 if self._form.single_image else settings.batch_size,
             input_size=self._form.image_size or settings.image_size,
             resends=True,
+            preprocessing="remote" if self._form.sizes else "canvas",
         )
         digest = self._capabilities.weights_sha256
         if identity and identity.lower() != digest:
@@ -81,16 +82,21 @@ class RemoteBlackBox(BlackBox):
         return self._capabilities
 
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        height, width = images.shape[1:3]
-        size = self._form.image_size
-        if size and (height, width) != (size, size):
+        count, height, width, _ = images.shape
+        size, inputs = self._form.image_size, dict[str, NDArray[Any]]()
+        if self._form.sizes:
+            inputs["sizes"] = np.full((count, 2), (height, width), np.int32)
+            side = size or max(height, width)  # The interface removed the padding, but images on the wire are squares.
+            padding = [(0, max(0, side - length)) for length in (height, width)]
+            images = np.pad(images, ((0, 0), *padding, (0, 0)))
+        if size and images.shape[1:3] != (size, size):
             raise InputError(
                 f"The model at {self._address} takes images of {size} x {size} pixels, not {height} x {width}. Put the "
                 "image on a canvas of that size."
             )
         points, labels = to_tensors(prompts)
-        output = self._infer({"image": images, "points": points, "labels": labels})
-        return check_output(output, images.shape[:3], self._form.output, self._address)
+        output = self._infer({"image": images, "points": points, "labels": labels, **inputs})
+        return check_output(output, images.shape[:3], self._form.output, self._address)[:, :height, :width]
 
     def _infer(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Query until a response comes, or the server stays away for too long."""

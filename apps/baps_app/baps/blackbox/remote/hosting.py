@@ -21,9 +21,10 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.infer_type import InferOutput
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
+from numpy.typing import NDArray
 from typing_extensions import override
 
-from baps.blackbox.interface import BlackBox
+from baps.blackbox.interface import BlackBox, Size
 from baps.blackbox.remote.prompt_tensors import to_prompts
 from baps.errors import BapsError, InputError
 
@@ -47,18 +48,26 @@ class HostedModel(Model):
 
     @property
     def declaration(self) -> str:
-        """Text that identifies the weights."""
+        """Text that identifies the weights and the preprocessing, which version 0.1 did not name: it had only one."""
         capabilities = self._black_box.capabilities
-        return f"baps {capabilities.name} sha256 {capabilities.weights_sha256}"
+        text = f"baps {capabilities.name} sha256 {capabilities.weights_sha256}"
+        return f"{text} {capabilities.preprocessing}" if self._takes_sizes else text
+
+    @property
+    def _takes_sizes(self) -> bool:
+        return self._black_box.capabilities.preprocessing != "canvas"
 
     @override
     def get_input_types(self) -> list[dict[str, Any]]:
         size = self._black_box.capabilities.input_size
-        return [
+        inputs = [
             {"name": "image", "datatype": "UINT8", "shape": [-1, size, size, 3]},
             {"name": "points", "datatype": "FP32", "shape": [-1, -1, 2]},
             {"name": "labels", "datatype": "INT32", "shape": [-1, -1]},
         ]
+        if self._takes_sizes:
+            inputs.append({"name": "sizes", "datatype": "INT32", "shape": [-1, 2]})
+        return inputs
 
     @override
     def get_output_types(self) -> list[dict[str, Any]]:
@@ -105,8 +114,24 @@ class HostedModel(Model):
                 raise InputError(f"The request needs an input {declared['name']} of type {declared['datatype']}.")
             values[declared["name"]] = tensor.as_numpy()
         prompts = to_prompts(values["points"], values["labels"])
-        probabilities = self._black_box.segment(values["image"], prompts)
+        sizes = _read_sizes(values["sizes"], values["image"]) if self._takes_sizes else None
+        probabilities = self._black_box.segment(values["image"], prompts, sizes)
         return (probabilities > 0.5).astype(np.uint8) if self._hard_masks else probabilities
+
+
+def _read_sizes(sizes: NDArray[np.int32], images: NDArray[np.uint8]) -> list[Size]:
+    """Check the sizes of the slices in images (B, H, W, 3), and convert them."""
+    if (
+        images.ndim != 4
+        or sizes.shape != (len(images), 2)
+        or not (sizes >= 1).all()
+        or (sizes > images.shape[1:3]).any()
+    ):
+        raise InputError(
+            "sizes must give the height and the width of the slice in each image, (B, 2) in pixels, from 1 to those of "
+            f"the image; its shape is {sizes.shape}, and that of the images {images.shape}."
+        )
+    return [(int(height), int(width)) for height, width in sizes]
 
 
 class _Declaring(DataPlane):

@@ -6,12 +6,14 @@ tensor              datatype      shape              content
 ``image``           UINT8         [-1, H, W, 3]      RGB; if H and W are -1, the operator sets the size
 ``points``          FP32          [-1, -1, 2]        see ``prompt_tensors``
 ``labels``          INT32         [-1, -1]           see ``prompt_tensors``
+``sizes``           INT32         [-1, 2]            H and W of the slice in the upper left corner of the image
 ``probabilities``   FP32          [-1, H, W]         of the object, in [0, 1]
 ``masks``           UINT8, BOOL   [-1, H, W]         0 or 1, from a model that returns no probabilities
 ==================  ============  =================  =======================================================
 
-The first three are inputs. One of the others is the output, ``probabilities`` if there are both. A model may declare 1
-instead of -1 for the number of images per request. H must equal W, because black boxes get square images.
+The first four are inputs; a model that works on the square with its padding has no ``sizes``. One of the others is the
+output, ``probabilities`` if there are both. A model may declare 1 instead of -1 for the number of images per request. H
+must equal W, because black boxes get square images.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ _INPUTS: dict[str, _Declared] = {
     "points": (("FP32",), ("-1", "-1", "2")),
     "labels": (("INT32",), ("-1", "-1")),
 }
+_OPTIONAL_INPUTS: dict[str, _Declared] = {"sizes": (("INT32",), ("-1", "2"))}
 _OUTPUTS: dict[str, _Declared] = {
     PROBABILITIES: (("FP32",), ("-1", "H", "W")),
     MASKS: (("UINT8", "BOOL"), ("-1", "H", "W")),
@@ -49,11 +52,13 @@ class TensorForm:
         output: name of the output that is requested.
         image_size: width and height of the images, pixels, or None for any.
         single_image: whether a request may hold one image only.
+        sizes: whether the model gets the size of the slice in each image, so that it can ignore the padding.
     """
 
     output: str
     image_size: int | None
     single_image: bool
+    sizes: bool
 
 
 def check_description(description: Description, where: str) -> TensorForm:
@@ -70,17 +75,18 @@ def check_description(description: Description, where: str) -> TensorForm:
         InputError: if the inputs or outputs cannot be used; the message lists what was found and what is expected.
     """
     output = next((name for name in _OUTPUTS if name in description.outputs), PROBABILITIES)
+    inputs = _INPUTS | {name: form for name, form in _OPTIONAL_INPUTS.items() if name in description.inputs}
     faults = [
         f"the {kind} {name} is {tensors.get(name, 'missing')}, but {_describe(form)} is expected"
         for kind, tensors, forms in (
-            ("input", description.inputs, _INPUTS),
+            ("input", description.inputs, inputs),
             ("output", description.outputs, {output: _OUTPUTS[output]}),
         )
         for name, form in forms.items()
         if name not in tensors or not _fits(tensors[name], form)
     ]
     faults += [
-        f"there is an input {name}, for which there is no value" for name in description.inputs if name not in _INPUTS
+        f"there is an input {name}, for which there is no value" for name in description.inputs if name not in inputs
     ]
     declared = [description.inputs.get("image"), description.outputs.get(output)]
     sizes = {size for tensor in declared if tensor for size in tensor.shape[1:3]} - {-1}
@@ -91,8 +97,8 @@ def check_description(description: Description, where: str) -> TensorForm:
             f"The model at {where} cannot be used as a black box: {'; '.join(faults)}. Give it these tensors, or give "
             "the address of another model."
         )
-    first = [description.inputs[name].shape[0] for name in _INPUTS] + [description.outputs[output].shape[0]]
-    return TensorForm(output, next(iter(sizes), None), 1 in first)
+    first = [description.inputs[name].shape[0] for name in inputs] + [description.outputs[output].shape[0]]
+    return TensorForm(output, next(iter(sizes), None), 1 in first, "sizes" in inputs)
 
 
 def check_output(output: NDArray[Any], shape: tuple[int, ...], name: str, where: str) -> NDArray[np.float32]:

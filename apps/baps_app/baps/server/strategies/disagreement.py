@@ -135,9 +135,9 @@ class Disagreement(Strategy):
             BapsError: If a model cannot be loaded.
         """
         segmenter, organs = self._segmenter(), self._organs()
-        weights = segmenter.black_box.capabilities.weights_sha256
+        capabilities = segmenter.black_box.capabilities
         versions = {
-            organ: (version, segmenter.store.served(organ, weights))
+            organ: (version, segmenter.store.served(organ, *capabilities.identity))
             for organ in self._labels
             if (version := organs.served(organ)) is not None
         }

@@ -85,7 +85,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
         if len(jobs) > 1:
             jobs[SHARED] = [case for label_cases in cases.values() for case in label_cases]
         for label, label_cases in jobs.items():
-            arms = 3 if self._store.served(label, capabilities.weights_sha256) else 2
+            arms = 3 if self._store.served(label, *capabilities.identity) else 2
             check_max_images(label_cases, settings, arms, capabilities.resends)
 
     def _train(self, cases: dict[str, list[Case]], settings: AdaptationSettings, stats: Stats) -> None:
