@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 
 from baps.adapters.adapter import Adapter, identity_adapter
 from baps.adapters.visual_prompt import build_visual_prompt
+from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import load_black_box
 from baps.errors import InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.splits import patient_hash
+from baps.prompts import Prompt
 from baps.registry.evidence import change_evidence, read_evidence, read_statuses
 from baps.registry.store import SHARED, AdapterStore
 from baps.server.datastores.folder import StudiesDatastore
@@ -27,7 +30,8 @@ from baps.server.evidence import ClickJudge, EvidenceCollector
 from baps.server.labels.save_labels import save_label
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
-from tests.support.sites import SAMPLES, sample_labels
+from tests.support.client import threaded_site
+from tests.support.sites import SAMPLES, sample_labels, spleen_click
 
 LABELS = {"liver": 1, "spleen": 2}
 CASES = ("ct_01", "ct_02", "ct_03")
@@ -43,7 +47,7 @@ class FakeJudge:
     def model(self) -> str:
         return "sam"
 
-    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+    def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         assert all(file.exists() for file in files.values())
         self.judged.append((case.patient, len(files)))
         return dict.fromkeys(files, self.difference)
@@ -228,7 +232,7 @@ def test_clicks_on_a_confirmed_label_are_counted_and_compared(hospital: Hospital
     hospital.store.publish("spleen", version)
     hospital.save("ct_01")
     before = black_box.images_queried
-    judge = ClickJudge(lambda: black_box, hospital.store, 12)
+    judge = ClickJudge(lambda: black_box, hospital.store, 12, FirstPrompts(hospital.folder / "prompts.sqlite"))
     EvidenceCollector(hospital.datastore, hospital.site, (judge,), hospital.audit).collect()
     assert 0 < black_box.images_queried - before <= 12
     stream = read_evidence(hospital.store, "spleen").gate.open(version, weights)
@@ -238,7 +242,34 @@ def test_clicks_on_a_confirmed_label_are_counted_and_compared(hospital: Hospital
 
 def test_too_few_images_judge_nothing(hospital: Hospital) -> None:
     black_box = load_black_box()
-    judge = ClickJudge(lambda: black_box, hospital.store, 1)
+    judge = ClickJudge(lambda: black_box, hospital.store, 1, FirstPrompts(hospital.folder / "prompts.sqlite"))
     case = Case(SAMPLES / "images" / "ct_01.nii.gz", SAMPLES / "labels" / "ct_01.nii.gz", 2, "ct_01")
     version = hospital.train("a")
-    assert judge.score("spleen", {"0": hospital.store.file("spleen", version)}, case) == {}
+    assert judge.score("spleen", {"0": hospital.store.file("spleen", version)}, case, "volume") == {}
+
+
+def test_a_click_and_a_submitted_label_become_evidence_on_a_running_server(tmp_path: Path) -> None:
+    capabilities = load_black_box().capabilities
+    with threaded_site(tmp_path, cases=2) as site:
+        store = AdapterStore(site.adapters)
+        trained_for = {"weights_sha256": capabilities.weights_sha256}
+        record = {"adapter": identity_adapter().to_dict(), "black_box": trained_for}
+        version = store.add("spleen", identity_adapter(), record)
+        store.publish("spleen", version)
+        point = spleen_click("ct_01")
+        site.client.infer("baps", "ct_01", {"foreground": [point], "background": [], "label": "spleen"})
+        affine = nibabel.load(SAMPLES / "images" / "ct_01.nii.gz").affine
+        path = tmp_path / "label.nii.gz"
+        nibabel.save(nibabel.Nifti1Image((sample_labels("ct_01") == 2).astype(np.uint8), affine), path)
+        site.client.save_label("ct_01", str(path), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            stream = read_evidence(store, "spleen").gate.open(version, capabilities.weights_sha256)
+            if len(stream):
+                break
+            time.sleep(0.2)
+        volume = AuditFile(site.adapters / "audit.jsonl").hashed("ct_01")
+        prompts = FirstPrompts(site.adapters / "prompts.sqlite").read(volume, "spleen")
+    assert stream.patients == (patient_hash("ct_01"),)
+    assert stream.differences().tolist() == [0]  # An identity makes no difference.
+    assert prompts == {point[2]: Prompt(((float(point[0]), float(point[1])),))}

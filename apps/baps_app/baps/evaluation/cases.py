@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from baps.imaging.slice_image import canvas_image
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
 from baps.io import read_label_map, read_volume
+from baps.prompts import Prompt
 
 _MIN_PIXELS = 10
 """Smallest area of an organ on the canvas, in pixels."""
@@ -122,17 +123,54 @@ def labelled_slices(
     Raises:
         InputError: as ``CaseReader.read``, or if the organ is too small on every annotated slice.
     """
+    return [piece for piece, _ in _load_slices(case, side, max_slices, (), window, reader)]
+
+
+def prompted_slices(
+    case: Case, side: int, max_slices: int, prompts: Mapping[int, Prompt]
+) -> list[tuple[LabelledSlice, Prompt | None]]:
+    """Load slices of a case that show the organ well: those that a user prompted first, and others, evenly spaced.
+
+    Args:
+        case: the volume and the organ.
+        side: side of the canvas, pixels.
+        max_slices: maximum number of slices.
+        prompts: prompts by index across K, (X, Y) in pixels of the slice.
+
+    Returns:
+        The labelled slices, each with its prompt on the canvas if there is one; there is at least one.
+
+    Raises:
+        InputError: as ``labelled_slices``.
+    """
+    return [
+        (piece, prompts[plane.index].mapped(canvas.to_canvas) if plane.index in prompts else None)
+        for piece, (plane, canvas) in _load_slices(case, side, max_slices, prompts)
+    ]
+
+
+def _load_slices(
+    case: Case,
+    side: int,
+    max_slices: int,
+    first: Collection[int],
+    window: Window | None = None,
+    reader: CaseReader | None = None,
+) -> list[tuple[LabelledSlice, tuple[Plane, Canvas]]]:
     volume, organ, own_window = (reader or CaseReader()).read(case)
     indices = slices_showing(organ, Canvas.fit(volume, Plane(SLICE_AXIS, 0), side), case.annotated_slices)
     window = window or own_window
     labelled = []
-    for index in evenly_spaced(indices, max_slices):
+    preferred = evenly_spaced([index for index in indices if index in first], max_slices)
+    others = [index for index in indices if index not in first]
+    for index in sorted([*preferred, *evenly_spaced(others, max_slices - len(preferred))]):
         plane = Plane(SLICE_AXIS, index)
         canvas = Canvas.fit(volume, plane, side)
         target = canvas.draw(plane.extract(organ)) > 0.5
         if target.sum() >= _MIN_PIXELS:
             image = canvas_image(volume, plane, canvas, window)
-            labelled.append(LabelledSlice(case.patient, image, target, window, canvas.size))
+            piece = LabelledSlice(case.patient, image, target, window, canvas.size)
+            labelled.append((piece, (plane, canvas)))
     if not labelled:
         raise InputError(
             f"The organ in {case.labels.name} is smaller than {_MIN_PIXELS} pixels of a canvas of {side} on every "

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from baps.adapters.adapter import Adapter
+from baps.adapters.adapter import Adapter, segment_adapted
 from baps.blackbox import BlackBox
-from baps.evaluation.cases import Case, labelled_slices
-from baps.evaluation.scoring import score_slices
+from baps.evaluation.cases import Case, prompted_slices
+from baps.evaluation.slices import shown_sizes
+from baps.imaging.metrics import dice
+from baps.prompts import Prompt
+from baps.prompts.simulated import draw_prompt
 
 _SEED = 20_011
 """Seed of the clicks."""
@@ -20,9 +23,10 @@ def score_adapters(
     adapters: Mapping[str, Adapter],
     case: Case,
     max_images: int,
+    prompts: Mapping[int, Prompt],
     wait: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Compare adapters with the unadapted model on slices of a case, with one click on each.
+    """Compare adapters with the unadapted model on slices of a case, with one prompt on each.
 
     Args:
         black_box: the model.
@@ -30,6 +34,8 @@ def score_adapters(
         case: the volume and the organ.
         max_images: maximum number of images to send to the model; an image is sent for each slice, adapter and the
             unadapted model.
+        prompts: first prompts that a user made, by index across K, (X, Y) in pixels of the slice. These slices come
+            first; on the others a click is simulated.
         wait: called before every image.
 
     Returns:
@@ -39,15 +45,18 @@ def score_adapters(
         InputError: if the case cannot be used.
         BapsError: if the model does not answer.
     """
+    kind = "click" if black_box.capabilities.clicks else "box"
     slice_count = max_images // (len(adapters) + 1)
     if not adapters or not slice_count:
         return {}
-    slices = labelled_slices(case, black_box.capabilities.input_size, slice_count)
+    slices = prompted_slices(case, black_box.capabilities.input_size, slice_count, prompts)
     arms = (None, *adapters.values())
     scores = np.zeros((len(arms), len(slices)))
-    for column, piece in enumerate(slices):
+    for column, (piece, made) in enumerate(slices):
+        prompt = made or draw_prompt(piece.target, kind, np.random.default_rng([_SEED, column]))
         for row, adapter in enumerate(arms):
             wait()
-            scores[row, column] = score_slices(black_box, adapter, [piece], "click", _SEED + column, 1)[0, 0]
+            answer = segment_adapted(black_box, adapter, piece.image[None], [prompt], shown_sizes([piece]))
+            scores[row, column] = dice(next(iter(answer)) > 0.5, piece.target)
     gains = (scores[1:] - scores[0]).mean(1)
     return dict(zip(adapters, gains.tolist(), strict=True))

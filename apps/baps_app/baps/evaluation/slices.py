@@ -147,5 +147,7 @@ def evenly_spaced(items: Sequence[Item], max_items: int) -> list[Item]:
     Returns:
         The selected items, in order.
     """
+    if not items or max_items < 1:
+        return []
     indices = np.unique(np.linspace(0, len(items) - 1, min(max_items, len(items))).round().astype(int))
     return [items[index] for index in indices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Collection
@@ -21,10 +22,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 from numpy.typing import NDArray
 
 import baps.server.labels.save_labels
+from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
 from baps.imaging.volume import Volume
 from baps.inference.segmenter import Segmenter
+from baps.prompts import Prompt
 from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import open_pacs
 from baps.server.datastores.folder import StudiesDatastore
@@ -77,6 +80,8 @@ class BapsApp(MONAILabelApp):
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._closed = threading.Event()
+        self._prompts = FirstPrompts(self.site.adapters / "prompts.sqlite")
+        self._audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
         self._collector: EvidenceCollector | None = None
         # The threads of the training process must not spin while they wait for each other.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -119,12 +124,21 @@ class BapsApp(MONAILabelApp):
         names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
         save = {name: partial(self.save_mask, name) for name in names}
         return {
-            "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], adapted=True),
-            "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], adapted=False),
+            "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], True, self._keep_prompt),
+            "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], False, self._keep_prompt),
             "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
             "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
             "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
         }
+
+    def _keep_prompt(self, image: str, label: str, index: int, prompt: Prompt) -> None:
+        """Keep a prompt for later evidence; a click does not fail because of it."""
+        if not image or not self.site.evidence_images_per_label:
+            return
+        try:
+            self._prompts.add(self._audit.hashed(image), label, index, prompt)
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("A prompt could not be kept (%s).", type(error).__name__)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         """Run an infer task, which gets both the name of the image and its file.
@@ -215,11 +229,11 @@ class BapsApp(MONAILabelApp):
         threading.Thread(target=self._load_first, name="load-model", daemon=True).start()
         threading.Thread(target=self._remove_sessions, name="sessions", daemon=True).start()
         site, lock_file = self.site, self.store.inference_lock_file
-        audit = AuditFile(site.audit_file, site.audit_max_mb, site.audit_keep)
+        audit = self._audit
         Retention(self.datastore(), site, audit, self._closed).start()
         if max_images := site.evidence_images_per_label:
             judges = (
-                ClickJudge(self.black_box, self.store, max_images),
+                ClickJudge(self.black_box, self.store, max_images, self._prompts),
                 OrganJudge(self.organs, self.organ_store, lock_file),
             )
             self._collector = EvidenceCollector(self.datastore(), site, judges, audit, self._closed)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from monailabel.interfaces.datastore import Datastore
 
 from baps.adapters.adapter_file import read_adapter
+from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
@@ -53,8 +54,14 @@ class Judge(Protocol):
     def model(self) -> str:
         """Return the name of the model in the evidence; the first call loads the model."""
 
-    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+    def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Return the difference that each adapter makes on a case, Dice, by the name of its file.
+
+        Args:
+            label: The label.
+            files: Files of the adapters by any names.
+            case: The case.
+            volume: Hash of the image.
 
         Raises:
             InputError: If the case or an adapter cannot be used.
@@ -68,20 +75,24 @@ class ClickJudge:
         black_box: Loads the model.
         store: Store of the adapters.
         max_images: Maximum number of images to send to the model for each label.
+        prompts: First prompts that users made.
     """
 
-    def __init__(self, black_box: Callable[[], BlackBox], store: AdapterStore, max_images: int) -> None:
-        self._black_box, self.store, self._max_images = black_box, store, max_images
+    def __init__(
+        self, black_box: Callable[[], BlackBox], store: AdapterStore, max_images: int, prompts: FirstPrompts
+    ) -> None:
+        self._black_box, self.store, self._max_images, self._prompts = black_box, store, max_images, prompts
 
     def model(self) -> str:
         """Return the name of the model in the evidence."""
         return evidence_key(*self._black_box().capabilities.identity)
 
-    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
-        """Score adapters with clicks on some slices."""
+    def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
+        """Score adapters with prompts on some slices, those that a user made where they were kept."""
         adapters = {name: read_adapter(file)[0] for name, file in files.items()}
         wait = wait_for_idle(self.store.inference_lock_file)
-        return score_adapters(self._black_box(), adapters, case, self._max_images, wait)
+        prompts = self._prompts.read(volume, label)
+        return score_adapters(self._black_box(), adapters, case, self._max_images, prompts, wait)
 
 
 class OrganJudge:
@@ -100,7 +111,7 @@ class OrganJudge:
         """Return the name of the model in the evidence."""
         return self._segmenter().model.sha256
 
-    def score(self, label: str, files: Mapping[str, Path], case: Case) -> dict[str, float]:
+    def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Score adapters on the whole volume."""
         from baps.fseft.adapter_file import read_organ_adapter  # Networks, which take seconds to import.
         from baps.fseft.prospective import score_organ_adapters
@@ -217,7 +228,7 @@ class EvidenceCollector:
             same.setdefault(judge.store.record(*key).get("fingerprint", key), []).append(key)
         files = {str(number): judge.store.file(*group[0]) for number, group in enumerate(same.values())}
         with low_priority():
-            scores = judge.score(label, files, case)
+            scores = judge.score(label, files, case, volume)
         differences = {
             key: scores[str(n)] for n, group in enumerate(same.values()) for key in group if str(n) in scores
         }

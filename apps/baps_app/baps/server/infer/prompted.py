@@ -15,7 +15,10 @@ from baps.imaging.canvas import AS_STORED, SLICE_AXIS
 from baps.inference.requests.click import PACKED, read_click
 from baps.inference.segmenter import Segmenter
 from baps.io.slice_nrrd import write_slice_nrrd
-from baps.server.infer.base import NO_LABEL, Save, SegmentingInfer, format_adapter
+from baps.prompts import Prompt
+from baps.server.infer.base import IMAGE_ID, NO_LABEL, Save, SegmentingInfer, format_adapter
+
+KeepPrompt = Callable[[str, str, int, Prompt], None]
 
 _PLANES = (AS_STORED, "axial", "coronal", "sagittal")
 
@@ -28,11 +31,19 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
         lock_file: See ``SegmentingInfer``.
         labels: See ``SegmentingInfer``.
         save: See ``SegmentingInfer``.
-        adapted: Whether published adapters are used, or the unadapted black box.
+        adapted: Whether adapters are used, or the unadapted black box.
+        keep_prompt: Keeps the prompt of a label on a slice, given the name of the image, the label, the slice across K
+            and the prompt.
     """
 
     def __init__(
-        self, segmenter: Callable[[], Segmenter], lock_file: Path, labels: dict[str, int], save: Save, adapted: bool
+        self,
+        segmenter: Callable[[], Segmenter],
+        lock_file: Path,
+        labels: dict[str, int],
+        save: Save,
+        adapted: bool,
+        keep_prompt: KeepPrompt = lambda image, label, index, prompt: None,
     ) -> None:
         super().__init__(
             InferType.DEEPGROW,
@@ -44,7 +55,7 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             labels=labels,
             save=save,
         )
-        self._adapted = adapted
+        self._adapted, self._keep_prompt = adapted, keep_prompt
 
     def _answer(
         self, segmenter: Segmenter, path: Path, request: dict[str, Any], begun: float
@@ -59,6 +70,9 @@ class PromptedInfer(SegmentingInfer[Segmenter]):
             path, click.plane, click.prompt, segmenter.load_adapter(label) if self._adapted else None
         )
         volume = result.volume  # The file may have been replaced since the click was read.
+        named = label or (self._names[0] if len(self._names) == 1 else "")
+        if named and click.plane.axis == SLICE_AXIS:
+            self._keep_prompt(str(request.get(IMAGE_ID) or ""), named, click.plane.index, click.prompt)
         notes = list(click.notes)
         if self._adapted and click.plane.axis != SLICE_AXIS:
             notes.append(
