@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from baps.errors import InputError
@@ -46,7 +48,10 @@ DOMAINS = [
         _volumes(f"CHAOS {organ}, MR", "chaos_mr_t2", value, 3, 1)
         for organ, value in {"liver": 1, "right kidney": 2, "left kidney": 3, "spleen": 4}.items()
     ),
-    _volumes("hippocampus, MR", "msd_hippocampus", 1, 36, 12),
+    _volumes("hippocampus, MR", "msd_hippocampus", 1, 36, 13),
+    Domain("polyp, endoscopy", "kvasir_endoscopy", (), 0, 0),
+    Domain("skin lesion, dermoscopy 2018", "isic2018_skin", (), 0, 0),
+    Domain("lungs, chest X-ray", "jsrt_chest_xray", (), 0, 0),
     Domain("skin lesion, dermoscopy", "isic2017_skin", (), 0, 0),
     Domain("white blood cell, microscopy", "wbc_microscopy", (), 48, 16),
     *(
@@ -62,8 +67,7 @@ def cases(domain: Domain, split: str) -> list[Case]:
     """List the volumes of a split, see ``slices``; the organ may be missing in some."""
     folder = ROOT / domain.folder
     return [
-        Case(path, folder / "labels" / path.name, domain.values[0], path.name.split(".")[0])
-        for path in _files(domain, split)
+        Case(path, folder / "labels" / path.name, domain.values[0], _person(path)) for path in _files(domain, split)
     ]
 
 
@@ -75,8 +79,18 @@ def sha256_of_set(domain: Domain) -> str:
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
+def _person(path: Path) -> str:
+    """Name the patient of a volume: the hippocampi 2k - 1 and 2k are two sides of one person."""
+    name = path.name.split(".")[0]
+    if name.startswith("hippocampus_"):
+        return f"hippocampus {(int(name.removeprefix('hippocampus_')) + 1) // 2}"
+    return name
+
+
 def _files(domain: Domain, split: str) -> list[Path]:
     folder = ROOT / domain.folder
+    if (folder / "train").is_dir():  # The set is split already.
+        return [] if split == "validation" else sorted((folder / split / "images").iterdir())
     images = sorted(p for p in (folder / "images" if (folder / "images").is_dir() else folder).iterdir() if p.is_file())
     first = {"train": 0, "validation": domain.train, "test": domain.train + domain.validation}[split]
     last = {"train": domain.train, "validation": domain.train + domain.validation, "test": len(images)}[split]
@@ -86,21 +100,24 @@ def _files(domain: Domain, split: str) -> list[Path]:
 def slices(domain: Domain, split: str, side: int, max_slices: int = 12) -> Iterator[list[LabelledSlice]]:
     """Load the slices of each patient of a split (``train``, ``validation``, ``test``), one list per patient."""
     folder = ROOT / domain.folder
-    for path in _files(domain, split):
-        if path.name.endswith(".nii.gz"):
-            case = Case(path, folder / "labels" / path.name, domain.values[0], path.stem)
-            try:
-                yield labelled_slices(case, side, max_slices)
-            except InputError:  # The patient does not have the organ, or it is too small to click on.
-                continue
-        else:
-            yield [_picture(path, folder, side)]
+    for _, paths in groupby(_files(domain, split), _person):
+        pieces: list[LabelledSlice] = []
+        for path in paths:
+            if path.name.endswith(".nii.gz"):
+                case = Case(path, folder / "labels" / path.name, domain.values[0], _person(path))
+                with suppress(InputError):  # The patient does not have the organ, or it is too small to click on.
+                    pieces += labelled_slices(case, side, max_slices)
+            else:
+                pieces.append(_picture(path, side))
+        if pieces:
+            yield pieces
 
 
-def _picture(path: Path, folder: Path, side: int) -> LabelledSlice:
+def _picture(path: Path, side: int) -> LabelledSlice:
     """Load a picture and everything that is marked on it."""
     volume = read_volume(path)
-    mask = path if path.suffix == ".npz" else folder / "masks" / f"{path.stem}.png"
+    masks = next((path.parents[1] / name for name in ("masks", "labels") if (path.parents[1] / name).is_dir()), path)
+    mask = path if path.suffix == ".npz" else masks / f"{path.stem}.png"
     target, plane = read_labels(mask, volume) > 0, Plane(2, 0)
     canvas, window = Canvas.fit(volume, plane, side), choose_window(volume)
     image = canvas_image(volume, plane, canvas, window)

@@ -4,16 +4,19 @@
 cross-fitted, tried and served. It prints the results beside the rule of version 0.3 ("gain > 0 and above its standard
 error", judged by a few held-back patients), and writes ``benchmarks/results/gate.json``.
 
-A patient has 12 slices. The difference of Dice of a slice is the gain, plus a deviation of the patient, plus one of the
-slice; slices that follow each other have a correlation of 0.7, and so have the deviations of two candidates.
+It also replays real streams: the patients of ``benchmarks/results/streams.json``, whose adapted and unadapted Dice
+``benchmarks.adaptation.streams`` measured, arrive in random orders.
+
+A simulated patient has 12 slices. The difference of Dice of a slice is the gain, plus a deviation of the patient, plus
+one of the slice; slices that follow each other have a correlation of 0.7, and so have the deviations of two candidates.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,7 +129,9 @@ class Domain:
         # Which deviations are shared and which are a candidate's own is drawn, so that their distribution stays.
         shared, result = deviations(), np.empty((candidates, *shape))
         for candidate in range(candidates):
-            own = rng.random((len(gains), 1)) > CANDIDATE_CORRELATION
+            own = rng.random((len(gains), 1)) > np.sqrt(
+                CANDIDATE_CORRELATION
+            )  # Two share theirs if neither has its own.
             result[candidate] = np.where(own, deviations(), shared)
         return np.clip(result + gains[:, None], -1, 1)
 
@@ -330,13 +335,14 @@ def _false_shares(name: str, lives: int, seed: int) -> list[float]:
     return [published_share(domain, 0.0, cadence, TRAININGS, lives, seed)[2] for cadence in CADENCES.values()]
 
 
-def simulate(lives: int, seed: int, console: Console) -> dict[str, Any]:
+def simulate(lives: int, seed: int, console: Console, gain: float = 0.10) -> dict[str, Any]:
     """Run all simulations and print their tables.
 
     Args:
         lives: number of simulated labels for each share.
         seed: seed of the simulation.
         console: where to print.
+        gain: true gain in the table of right claims, Dice.
 
     Returns:
         The figures.
@@ -350,14 +356,14 @@ def simulate(lives: int, seed: int, console: Console) -> dict[str, Any]:
         table.add_row(name, *(f"{share:.3f}" for share in of_domain))
     console.print(table)
 
-    table = Table("gain .10, patients .10", "with 8 patients", "by the 16th", title="Published")
-    once = published_share(PLAIN, 0.10, (8, 1, 16), 1, 2 * lives, seed)
-    often = published_share(PLAIN, 0.10, (3, 1, 16), TRAININGS, lives, seed)
+    table = Table(f"gain {gain:.2f}, patients .10", "with 8 patients", "by the 16th", title="Published")
+    once = published_share(PLAIN, gain, (8, 1, 16), 1, 2 * lives, seed)
+    often = published_share(PLAIN, gain, (3, 1, 16), TRAININGS, lives, seed)
     for name, shares in (("trained once, with 8 patients", once), ("trained after each patient", often)):
         table.add_row(name, f"{shares[0]:.3f}", f"{shares[1]:.3f}")
     console.print(table)
 
-    few = max(1, lives // 25)
+    few = max(1, lives // 100)
     lost = {rule: regret(live, (CALM, NOISY), few, seed) for rule, live in RULES.items()}
     table = Table("rule", "Dice lost for each of 30 patients", title="Regret, gains from -.10 to +.30")
     for rule, dice in lost.items():
@@ -368,13 +374,14 @@ def simulate(lives: int, seed: int, console: Console) -> dict[str, Any]:
         "gain before", "patients .03, slices .10", "patients .07, slices .15", title="Withdrawn within 10 (-.10)"
     )
     withdrawn = {}
-    for gain in (0.10, 0.20, 0.30):
-        withdrawn[gain] = [withdrawn_share(domain, gain, 4 * few, seed) for domain in (CALM, NOISY)]
-        table.add_row(f"{gain:.2f}", *(f"{share:.3f}" for share in withdrawn[gain]))
+    for before in (0.10, 0.20, 0.30):
+        withdrawn[before] = [withdrawn_share(domain, before, 4 * few, seed) for domain in (CALM, NOISY)]
+        table.add_row(f"{before:.2f}", *(f"{share:.3f}" for share in withdrawn[before]))
     console.print(table)
     return {
         "lives": lives,
         "seed": seed,
+        "gain": gain,
         "false_published": max(list(false.values())[:4]),
         "false_published_by_domain": false,
         "published_at_8": once[0],
@@ -386,17 +393,166 @@ def simulate(lives: int, seed: int, console: Console) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Replay:
+    """What the gate makes of real patients.
+
+    Attributes:
+        patients: number of test patients.
+        gain: their mean gain, Dice.
+        served: share of the patients after the first training whom the adapter served.
+        published: share of the orders in which the adapter was ever published.
+        regret: Dice lost for each of these patients, see ``regret``.
+        regret_before: the same with the rule of version 0.3.
+    """
+
+    patients: int
+    gain: float
+    served: float
+    published: float
+    regret: float
+    regret_before: float
+
+
+@dataclass(frozen=True)
+class RealStream:
+    """Real differences between the Dice of an adapter and of the unadapted model.
+
+    Attributes:
+        training: cross-fitted differences of the patients that it was trained on (patients,).
+        test: differences of other patients (patients,).
+    """
+
+    training: NDArray[np.float64]
+    test: NDArray[np.float64]
+
+    def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the order in which patients come: those of the training, and then others, with replacement.
+
+        Args:
+            rng: the generator.
+
+        Returns:
+            Differences (1, patients, 1).
+        """
+        return np.concatenate([rng.permutation(self.training), rng.choice(self.test, SERVED_PATIENTS)])[None, :, None]
+
+
+def read_streams(file: Path) -> dict[str, RealStream]:
+    """Read real streams.
+
+    Args:
+        file: results of ``benchmarks.adaptation.streams``.
+
+    Returns:
+        The streams by domain.
+    """
+    rows = json.loads(file.read_text())["domains"]
+    return {name: RealStream(np.array(row["cross_fitted"]), np.array(row["test"])) for name, row in rows.items()}
+
+
+def replay(stream: RealStream, orders: int, seed: int) -> Replay:
+    """Let real patients arrive in random orders.
+
+    Args:
+        stream: the patients.
+        orders: number of orders.
+        seed: seed of the orders.
+
+    Returns:
+        The result.
+    """
+    first, rng, gain = len(stream.training), np.random.default_rng(seed), float(stream.test.mean())
+    served: list[float] = []
+    published: list[bool] = []
+    lost: dict[str, list[float]] = {rule: [] for rule in RULES}
+    for _ in range(orders):
+        drawn = stream.draw(rng)
+        for rule, live in RULES.items():
+            life = live(drawn, first, 1000)
+            share = float((np.array(life.serves[first:]) >= 0).mean())
+            lost[rule].append(max(0.0, gain) - gain * share)
+            if rule == "gate":
+                served.append(share)
+                published.append(life.published is not None)
+    means = {rule: float(np.mean(values)) for rule, values in lost.items()}
+    shares = float(np.mean(served)), float(np.mean(published))
+    return Replay(len(stream.test), gain, *shares, means["gate"], means["version 0.3"])
+
+
+def replay_null(streams: Mapping[str, RealStream], orders: int, seed: int) -> float:
+    """Replay real patients whose adapted and unadapted Dice is exchanged at random, so that no candidate is better.
+
+    Args:
+        streams: the patients by domain.
+        orders: number of orders of each domain.
+        seed: seed of the orders.
+
+    Returns:
+        Largest share of the orders of a domain in which something was published.
+    """
+    shares = []
+    for stream in streams.values():
+        rng = np.random.default_rng(seed)
+        published = []
+        for _ in range(orders):
+            drawn = stream.draw(rng)
+            drawn *= rng.choice((-1.0, 1.0), drawn.shape)
+            life = live_with_gate(drawn, len(stream.training), 1000, serve_trials=False)
+            published.append(life.published is not None)
+        shares.append(float(np.mean(published)))
+    return max(shares)
+
+
+def replay_all(file: Path, orders: int, seed: int, console: Console) -> dict[str, Any]:
+    """Replay all real streams and print their table.
+
+    Args:
+        file: results of ``benchmarks.adaptation.streams``.
+        orders: number of orders of each domain.
+        seed: seed of the orders.
+        console: where to print.
+
+    Returns:
+        The figures.
+    """
+    streams = read_streams(file)
+    results = {domain: replay(stream, orders, seed) for domain, stream in streams.items()}
+    table = Table(
+        "domain", "patients", "gain", "served", "published", "Dice lost", "version 0.3", title="Real patients"
+    )
+    for domain, result in results.items():
+        shares = f"{result.served:.2f}", f"{result.published:.2f}"
+        lost = f"{result.regret:.4f}", f"{result.regret_before:.4f}"
+        table.add_row(domain, str(result.patients), f"{result.gain:+.3f}", *shares, *lost)
+    console.print(table)
+    null = replay_null(streams, orders, seed)
+    console.print(
+        f"Adapted and unadapted exchanged at random: published in at most {null:.3f} of the orders of a domain."
+    )
+    return {
+        "replays": {domain: asdict(result) for domain, result in results.items()},
+        "replay_regret": float(np.mean([result.regret for result in results.values()])),
+        "replay_regret_before": float(np.mean([result.regret_before for result in results.values()])),
+        "replay_false_published": null,
+    }
+
+
 RULES = {"version 0.3": live_with_former_rule, "gate": live_with_gate}
 
 
 def main(
-    lives: Annotated[int, typer.Option(help="Simulated labels for each share.")] = 1000,
+    lives: Annotated[int, typer.Option(help="Simulated labels for each share.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    gain: Annotated[float, typer.Option(help="True gain in the table of right claims.")] = 0.10,
     out: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS / "gate.json",
 ) -> None:
     """Simulate the gate, print the tables and write the results."""
-    results = simulate(lives, seed, Console())
-    # Replays of real streams of patients belong here: they go through live_with_gate as the simulated ones do.
+    console = Console()
+    results = {
+        **simulate(lives, seed, console, gain),
+        **replay_all(RESULTS / "streams.json", lives // 20, seed, console),
+    }
     out.write_text(json.dumps(results, indent=1))
 
 

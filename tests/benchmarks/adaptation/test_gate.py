@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from benchmarks.adaptation.gate import (
     PLAIN,
     Domain,
     Noise,
+    RealStream,
     discrete,
     heavy_tailed,
     left_skewed,
@@ -17,11 +21,15 @@ from benchmarks.adaptation.gate import (
     live_with_gate,
     normal,
     published_share,
+    read_streams,
     regret,
+    replay,
+    replay_null,
     withdrawn_share,
 )
 
 FLAT = Domain(0.0, 0.001)
+NOISE = np.linspace(-0.01, 0.01, 13)
 
 
 @pytest.mark.parametrize("noise", [normal, left_skewed, heavy_tailed, discrete])
@@ -35,10 +43,8 @@ def test_deviations_have_mean_zero_and_standard_deviation_one(noise: Noise) -> N
 def test_slices_and_candidates_are_correlated(domain: Domain) -> None:
     drawn = domain.draw(np.random.default_rng(0), 2, np.full(4000, 0.1))
     assert drawn.mean() == pytest.approx(0.1, abs=0.01)
-    slices = drawn - domain.draw(np.random.default_rng(0), 2, np.full(4000, 0.1)).mean()
-    within = slices[0] - 0
     expected = (domain.patient_sd**2 + 0.7 * domain.slice_sd**2) / (domain.patient_sd**2 + domain.slice_sd**2)
-    assert np.corrcoef(within[:, 4], within[:, 5])[0, 1] == pytest.approx(expected, abs=0.05)
+    assert np.corrcoef(drawn[0, :, 4], drawn[0, :, 5])[0, 1] == pytest.approx(expected, abs=0.05)
     assert np.corrcoef(drawn[0, :, 0], drawn[1, :, 0])[0, 1] == pytest.approx(0.7, abs=0.05)
 
 
@@ -65,3 +71,17 @@ def test_the_gate_holds_its_figures_in_a_small_simulation() -> None:
     assert withdrawn_share(Domain(0.03, 0.10), 0.2, 10, 1) >= 0.6
     gains = np.array([-0.1, 0.1])
     assert regret(live_with_gate, [PLAIN], 5, 1, gains) < regret(live_with_former_rule, [PLAIN], 100, 1, gains) + 0.002
+
+
+def test_real_patients_are_replayed(tmp_path: Path) -> None:
+    helps, harms = (RealStream(np.full(8, gain) + NOISE[:8], np.full(5, gain) + NOISE[8:]) for gain in (0.2, -0.2))
+    helped, harmed = replay(helps, 5, 0), replay(harms, 5, 0)
+    assert (helped.patients, helped.gain) == (5, pytest.approx(0.2, abs=0.01))
+    assert (helped.served, helped.published, helped.regret) == (1, 1, 0)
+    assert (harmed.served, harmed.published, harmed.regret) == (0, 0, 0)
+    assert replay_null({"helps": helps}, 40, 0) <= 0.15
+    file = tmp_path / "streams.json"
+    row = {"cross_fitted": helps.training.tolist(), "test": helps.test.tolist()}
+    file.write_text(json.dumps({"domains": {"helps": row}}))
+    again = read_streams(file)["helps"]
+    assert (again.training.tolist(), again.test.tolist()) == (row["cross_fitted"], row["test"])

@@ -184,8 +184,9 @@ class Gate:
         if streams:
             self.ledger.update(streams[-1], streams[:-1])
         for stream in streams:
-            probability = estimate_gain(stream.differences()).probability_better
-            if self.ledger.holds(stream) and probability < _RETRACTION_PROBABILITY:
+            if not self.ledger.holds(stream):
+                continue
+            if estimate_gain(stream.differences()).probability_better < _RETRACTION_PROBABILITY:
                 self.ledger.retract(stream)
         chosen = black_box in self._chosen_by_person
         unjudged = any(not len(stream) and self._is_served(stream) for stream in streams)
