@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -97,10 +98,17 @@ def test_a_visual_prompt_that_brings_nothing_more_is_given_up(
     assert "visual prompt" not in result.record["parts"]
     assert not any(bool(value.any()) for key, value in result.adapter.state_dict().items() if "prompt.head" in key)
     assert black_box.images_queried < 0.75 * DEFAULT.max_images
-    (note,) = result.notes
-    assert note.startswith("A visual prompt was tried in one fold and given up, because it changed the Dice by ")
-    assert result.sentence().endswith(note)
-    assert result.record["notes"] == [note]
+    evidence, images = result.notes
+    assert re.fullmatch(
+        r"Gain in Dice of each part, cross-fitted on 6 patients: zoom dropped \([+-]0\.\d{3} on \d+ prompts\), "
+        r"visual prompt dropped \([+-]\d\.\d{3} in the first of 2 folds, where \+2\.000 is required\), "
+        r"head (kept|dropped) \([+-]0\.\d{3}\)\.",
+        evidence,
+    )
+    unspent = DEFAULT.max_images - black_box.images_queried
+    assert images == f"Stopped early: {unspent} of {DEFAULT.max_images} images were not queried."
+    assert result.sentence().endswith(f"{evidence} {images}")
+    assert result.record["notes"] == result.notes
 
 
 @pytest.mark.usefixtures("short_head")
@@ -118,7 +126,8 @@ def test_a_visual_prompt_that_brings_more_is_trained_on_all(
     result = adapt(new_black_box(), dim_slices(6), replace(DEFAULT, max_images=2000))
     assert runs == [("fold 1", 3), ("fold 2", 3), ("last run", 6)]
     assert "visual prompt" in result.record["parts"]
-    assert result.notes == []
+    assert re.search(r"visual prompt kept \(\+0\.\d{3}\)", result.notes[0])
+    assert result.notes[1].endswith("of 2,000 images were not needed.")
     means = {name: np.mean(list(scores.values())) for name, scores in result.scores.parts.items()}
     assert means["visual prompt"] > means["head"] + 0.1
 

@@ -40,6 +40,13 @@ def test_a_part_must_bring_something(gain: float, kept: bool) -> None:
     assert fit.choose(np.ones(4, bool)) == (BOTH if kept else ZOOM)
 
 
+def test_a_part_brings_what_is_lost_without_it() -> None:
+    fit = cross_fit(unadapted=[0.4] * 4, zoom=[0.6] * 4, both=[0.7] * 4)
+    assert fit.gain("zoom") == pytest.approx(0.3)
+    assert fit.gain("head") == pytest.approx(0.1)
+    assert fit.gain("visual prompt") is None
+
+
 def test_the_choice_for_a_group_is_that_of_the_others() -> None:
     """Each group would choose what is best for itself; what the other one chooses is what it is judged with."""
     fit = cross_fit(unadapted=[0.4] * 4, zoom=[0.9, 0.2, 0.9, 0.2], head=[0.1, 0.8, 0.1, 0.8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from baps.training.plan import AdaptationPlan, ServedAdapter
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
 from baps.training.training import Callback, CurvePoint
+
+logger = logging.getLogger(__name__)
 
 _METHOD_VERSION = 5
 """Increase it whenever the same data, settings and seeds give another result than before."""
@@ -59,7 +62,7 @@ class Adaptation:
         comparison: comparison with the unadapted model, or None if there is only one patient.
         scores: scores of every patient that judged; empty if there is only one patient.
         curve: mean Dice by images, of every part that was tried, and of the visual prompt's last run.
-        notes: sentences about what was not trained, and why.
+        notes: sentences about which parts were kept or dropped, on which evidence, and the images that were not spent.
         record: everything needed to audit it; patients appear as hashes.
     """
 
@@ -74,7 +77,7 @@ class Adaptation:
         """Describe the outcome in sentences.
 
         Returns:
-            The comparison, and what was not trained.
+            The comparison, and what became of each part.
         """
         return " ".join([describe_training(self.comparison), *self.notes])
 
@@ -191,6 +194,9 @@ def adapt(
             for name, dice in (trainer.cross_fit.score_parts() if comparable else {}).items()
         },
     )
+    notes = trainer.notes(parts)
+    for note in notes:
+        logger.info("%s", note)
     windows = {piece.window for pieces in slices.values() for piece in pieces}
     record: dict[str, Any] = {
         "adapter": adapter.to_dict(),
@@ -203,13 +209,13 @@ def adapt(
         "against_served": against_served.to_dict() if against_served else None,
         "parts": list(parts.names),
         "scores": scores.to_dict(),
-        "notes": trainer.notes,
+        "notes": notes,
         "curve": [[point.images, round(point.dice, 4)] for point in trainer.curve],
         "black_box_images": query_log.images,
         "replayed_images": query_log.replayed_images,
         "seconds": round(time.monotonic() - start, 1),
     }
-    return Adaptation(adapter, comparison, scores, trainer.curve, trainer.notes, record)
+    return Adaptation(adapter, comparison, scores, trainer.curve, notes, record)
 
 
 def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+PART_NAMES = ("zoom", "visual prompt", "head")
+
 MIN_GAIN = 0.01
 """Gain in Dice (0 to 1) that every part has to bring: each makes clicks slower, or may harm images of another kind."""
 
@@ -34,8 +36,8 @@ class Parts:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the parts that are there."""
-        there = {"zoom": self.zoom < 1, "visual prompt": self.visual_prompt, "head": bool(self.head)}
-        return tuple(name for name, is_there in there.items() if is_there)
+        present = (self.zoom < 1, self.visual_prompt, bool(self.head))
+        return tuple(name for name, is_present in zip(PART_NAMES, present, strict=True) if is_present)
 
     @property
     def name(self) -> str:
@@ -96,6 +98,20 @@ class CrossFit:
             filter(eligible, self.scores),
             key=lambda parts: float(self.by_unit(self.scores[parts])[judges].mean()) - MIN_GAIN * len(parts.names),
         )
+
+    def gain(self, part: str) -> float | None:
+        """Compute what a part brings to the other parts.
+
+        Args:
+            part: a name of ``Parts.names``.
+
+        Returns:
+            The best mean Dice with the part minus the best without it, or None if it was not tried.
+        """
+        means = {parts: float(self.by_unit(dice).mean()) for parts, dice in self.scores.items()}
+        with_part = [mean for parts, mean in means.items() if part in parts.names]
+        without = [mean for parts, mean in means.items() if part not in parts.names]
+        return max(with_part) - max(without) if with_part and without else None
 
     def score_choice(self, eligible: Eligible = any_parts) -> NDArray[np.float64]:
         """Score the procedure that includes the choice: for every group by the scores of the other groups.

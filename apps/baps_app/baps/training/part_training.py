@@ -21,7 +21,7 @@ from baps.evaluation.splits import MAX_GROUPS
 from baps.training.answers import Answers, draw_evaluation_prompts, query_answers, query_more_answers
 from baps.training.batches import Batches
 from baps.training.budget import PROMPT_FOLDS, Budget, divide_prompt_images
-from baps.training.cross_fitting import CrossFit, Parts
+from baps.training.cross_fitting import PART_NAMES, CrossFit, Parts
 from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
@@ -61,7 +61,7 @@ class PartTrainer:
         cross_fit: the scores.
         judges: the patients that judge, in the order of the units of ``cross_fit`` if there are several.
         curve: mean Dice of what was tried, by images.
-        notes: sentences about what was not done.
+        dropped: why a part was given up before it was tried on all evaluation prompts, by the part's name.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PartTrainer:
         self._query_log, self._new_visual_prompt = query_log, new_visual_prompt
         self._report, self._callback = report, callback
         self.curve: list[CurvePoint] = []
-        self.notes: list[str] = []
+        self.dropped: dict[str, str] = {}
         self.judges = list(dict.fromkeys(piece.patient for piece in batches.slices))[: budget.judges]
         self._rows, self._prompts = draw_evaluation_prompts(
             batches, self.judges, settings.prompt, budget.each, settings.check_slices, settings.seed + 1
@@ -111,6 +111,37 @@ class PartTrainer:
         if not parts.visual_prompt:
             last_run = 0
         return self._finish(parts, last_run), parts
+
+    def notes(self, parts: Parts) -> list[str]:
+        """Describe which parts were kept or dropped, on which evidence, and how many images were not spent.
+
+        Args:
+            parts: the parts of the candidate.
+
+        Returns:
+            Sentences; none if the settings leave nothing to choose.
+        """
+        if self._settings.prompt_only:
+            return []
+        outcomes = []
+        for part in PART_NAMES:
+            gain = self.cross_fit.gain(part)
+            if part in self.dropped:
+                outcomes.append(f"{part} {self.dropped[part]}")
+            elif gain is not None:
+                outcomes.append(f"{part} {'kept' if part in parts.names else 'dropped'} ({gain:+.3f})")
+        notes = []
+        if outcomes:
+            count = len(self.cross_fit.groups)
+            judges = f"{count} patients" if len(self.judges) > 1 else f"{count} groups of slices of one patient"
+            notes.append(f"Gain in Dice of each part, cross-fitted on {judges}: {', '.join(outcomes)}.")
+        max_images = self._settings.max_images
+        unspent = max_images - self._query_log.images
+        if unspent:
+            of_all = f"{unspent:,} of {max_images:,} images"
+            kept = parts.visual_prompt
+            notes.append(f"{of_all} were not needed." if kept else f"Stopped early: {of_all} were not queried.")
+        return notes
 
     def score(self, adapter: Adapter, patients: Collection[str]) -> dict[str, NDArray[np.float64]]:
         """Score an adapter with the evaluation prompts of some patients.
@@ -238,6 +269,9 @@ class PartTrainer:
         for judges in juries:
             if judges.any():
                 chosen.add(max(dice, key=lambda zoom: float(dice[zoom][judges].mean())))
+        if chosen == {1.0}:
+            gain = max(float(dice[zoom].mean()) for zoom in ZOOMS) - float(dice[1.0].mean())
+            self.dropped["zoom"] = f"dropped ({gain:+.3f} on {count} prompts)"
         for zoom in sorted(chosen - {1.0}):
             self._keep(zoom, answers[zoom] + self._query(zoom, identity, slice(count, None), "zoom"))
         return sorted(chosen | {1.0})
@@ -274,7 +308,7 @@ class PartTrainer:
         except InputError:
             if settings.prompt_only:
                 raise
-            self.notes.append("max_images was too small to try a visual prompt.")
+            self.dropped["visual prompt"] = "not tried, because max_images is too small"
             return 0
         chosen = self._choose()
         kept: list[tuple[NDArray[np.bool_], HeadData]] = []
@@ -288,9 +322,8 @@ class PartTrainer:
             if not settings.prompt_only and fold == 0:
                 gain = self._gain(before, *kept[0])
                 if gain < _MIN_TRIAL_GAIN:
-                    self.notes.append(
-                        "A visual prompt was tried in one fold and given up, because it changed the Dice by "
-                        f"{gain:+.3f}."
+                    self.dropped["visual prompt"] = (
+                        f"dropped ({gain:+.3f} in the first of {folds} folds, where {_MIN_TRIAL_GAIN:+.3f} is required)"
                     )
                     return 0
         if folds:
