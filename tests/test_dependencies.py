@@ -18,6 +18,7 @@ _PACKAGE = APP / "baps"
 _EXTRAS = {
     "server": "server",
     "demo": "server",
+    "cli/evidence_plot.py": "server",
     "cli/labels.py": "server",  # baps labels import, which saves as the server does
     "site/doctor.py": "server",
     "blackbox/remote": "remote",

@@ -415,38 +415,26 @@ def training_slices(site: Site, black_box: BlackBox, organ: str) -> Any:
     return slices
 
 
-class EnoughError(Exception):
-    """Ends a training."""
-
-
-def test_stopped_training_resumes(site: Site, bundled: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All answers of the log are used before the model is queried. The training is stopped after one new answer."""
+def test_stopped_training_of_another_version_begins_anew(site: Site, bundled: BlackBox) -> None:
+    """The procedure has changed since, so that the answers in the log are to other questions."""
     log, settings = site.store.log("spleen"), AdaptationSettings(**renamed({"max_images": 200, "seed": 7}, TRAINING))
-    kept, before, segment = log.read_text().splitlines(), bundled.images_queried, bundled.segment
-    recalled = json.loads(kept[-1])["images"]
-    assert recalled > 0
-
-    def ask(*queried: Any) -> NDArray[np.float32]:
-        if len(log.read_text().splitlines()) > len(kept):
-            raise EnoughError
-        return segment(*queried)
-
-    slices = training_slices(site, bundled, "spleen")
-    monkeypatch.setattr(bundled, "segment", ask)
-    with pytest.raises(EnoughError):
-        adapt_and_publish(site.store, ("spleen",), bundled, slices, settings)
-    lines = log.read_text().splitlines()
-    assert lines[:-1] == kept
-    assert bundled.images_queried - before == json.loads(lines[-1])["images"] - recalled > 0
+    assert json.loads(log.read_text().splitlines()[-1])["images"] > 0
+    versions = site.store.versions("spleen")
+    outcome = adapt_and_publish(site.store, ("spleen",), bundled, training_slices(site, bundled, "spleen"), settings)
+    assert outcome["replayed_images"] == 0
+    assert site.store.versions("spleen") == [*versions, outcome["version"]]
+    assert not log.exists()
 
 
-def test_finished_training_is_not_repeated(site: Site, bundled: BlackBox) -> None:
+def test_finished_training_is_repeated_with_the_new_procedure_and_the_old_version_is_kept(
+    site: Site, bundled: BlackBox
+) -> None:
     requested = expected("retrained")
-    settings, before = AdaptationSettings(**renamed(requested["settings"], TRAINING)), bundled.images_queried
-    slices = training_slices(site, bundled, requested["label"])
-    result = adapt_and_publish(site.store, (requested["label"],), bundled, slices, settings)
-    assert result["version"] == requested["version"]
-    assert bundled.images_queried == before
+    settings, label = AdaptationSettings(**renamed(requested["settings"], TRAINING)), requested["label"]
+    record = site.store.record(label, requested["version"])
+    result = adapt_and_publish(site.store, (label,), bundled, training_slices(site, bundled, label), settings)
+    assert result["version"] > requested["version"]
+    assert site.store.record(label, requested["version"]) == record
 
 
 # Labels.

@@ -21,7 +21,7 @@ _WEAK_EVIDENCE = 2
 """Up to this many patients prove nothing."""
 
 _REJECTION_PROBABILITY = 0.1
-"""A candidate is rejected if it is better with less probability."""
+"""A candidate is rejected if it is better with less probability, or its patients did not gain on average."""
 
 _RETRACTION_PROBABILITY = 0.05
 """A claim is retracted for good if the candidate is better with less probability: one patient does not do that."""
@@ -35,7 +35,7 @@ class State(str, Enum):
         ON_TRIAL: patients are judging it, and nothing is claimed.
         PUBLISHED: it is claimed to be better than the unadapted model.
         WITHDRAWN: it has served, and is expected to lose Dice now.
-        REJECTED: it is probably no better, or a newer candidate took its place.
+        REJECTED: it has not helped so far, or is probably no better, or a newer candidate took its place.
     """
 
     CANDIDATE = "candidate"
@@ -227,14 +227,14 @@ class Gate:
 
     def _status(self, stream: EvidenceStream, in_play: bool) -> CandidateStatus:
         gain = estimate_gain(stream.differences()) if len(stream) else None
-        serves = self._is_served(stream)
+        serves, helps = self._is_served(stream), len(stream) > 0 and stream.differences().mean() > 0
         if gain is None:
             state = State.CANDIDATE
         elif gain.mean <= 0 and not serves and stream.key in self._served:
             state = State.WITHDRAWN
         elif self.ledger.holds(stream):
             state = State.PUBLISHED
-        elif serves or (in_play and gain.probability_better >= _REJECTION_PROBABILITY):
+        elif serves or (in_play and helps and gain.probability_better >= _REJECTION_PROBABILITY):
             state = State.ON_TRIAL
         else:
             state = State.REJECTED

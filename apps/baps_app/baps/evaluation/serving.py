@@ -119,7 +119,7 @@ def _estimate_gain(values: tuple[float, ...], advantage: bool) -> GainEstimate:
 
 
 def choose_served(streams: Sequence[EvidenceStream]) -> EvidenceStream | None:
-    """Choose what to serve.
+    """Choose what to serve. A candidate that has not helped its patients so far is not served, whatever the prior.
 
     Args:
         streams: the evidence of the candidates that may be served, oldest first.
@@ -130,7 +130,8 @@ def choose_served(streams: Sequence[EvidenceStream]) -> EvidenceStream | None:
     """
     best: EvidenceStream | None = None
     for stream in streams:
-        if not len(stream) or estimate_gain(stream.differences()).mean <= 0:
+        differences = stream.differences()
+        if not len(stream) or differences.mean() <= 0 or estimate_gain(differences).mean <= 0:
             continue
         if best is not None:
             shared = [patient for patient in stream.patients if patient in best]

@@ -294,6 +294,9 @@ class BapsApp(MONAILabelApp):
         confirms: bool = False,
     ) -> str:
         """Save the mask of a model, see ``baps.server.labels.save_labels.save_mask``."""
-        return baps.server.labels.save_labels.save_mask(
+        note = baps.server.labels.save_labels.save_mask(
             self.datastore(), self.site.labels, image_id, image, organ, mask, slices, model, author, confirms
         )
+        if self._collector:
+            self._collector.wake()
+        return note

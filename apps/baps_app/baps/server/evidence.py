@@ -1,8 +1,7 @@
 """Judge adapters on every label that a person confirms, in the background and at the lowest priority.
 
-The labels of the datastore are compared with the evidence in the store when a label is saved, when a training ends, and
-every ten minutes. So nothing is lost when the server ends, and labels that were changed or deleted are dropped from the
-evidence.
+The labels of the datastore are compared with the evidence in the store when a label is saved, and every ten minutes. So
+nothing is lost when the server ends, and labels that were changed or deleted are dropped from the evidence.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from monailabel.interfaces.datastore import Datastore
 
@@ -143,14 +142,14 @@ class EvidenceCollector:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
         self._unusable: set[tuple[str, str]] = set()  # Volume and label.
-        self._audited: dict[Path, int] = {}  # Number of changes by the file of the evidence.
+        self._audited = {file: len(history) for _, file, history in self._histories()}
 
     def start(self) -> None:
         """Start a thread that collects evidence now and whenever there may be more."""
         threading.Thread(target=self._run, name="evidence", daemon=True).start()
 
     def wake(self) -> None:
-        """Collect evidence soon, because a label was saved or a training has ended."""
+        """Collect evidence soon, because a label was saved."""
         self._wake.set()
 
     def _run(self) -> None:
@@ -168,14 +167,13 @@ class EvidenceCollector:
         Raises:
             BapsError: If the datastore or a model does not respond.
         """
-        judges = [judge for judge in self._judges if judge.store.labels()]
-        if not judges:
-            return
-        versions = label_versions(self._datastore, self._site.labels)
-        for judge in judges:
-            for label in self._site.labels:
-                if judge.store.versions(label):
-                    self._judge(judge, label, versions[label])
+        judged = [
+            (judge, label) for judge in self._judges for label in self._site.labels if judge.store.versions(label)
+        ]
+        versions = label_versions(self._datastore, self._site.labels) if judged else {}
+        for judge, label in judged:
+            self._judge(judge, label, versions[label])
+        self._audit_changes()
 
     def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
         model = judge.model()
@@ -247,13 +245,20 @@ class EvidenceCollector:
         with ExitStack() as stack:
             streams = {}
             for name in names:
-                self._audited.setdefault(judge.store.evidence_file(name), len(read_evidence(judge.store, name).history))
                 evidence = stack.enter_context(change_evidence(judge.store, name, model, self._site.serve_trials))
                 streams.update({(name, stream.candidate): stream for stream in evidence.gate.in_play(model)})
             yield streams
-        for name in names:
-            file, history = judge.store.evidence_file(name), read_evidence(judge.store, name).history
-            for change in history[self._audited[file] :]:
+
+    def _histories(self) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
+        """Yield the name, the file and the history of the evidence of every adapter."""
+        for judge in self._judges:
+            for name in (SHARED, *self._site.labels):
+                yield name, judge.store.evidence_file(name), read_evidence(judge.store, name).history
+
+    def _audit_changes(self) -> None:
+        """Add a line to the audit file for each change of a state since the last time, also by trainings."""
+        for name, file, history in self._histories():
+            for change in history[self._audited.get(file, 0) :]:
                 self._audit.add(
                     {
                         "user": None,
