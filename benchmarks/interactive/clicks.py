@@ -169,7 +169,8 @@ def publish(weights: Path, folder: Path) -> None:
             for value in visual_prompt.parameters():
                 value.add_(0.01)
         adapter = Adapter(visual_prompt)
-        record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
+        trained_for = {"weights_sha256": capabilities.weights_sha256, "preprocessing": capabilities.preprocessing}
+        record = {"adapter": adapter.to_dict(), "black_box": trained_for}
         store.publish(label, store.add(label, adapter, record))
 
 

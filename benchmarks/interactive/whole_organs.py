@@ -169,7 +169,10 @@ def train(domain: Domain, black_box: BlackBox, store: AdapterStore) -> None:
     result = adapt(black_box, training, AdaptationSettings())
     record = {
         "adapter": result.adapter.to_dict(),
-        "black_box": {"weights_sha256": black_box.capabilities.weights_sha256},
+        "black_box": {
+            "weights_sha256": black_box.capabilities.weights_sha256,
+            "preprocessing": black_box.capabilities.preprocessing,
+        },
     }
     version, status = store.add(domain.name, result.adapter, record), judge_training(result.scores.differences)
     if status.serves:  # Otherwise the unadapted model is still served.

@@ -47,7 +47,8 @@ def test_adapt_and_evaluate_a_new_organ(run: Run, tmp_path: Path) -> None:
     words = ("--organ", "tumour", "--method", "linear_probe", "--epochs", "80", "--learning-rate", "0.05")
     output = run("adapt", *words, "--out", str(tmp_path / "a" / "tumour"), "--unlabelled", str(tmp_path / "images"))
     assert "does not know tumour" in output
-    assert "Better: the adapter is" in output
+    assert "on trial: 2 patients" in output
+    assert "The adapter is" in output
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["tumour"]
 
     output = run("evaluate", "--organ", "tumour", "--json", str(tmp_path / "before.json"))

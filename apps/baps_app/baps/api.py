@@ -53,8 +53,9 @@ def load_black_box(
     """Load a promptable model.
 
     Args:
-        name: ``bundled``, ``sam`` (SAM and MedSAM checkpoints), ``sam2`` (SAM 2 and 2.1), or ``remote``.
-        weights: the checkpoint; ``sam`` and ``sam2`` need one.
+        name: ``bundled``, ``sam``, ``medsam``, ``sam_hq``, ``sam2`` (SAM 2 and 2.1), ``sam3``, or ``remote``. SAM and
+            MedSAM have the same tensors, but expect other images, so the name chooses between them.
+        weights: the checkpoint; all but ``bundled`` and ``remote`` need one.
         sha256: the hash that the checkpoint must have, or "" for the published one if the file name is known. For
             ``remote``: the identity that the model must have.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
