@@ -313,19 +313,16 @@ class ClaimLedger:
                     tuple(map(float, look["test"]["differences"])),
                     float(look["test"]["threshold"]),
                 )
-                if test and len(test.patients) != len(test.differences):
-                    raise ValueError
+                _require(test is None or len(test.patients) == len(test.differences))
                 ledger._looks.append(Look(int(look["patients_seen"]), float(look["spent"]), test))
             ledger._ranks = {str(key): int(rank) for key, rank in record["anytime_ranks"].items()}
             ledger._patients_at_last_rank = int(record["patients_at_last_rank"])
             ledger._retracted = set(_texts(record["retracted"]))
             for key, claim in record["claims"].items():
-                if claim["method"] not in (SIGN_FLIPS, ANYTIME):
-                    raise ValueError
+                _require(claim["method"] in (SIGN_FLIPS, ANYTIME))
                 patients = tuple(map(str, claim["patients"]))
                 ledger._claims[str(key)] = Claim(patients, claim["method"], float(claim["threshold"]))
-            if not math.isclose(ledger.spent, record["spent"], abs_tol=_TOLERANCE):
-                raise ValueError
+            _require(math.isclose(ledger.spent, record["spent"], abs_tol=_TOLERANCE))
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise BapsError(
                 "The error budget of a label cannot be read, so it counts as spent. Restore it from your backup."
@@ -344,6 +341,11 @@ def spent_ledger() -> ClaimLedger:
     ledger._looks.append(Look(_LOOK_SIZES[-1], _FLIP_BUDGET, None))
     ledger._ranks["lost"] = _RANK_AFTER_LOSS
     return ledger
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
 
 
 def _texts(value: object) -> list[str]:

@@ -145,11 +145,22 @@ class EvidenceStream:
         self._entries.pop(patient, None)
 
     def __len__(self) -> int:
-        """Count the patients."""
+        """Count the patients.
+
+        Returns:
+            Their number.
+        """
         return len(self._entries)
 
     def __contains__(self, patient: object) -> bool:
-        """Return whether a patient has judged the candidate."""
+        """Return whether a patient has judged the candidate.
+
+        Args:
+            patient: hash of the patient.
+
+        Returns:
+            Whether it has.
+        """
         return patient in self._entries
 
     @property
@@ -218,8 +229,7 @@ class EvidenceStream:
         try:
             stream = cls(_text(record["candidate"]), _text(record["black_box"]))
             for patient, cross_fitted, volumes in record["patients"]:
-                if _text(patient) in stream._entries or (cross_fitted is None and not volumes):
-                    raise ValueError
+                _require(_text(patient) not in stream and (cross_fitted is not None or bool(volumes)))
                 if cross_fitted is not None:
                     stream.add(patient, cross_fitted)
                 for volume, (label, difference) in volumes.items():
@@ -236,6 +246,11 @@ def _checked(difference: float) -> float:
     if not (isfinite(difference) and -1 <= difference <= 1):
         raise InputError("A difference of Dice must be a number from -1 to 1. Score the patient again.")
     return float(difference)
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
 
 
 def _text(value: object) -> str:

@@ -48,15 +48,13 @@ class OrganSegmenter:
         model: the foundation model.
         store: the published adapters of organs.
         feature_cache: cache of the model's features.
-
-    Attributes:
-        turn: lock of the thread that uses the model.
     """
 
     def __init__(self, model: OrganModel, store: AdapterStore, feature_cache: FeatureCache) -> None:
         self.model, self.store, self.feature_cache = model, store, feature_cache
         self._adapters: dict[str, tuple[str, FewShotAdapter]] = {}
         self.turn = threading.Lock()
+        """Lock of the thread that uses the model."""
 
     def served(self, organ: str) -> str | None:
         """Return what segments an organ.

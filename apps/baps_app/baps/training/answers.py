@@ -48,7 +48,14 @@ class Answers:
     probability: NDArray[np.uint8]
 
     def __add__(self, other: Answers) -> Answers:
-        """Join the answers to two sets of prompts."""
+        """Join the answers to two sets of prompts.
+
+        Args:
+            other: the second set.
+
+        Returns:
+            The answers to both, in this order.
+        """
         return Answers(
             self.rows + other.rows,
             self.prompts + other.prompts,

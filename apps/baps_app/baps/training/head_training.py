@@ -41,18 +41,30 @@ class HeadData:
 
     @cached_property
     def features(self) -> torch.Tensor:
-        """The features of the head, (N, FEATURES, GRID, GRID), half precision."""
+        """The features of the head, (N, FEATURES, GRID, GRID), half precision.
+
+        Returns:
+            The features.
+        """
         return self._features(lambda images: images)
 
     @cached_property
     def varied(self) -> torch.Tensor:
-        """The features of images of slightly varied brightness and contrast, which heads are trained on."""
+        """The features of images of slightly varied brightness and contrast, which heads are trained on.
+
+        Returns:
+            The features.
+        """
         random = np.random.default_rng([self.seed, 32452843])
         return self._features(lambda images: _vary_intensity(images, random))
 
     @cached_property
     def target(self) -> torch.Tensor:
-        """The masks at the grid, (N, 1, GRID, GRID), 0 to 1."""
+        """The masks at the grid, (N, 1, GRID, GRID), 0 to 1.
+
+        Returns:
+            The masks.
+        """
         return torch.cat([F.adaptive_avg_pool2d(batch.target[:, None], GRID) for batch, _ in self._parts()])
 
     def _features(self, vary: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

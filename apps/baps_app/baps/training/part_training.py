@@ -56,12 +56,6 @@ class PartTrainer:
             it was trained before.
         report: called after every part and every step.
         callback: called with the candidate at every point of the training curve.
-
-    Attributes:
-        cross_fit: the scores.
-        judges: the patients that judge, in the order of the units of ``cross_fit`` if there are several.
-        curve: mean Dice of what was tried, by images.
-        dropped: why a part was given up before it was tried on all evaluation prompts, by the part's name.
     """
 
     def __init__(
@@ -79,14 +73,18 @@ class PartTrainer:
         self._query_log, self._new_visual_prompt = query_log, new_visual_prompt
         self._report, self._callback = report, callback
         self.curve: list[CurvePoint] = []
+        """Mean Dice of what was tried, by images."""
         self.dropped: dict[str, str] = {}
+        """Why a part was given up before it was tried on all evaluation prompts, by the part's name."""
         self.judges = list(dict.fromkeys(piece.patient for piece in batches.slices))[: budget.judges]
+        """The patients that judge, in the order of the units of ``cross_fit`` if there are several."""
         self._rows, self._prompts = draw_evaluation_prompts(
             batches, self.judges, settings.prompt, budget.each, settings.check_slices, settings.seed + 1
         )
         self._slice_unit = _units(batches, self.judges)
         self._unit = self._slice_unit[self._rows]
         self.cross_fit = CrossFit(self._unit, np.arange(self._slice_unit.max() + 1) % MAX_GROUPS)
+        """The scores."""
         self._group = self.cross_fit.groups[self._unit]
         self._groups = [int(group) for group in np.unique(self._group)]
         self._can_judge = len(self._groups) > 1
@@ -295,6 +293,9 @@ class PartTrainer:
 
         Returns:
             The images of the last run, 0 if no visual prompt is worth training.
+
+        Raises:
+            InputError: if there are too few images.
         """
         settings = self._settings
         with_head = settings.head == "convolutional"

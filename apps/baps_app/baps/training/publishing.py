@@ -36,7 +36,11 @@ class Candidate(Protocol):
         """Everything needed to audit the candidate."""
 
     def sentence(self) -> str:
-        """Describe what the training measured."""
+        """Describe what the training measured.
+
+        Returns:
+            The sentences.
+        """
 
 
 def adapt_and_publish(
