@@ -7,7 +7,7 @@ import pytest
 
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.labels.save_labels import save_label
-from baps.server.training_cases import labelled_cases
+from baps.server.training_cases import label_versions, labelled_cases
 from tests.support.sites import SAMPLES, sample_labels
 
 SITE = {"liver": 1, "spleen": 2}
@@ -46,3 +46,21 @@ def test_annotated_slices_may_be_missing_or_damaged(studies: Path) -> None:
     assert [(case.patient, case.annotated_slices) for case in cases["spleen"]] == [("ct_01", None)]
     assert skipped.keys() == {"ct_02"}
     assert "annotated_slices.spleen" in skipped["ct_02"]
+
+
+def test_versions_of_labels_change_with_their_content_and_leave_out_what_is_disputed(studies: Path) -> None:
+    datastore = StudiesDatastore(str(studies), auto_reload=False, read_only=False)
+    assert label_versions(datastore, SITE) == {"liver": {}, "spleen": {}}
+    _save(datastore, "ct_01")
+    first = label_versions(datastore, SITE)
+    assert first["liver"].keys() == first["spleen"].keys() == {"ct_01"}
+    _save(datastore, "ct_01")
+    assert label_versions(datastore, SITE) == first
+    _save(datastore, "ct_02", confirmed=False)
+    assert label_versions(datastore, SITE) == first
+    cases, _ = labelled_cases(datastore, SITE, {}, "ct_01")
+    assert [case.patient for case in cases["spleen"]] == ["ct_01"]
+    assert labelled_cases(datastore, SITE, {}, "ct_02")[0] == {"liver": [], "spleen": []}
+    datastore.update_label_info("ct_01", "final", {"disputed": {"spleen": {"version": "x", "author": "Ann"}}})
+    assert label_versions(datastore, SITE)["spleen"] == {}
+    assert label_versions(datastore, SITE)["liver"].keys() == {"ct_01"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,13 +15,20 @@ import requests
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from baps.adapters.adapter import identity_adapter
 from baps.errors import BapsError, InputError
+from baps.evaluation.cases import Case
 from baps.imaging.volume import Volume
 from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.seg import write_segmentation
+from baps.registry.evidence import read_evidence
+from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
+from baps.server.evidence import EvidenceCollector
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
 from demo import orthanc
 from tests.support.series import Series, write_series
 
@@ -80,6 +87,40 @@ def test_a_submitted_label_counts_at_once(pacs: tuple[str, Series], tmp_path: Pa
     ]
     np.testing.assert_array_equal(labelmap, series.labels)
     assert [Path(pair["image"]).name for pair in other.datalist()] == [f"{series.uid}.nii.gz"]
+
+
+def test_a_submitted_label_judges_adapters_and_a_newer_one_replaces_it(
+    pacs: tuple[str, Series], tmp_path: Path
+) -> None:
+    address, series = pacs
+    datastore, site = open_pacs(address), Settings(labels=LABELS, adapters=tmp_path / "adapters")
+    store, audit = AdapterStore(site.adapters), AuditFile(site.audit_file)
+    audit.check()
+    record = {"adapter": identity_adapter().to_dict(), "black_box": {"weights_sha256": "model"}}
+    version = store.add("spleen", identity_adapter(), record)
+    store.publish("spleen", version)
+    judged: list[str] = []
+
+    class FakeJudge:
+        def __init__(self) -> None:
+            self.store = store
+
+        def model(self) -> str:
+            return "model"
+
+        def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
+            judged.append(case.patient)
+            return dict.fromkeys(files, 0.1 * len(judged))
+
+    collector = EvidenceCollector(datastore, site, (FakeJudge(),), audit)
+    for number in (1, 2):
+        _submit(datastore, series, series.labels, tmp_path)
+        collector.collect()
+        collector.collect()
+        stream = read_evidence(store, "spleen").gate.open(version, "model")
+        assert judged == ["phantom-coronal"] * number
+        assert stream.differences().tolist() == pytest.approx([0.1 * number])
+    assert "phantom" not in store.evidence_file("spleen").read_text()
 
 
 def test_the_newest_label_of_each_organ_is_used_despite_wrong_clocks(pacs: tuple[str, Series], tmp_path: Path) -> None:
