@@ -1,16 +1,25 @@
-"""Simulate on-site learning over weeks: patients arrive one by one, later with another organ and another scanner.
+"""Simulate on-site learning over weeks: patients arrive one by one, in two streams later from another scanner.
 
-``python -m benchmarks.adaptation.weekly_training`` processes the patients of two real data sets in order. Before
-training on a patient's labels, it measures the served adapter and the unadapted model on the patient (one click). Then
-a training on all labels so far starts from the served adapter, with 1,000 black-box images per organ, and the candidate
-is published only if it is accepted. The script prints the results and writes
-``benchmarks/results/weekly_training.json`` and ``docs/pictures/weekly_training.png``.
+``python -m benchmarks.adaptation.weekly_training`` processes the patients of real data sets in order. Each patient is
+first segmented from one click by the unadapted model, by what serves, and by the newest candidate, which is evidence
+for the adapters in play, as on a server. Then the patient's label is there, and at some patients a training on all
+labels so far follows, with 1,000 black-box images, after which the gate decides what serves.
+
+Beside the gate stands the rule of version 0.1 on the same candidates: serve a candidate if its gain over the patients
+of the training exceeds zero and its standard error, and is no less than that of the version before, less the standard
+error. The regret is the Dice lost for a patient against the better of the unadapted model and the newest candidate, in
+the mean of the stream. A claim counts as wrong if the version loses in the mean of the patients who came after it.
+
+The script prints the results and writes ``benchmarks/results/weekly_training.json`` and
+``docs/pictures/weekly_training.png``.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +29,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baps.blackbox import load_black_box
-from baps.evaluation.slices import AnySlice
-from baps.registry.store import SHARED, AdapterStore
+from baps.blackbox import BlackBox, load_black_box
+from baps.evaluation.slices import LabelledSlice
+from baps.evaluation.splits import patient_hash
+from baps.registry.evidence import change_evidence, evidence_key, read_statuses
+from baps.registry.store import AdapterStore
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
 from benchmarks.adaptation.arms import score
@@ -32,99 +43,179 @@ from benchmarks.real_data import DOMAINS, ROOT, slices
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ARRIVALS = (
-    *(("BTCV", number, ("spleen",)) for number in range(3)),
-    *(("BTCV", number, ("spleen", "liver")) for number in range(3, 8)),
-    *(("CHAOS", number, ("spleen", "liver")) for number in range(4)),
-    ("BTCV", 8, ("spleen", "liver")),
-    ("CHAOS", 4, ("spleen", "liver")),
-    ("BTCV", 9, ("spleen", "liver")),
-    ("CHAOS", 5, ("spleen", "liver")),
+SCANNERS = {"spleen": range(10), "liver": range(3, 10)}
+"""Organs of the streams in which MR follows CT, and the CT patients who come."""
+
+PICTURES_TRAINED_AT = (3, 5, 8, 12, 20, 32)
+"""Numbers of labelled patients at which a training follows in the other streams."""
+
+OTHERS = (
+    "hippocampus, MR",
+    "white blood cell, microscopy",
+    "polyp, endoscopy",
+    "skin lesion, dermoscopy 2018",
+    "lungs, chest X-ray",
 )
-"""Data set, number of the patient in it, and the labelled organs: CT first, a second organ from the fourth patient,
-then MR."""
+"""Other streams; test patients are left out."""
 
-_MODALITY = {"BTCV": "CT", "CHAOS": "MR"}
 _CLICK_SETS = 3
+_SLICES = 16
 
 
-def _patients(side: int) -> dict[tuple[str, int, str], list[Any]]:
-    slices_by_patient = {}
-    for collection, modality in _MODALITY.items():
-        for organ in ("spleen", "liver"):
-            domain = next(d for d in DOMAINS if d.name == f"{collection} {organ}, {modality}")
-            parts = [p for split in ("train", "validation", "test") for p in slices(domain, split, side, 16)]
-            slices_by_patient.update({(collection, number, organ): pieces for number, pieces in enumerate(parts)})
-    return slices_by_patient
+@dataclass(frozen=True)
+class Stream:
+    """Patients who arrive one by one.
+
+    Attributes:
+        name: name of the stream, which is the label.
+        patients: name and slices of each patient.
+        trained_at: numbers of labelled patients at which a training follows.
+    """
+
+    name: str
+    patients: list[tuple[str, list[LabelledSlice]]]
+    trained_at: frozenset[int]
+
+
+def load_streams(side: int, only: str) -> Iterator[Stream]:
+    """Load the streams.
+
+    Args:
+        side: side of the canvas, pixels.
+        only: text in the names of the streams.
+
+    Yields:
+        The streams, one at a time.
+    """
+    domains = {domain.name: domain for domain in DOMAINS}
+
+    def patients(name: str, *splits: str) -> list[list[LabelledSlice]]:
+        return [pieces for split in splits for pieces in slices(domains[name], split, side, _SLICES)]
+
+    for organ, numbers in SCANNERS.items():
+        name = f"{organ}, CT then MR"
+        if only in name:
+            ct = patients(f"BTCV {organ}, CT", "train", "validation", "test")
+            mr = patients(f"CHAOS {organ}, MR", "train", "validation", "test")
+            order = [(f"CT {number}", ct[number]) for number in numbers if number < len(ct)]
+            order[-2:-2] = [(f"MR {number}", pieces) for number, pieces in enumerate(mr[:4])]
+            order += [(f"MR {number}", pieces) for number, pieces in enumerate(mr[4:], 4)]
+            yield Stream(name, order, frozenset(range(2, len(order) + 1)))
+    for name in OTHERS:
+        if only in name:
+            order = [(pieces[0].patient, pieces) for pieces in patients(name, "train", "validation")]
+            yield Stream(name, order, frozenset(PICTURES_TRAINED_AT))
+
+
+def live(stream: Stream, black_box: BlackBox, examiner: BlackBox, max_images: int, console: Console) -> dict[str, Any]:
+    """Let the patients of a stream come.
+
+    Args:
+        stream: the patients.
+        black_box: the model, for trainings.
+        examiner: the same model, for the patients who come.
+        max_images: black-box images of each training.
+        console: where to print.
+
+    Returns:
+        What happened to every patient, and the means.
+    """
+    key = evidence_key(*examiner.capabilities.identity)
+    labelled: dict[str, list[LabelledSlice]] = {}
+    course: list[dict[str, Any]] = []
+    later: dict[str, list[float]] = {}  # Differences of later patients, by version.
+    former: str | None = None
+    claimed: set[str] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        store = AdapterStore(Path(folder))
+        for patient, pieces in stream.patients:
+            served, newest = store.published(stream.name), next(reversed(store.versions(stream.name)), None)
+            dice: dict[str | None, float] = {None: score(examiner, None, [pieces], _CLICK_SETS)[0]}
+            for version in sorted({served, newest, former, *claimed} - {None}):  # type: ignore[type-var]
+                dice[version] = score(examiner, store.load(stream.name, str(version)).adapter, [pieces], _CLICK_SETS)[0]
+                later.setdefault(str(version), []).append(dice[version] - dice[None])
+            if newest:
+                with change_evidence(store, stream.name, key) as evidence:
+                    for judged in evidence.gate.in_play(key):
+                        difference = dice[judged.candidate] - dice[None]
+                        judged.add_volume(patient_hash(patient), patient_hash(patient), "label", difference)
+            best = max(dice[None], dice[newest])
+            row: dict[str, Any] = {
+                "patient": patient, "served": served, "former": former, "unadapted": dice[None],
+                "adapted": dice[served], "adapted_former": dice[former],
+                "regret": best - dice[served], "regret_former": best - dice[former],
+            }  # fmt: skip
+            labelled[patient] = pieces
+            if len(labelled) in stream.trained_at:
+                settings = AdaptationSettings(max_images=max_images, seed=len(labelled))
+                outcome = adapt_and_publish(store, (stream.name,), black_box, labelled, settings)
+                former = _former_choice(store, stream.name, former, outcome["version"])
+                row["trained"] = {"version": outcome["version"], "reason": outcome["reason"]}
+                console.print(f"{stream.name}, {len(labelled)} patients: {outcome['version']} {outcome['reason']}")
+            statuses = read_statuses(store, stream.name)
+            claimed |= {version for version, status in statuses.items() if status.state.value == "published"}
+            course.append(row)
+    judged_claims = {version: float(np.mean(later[version])) for version in sorted(claimed) if version in later}
+    after = [row for row in course if course.index(row) >= min(stream.trained_at)]
+    means = {key: float(np.mean([row[key] for row in after])) for key in course[0] if isinstance(course[0][key], float)}
+    return {
+        "course": course,
+        "patients_after_the_first_training": len(after),
+        "means": means,
+        "later_gain_of_claims": judged_claims,
+        "wrong_claims": sum(gain <= 0 for gain in judged_claims.values()),
+    }
+
+
+def _former_choice(store: AdapterStore, label: str, served: str | None, candidate: str) -> str | None:
+    """Return the version that the rule of version 0.1 serves after a training."""
+    verdict = store.record(label, candidate)["verdict"]
+    error = verdict["standard_error"] if verdict else None
+    if error is None or verdict["gain"] <= max(0, error):
+        return served
+    before = store.record(label, served)["verdict"]["gain"] if served else 0
+    return candidate if verdict["gain"] + error >= before else served
 
 
 def main(
     max_images: Annotated[int, typer.Option(help="Black-box images of each training.")] = 1000,
-    max_arrivals: Annotated[int, typer.Option(help="Maximum number of arrivals.")] = len(ARRIVALS),
-    out: Annotated[Path, typer.Option()] = RESULTS / "weekly_training.json",
-    figure: Annotated[Path, typer.Option()] = PICTURES / "weekly_training.png",
+    max_patients: Annotated[int, typer.Option(help="Maximum number of patients of a stream.")] = 1000,
+    only: Annotated[str, typer.Option(help="Text in the names of the streams.")] = "",
+    out: Annotated[Path, typer.Option(help="File of the results.")] = RESULTS / "weekly_training.json",
+    figure: Annotated[Path, typer.Option(help="File of the picture.")] = PICTURES / "weekly_training.png",
 ) -> None:
-    """Simulate the arrivals."""
+    """Let the patients of every stream come, and print and write what they were served."""
     if not ROOT.is_dir():
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     console = Console(soft_wrap=True, highlight=False)
     black_box, examiner = load_black_box(), load_black_box()
-    slices_by_arrival = _patients(black_box.capabilities.input_size)
-    labelled: dict[str, dict[str, list[AnySlice]]] = {}
-    course: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        store = AdapterStore(Path(folder))
-        for week, (collection, number, organs) in enumerate(ARRIVALS[:max_arrivals], start=1):
-            for organ in organs:
-                pieces = slices_by_arrival[collection, number, organ]
-                served = store.served(organ, *black_box.capabilities.identity)
-                adapter = store.load(*served).adapter if served else None
-                row: dict[str, Any] = {
-                    "week": week, "patient": f"{collection} {number}", "organ": organ,
-                    "served": "/".join(served) if served else None,
-                    "unadapted": score(examiner, None, [pieces], _CLICK_SETS)[0],
-                    "adapted": score(examiner, adapter, [pieces], _CLICK_SETS)[0],
-                }  # fmt: skip
-                labelled.setdefault(organ, {})[f"{collection} {number}"] = pieces
-                settings = AdaptationSettings(max_images=max_images, seed=week)
-                outcome = adapt_and_publish(store, (organ,), black_box, labelled[organ], settings)
-                row.update(version=outcome["version"], status=outcome["status"], reason=outcome["reason"])
-                course.append(row)
-                console.print(
-                    f"week {week}, {row['patient']}, {organ}: unadapted {row['unadapted']:.3f}, served "
-                    f"{row['adapted']:.3f}; then {row['version']} {row['status']}"
-                )
-            if len(labelled) > 1:
-                shared: dict[str, list[AnySlice]] = {}
-                for patients in labelled.values():
-                    for patient, pieces in patients.items():
-                        shared.setdefault(patient, []).extend(pieces)
-                outcome = adapt_and_publish(
-                    store, (SHARED,), black_box, shared, AdaptationSettings(max_images=max_images, seed=week)
-                )
-                console.print(f"week {week}, shared adapter: {outcome['version']} {outcome['status']}")
-        history = {label or "shared": store.versions(label) for label in store.labels()}
-    table = Table("organ", "patients", "unadapted", "served", "worse than unadapted", "versions")
-    for organ in labelled:
-        rows = [row for row in course if row["organ"] == organ]
-        worse = sum(row["adapted"] < row["unadapted"] - 0.02 for row in rows)
-        means = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ("unadapted", "adapted")]
-        table.add_row(organ, str(len(rows)), *means, str(worse), str(len(history[organ])))
-    console.print(table)
-    out.write_text(json.dumps({"max_images": max_images, "course": course}, indent=1))
-    _draw(course, figure)
+    results: dict[str, Any] = json.loads(out.read_text())["streams"] if only and out.exists() else {}
+    for stream in load_streams(black_box.capabilities.input_size, only):
+        first = Stream(stream.name, stream.patients[:max_patients], stream.trained_at)
+        results[stream.name] = live(first, black_box, examiner, max_images, console)
+        out.write_text(json.dumps({"max_images": max_images, "streams": results}, indent=1))
+    table = Table("stream", "patients", "unadapted", "served", "regret", "version 0.1", "its regret", "wrong claims")
+    for name, result in results.items():
+        keys = ("unadapted", "adapted", "regret", "adapted_former", "regret_former")
+        means = [f"{result['means'][key]:.3f}" for key in keys]
+        claims = f"{result['wrong_claims']} of {len(result['later_gain_of_claims'])}"
+        table.add_row(name, str(result["patients_after_the_first_training"]), *means, claims)
+    Console(width=140).print(table)
+    _draw(results, figure)
 
 
-def _draw(course: list[dict[str, Any]], file: Path) -> None:
-    organs = list(dict.fromkeys(row["organ"] for row in course))
-    figure, axes = plt.subplots(1, len(organs), figsize=(5 * len(organs), 3.4), squeeze=False)
-    for axis, organ in zip(axes[0], organs, strict=True):
-        rows = [row for row in course if row["organ"] == organ]
-        positions = range(len(rows))
-        axis.plot(positions, [row["unadapted"] for row in rows], marker=".", color="gray", label="unadapted")
-        axis.plot(positions, [row["adapted"] for row in rows], marker="o", label="served adapter")
-        axis.set_xticks(list(positions), [row["patient"] for row in rows], rotation=70, fontsize=7)
-        axis.set_title(f"{organ}: Dice on each patient before training on it", fontsize=9)
+def _draw(results: dict[str, Any], file: Path) -> None:
+    columns = 2
+    rows = -(-len(results) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(6 * columns, 3 * rows), squeeze=False)
+    for axis in axes.flat[len(results) :]:
+        axis.remove()
+    for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
+        course = result["course"]
+        positions = range(len(course))
+        axis.plot(positions, [row["unadapted"] for row in course], marker=".", color="gray", label="unadapted")
+        axis.plot(positions, [row["adapted"] for row in course], marker="o", markersize=3, label="served")
+        axis.set_title(f"{name}: Dice on each patient before training on it", fontsize=9)
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
