@@ -135,7 +135,7 @@ def live(stream: Stream, black_box: BlackBox, examiner: BlackBox, max_images: in
                 dice[version] = score(examiner, store.load(stream.name, str(version)).adapter, [pieces], _CLICK_SETS)[0]
                 later.setdefault(str(version), []).append(dice[version] - dice[None])
             if newest:
-                with change_evidence(store, stream.name, key) as evidence:
+                with change_evidence(store, stream.name, examiner.capabilities.identity) as evidence:
                     for judged in evidence.gate.in_play(key):
                         difference = dice[judged.candidate] - dice[None]
                         judged.add_volume(patient_hash(patient), patient_hash(patient), "label", difference)

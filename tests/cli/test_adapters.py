@@ -65,7 +65,7 @@ def _judge(store: AdapterStore) -> str:
         "scores": {"differences": GAINS},
     }
     version = store.add("spleen", identity_adapter(), record)
-    with change_evidence(store, "spleen", "a") as evidence:
+    with change_evidence(store, "spleen", ("a",)) as evidence:
         evidence.open(store, "spleen", version, "a").add_volume("f" * 16, "volume", "label", -0.06)
     return version
 

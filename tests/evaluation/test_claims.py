@@ -221,3 +221,20 @@ def test_the_confidence_sequence_covers_the_gain_after_every_patient() -> None:
         not all(low <= 0.1 <= high for low, high in confidence_sequence(rng.normal(0.1, 0.1, 40))) for _ in range(300)
     )
     assert misses / 300 <= ERROR_BUDGET + 0.02
+
+
+def test_of_candidates_that_were_trained_on_the_same_patients_only_the_first_is_looked_at() -> None:
+    """Otherwise a person could train until one looks good."""
+    ledger = ClaimLedger()
+    first, second = stream([0.0] * 7), stream([0.3] * 7, "v0002")
+    ledger.update(first)
+    ledger.update(second)
+    second.add("7", 0.3)
+    ledger.update(second)
+    assert not ledger.holds(second)
+    ledger = ClaimLedger.from_dict(json.loads(json.dumps(ledger.to_dict())))
+    ledger.update(second)
+    assert not ledger.holds(second)
+    third = stream([0.3] * 9, "v0003")
+    ledger.update(third)
+    assert ledger.holds(third)

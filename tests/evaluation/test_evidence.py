@@ -65,8 +65,8 @@ def test_what_was_measured_on_a_label_that_changed_or_is_gone_is_dropped() -> No
     assert not stream.knows("av", "newer label")
     assert not stream.knows("x", "label")
     same = {"av": "label", "aw": "label", "bv": "label", "cv": "label"}
-    assert stream.drop_changed(same) == 0
-    assert stream.drop_changed({"av": "label", "aw": "newer", "cv": "newer"}) == 3
+    assert stream.drop_changed(same) == stream.drop_changed({}) == 0  # What is not listed stays.
+    assert stream.drop_changed({"av": "label", "aw": "newer", "bv": "", "cv": "newer"}) == 3
     assert stream.patients == ("a", "d")
     assert stream.differences().tolist() == [0.1, 0.5]
 
@@ -108,6 +108,9 @@ def test_what_is_no_difference_of_dice_is_refused(difference: float) -> None:
         {"candidate": "v0001", "black_box": 3, "patients": []},
         {"candidate": "v0001", "black_box": "sam", "patients": [["a", 0.1]]},
         {"candidate": "v0001", "black_box": "sam", "patients": [["a", None, {}]]},
+        {"candidate": "v0001", "black_box": "sam", "patients": [["a", 10**400, {}]]},
+        {"candidate": "v0001", "black_box": "sam", "patients": [], "ignored": ["v"]},
+        {"candidate": "v0001", "black_box": "sam", "patients": [], "ignored": {"v": 1}},
         {"candidate": "v0001", "black_box": "sam", "patients": [["a", None, {"v": ["label"]}]]},
         {"candidate": "v0001", "black_box": "sam", "patients": [["a", None, ["v"]]]},
         {"candidate": "v0001", "black_box": "sam", "patients": [["a", "much", {}]]},
@@ -119,6 +122,13 @@ def test_what_is_no_difference_of_dice_is_refused(difference: float) -> None:
 def test_a_damaged_record_is_refused_with_a_sentence(record: object) -> None:
     with pytest.raises(BapsError, match="cannot be read"):
         EvidenceStream.from_dict(record)  # type: ignore[arg-type]
+
+
+def test_what_is_not_to_be_judged_is_known_after_a_restart() -> None:
+    stream = EvidenceStream("v0001", "sam")
+    stream.ignore("v", "label")
+    again = EvidenceStream.from_dict(json.loads(json.dumps(stream.to_dict())))
+    assert (again.knows("v", "label"), again.knows("v", "newer"), len(again)) == (True, False, 0)
 
 
 def test_no_patient_has_no_differences() -> None:

@@ -13,7 +13,7 @@ from baps.adapters.adapter import identity_adapter
 from baps.errors import BapsError
 from baps.evaluation.gate import State
 from baps.registry import evidence as module
-from baps.registry.evidence import change_evidence, read_evidence, read_statuses
+from baps.registry.evidence import change_evidence, choose, read_evidence, read_statuses
 from baps.registry.store import AdapterStore
 
 GOOD = {f"p{number}": 0.1 + 0.02 * number for number in range(8)}
@@ -35,7 +35,7 @@ def add(store: AdapterStore, differences: Mapping[str, float] | None, weights: s
 
 
 def judge(store: AdapterStore, version: str, weights: str = "sam", serve_trials: bool = True) -> None:
-    with change_evidence(store, "spleen", weights, serve_trials) as evidence:
+    with change_evidence(store, "spleen", (weights,), serve_trials) as evidence:
         evidence.open(store, "spleen", version, weights)
 
 
@@ -45,7 +45,7 @@ def test_what_is_better_is_published_and_what_turns_harmful_is_withdrawn(store: 
     assert store.published("spleen") == version
     assert read_statuses(store, "spleen")[version].state is State.PUBLISHED
     for number in range(8):
-        with change_evidence(store, "spleen", "sam") as evidence:
+        with change_evidence(store, "spleen", ("sam",)) as evidence:
             evidence.gate.open(version, "sam").add_volume(f"late {number}", "image", "label", -0.2)
     assert store.published("spleen") is None
     assert read_statuses(store, "spleen")[version].state is State.WITHDRAWN
@@ -73,15 +73,16 @@ def test_a_choice_of_a_person_is_kept_until_the_next_training(store: AdapterStor
     first, second = add(store, {}), add(store, GOOD)
     judge(store, second)
     assert store.published("spleen") == second
-    if choice == "withdraw":
-        store.withdraw("spleen")
-    elif choice == "roll back":
-        store.roll_back("spleen")
-    else:
-        store.publish("spleen", first)
+    with choose(store, "spleen"):
+        if choice == "withdraw":
+            store.withdraw("spleen")
+        elif choice == "roll back":
+            store.roll_back("spleen")
+        else:
+            store.publish("spleen", first)
     chosen = store.published("spleen")
     for number in range(3):
-        with change_evidence(store, "spleen", "sam") as evidence:
+        with change_evidence(store, "spleen", ("sam",)) as evidence:
             evidence.gate.open(second, "sam").add_volume(f"late {number}", "image", "label", 0.3)
         assert store.published("spleen") == chosen
     third = add(store, {**GOOD, "p9": 0.3})
@@ -92,7 +93,8 @@ def test_a_choice_of_a_person_is_kept_until_the_next_training(store: AdapterStor
 def test_the_same_evidence_does_not_undo_a_rollback(store: AdapterStore) -> None:
     version = add(store, GOOD)
     judge(store, version)
-    store.roll_back("spleen")
+    with choose(store, "spleen"):
+        store.roll_back("spleen")
     judge(store, version)
     assert store.published("spleen") is None
 
@@ -111,19 +113,22 @@ def test_an_adapter_of_an_earlier_release_serves_until_something_better_comes(st
 def test_another_model_has_evidence_of_its_own_and_leaves_what_is_published(store: AdapterStore) -> None:
     version = add(store, GOOD)
     judge(store, version)
-    with change_evidence(store, "spleen", "another model"):
+    with change_evidence(store, "spleen", ("another model",)):
         pass
     assert store.published("spleen") == version
     other = add(store, GOOD, "another model")
     judge(store, other, "another model")
     assert store.served("spleen", "another model") == ("spleen", other)
     # Back to the first model: its version is served again.
-    with change_evidence(store, "spleen", "sam"):
+    with change_evidence(store, "spleen", ("sam",)):
         pass
     assert set(read_statuses(store, "spleen")) == {version, other}
 
 
-@pytest.mark.parametrize("content", ["", "rubbish", "[]", "{}", '{"gate": {"streams": 3}}', None])
+@pytest.mark.parametrize(
+    "content",
+    ["", "rubbish", "[]", "{}", '{"gate": {"streams": 3}}', "[" * 100_000, '{"gate": {"serves": {"sam": []}}}', None],
+)
 def test_damaged_evidence_is_measured_anew_and_its_claims_are_gone(store: AdapterStore, content: str | None) -> None:
     version = add(store, GOOD)
     judge(store, version)
@@ -134,7 +139,7 @@ def test_damaged_evidence_is_measured_anew_and_its_claims_are_gone(store: Adapte
         content = json.dumps(record)
     file.write_text(content)
     assert read_evidence(store, "spleen").notes
-    with change_evidence(store, "spleen", "sam"):
+    with change_evidence(store, "spleen", ("sam",)):
         pass
     status = read_statuses(store, "spleen")[version]
     assert (status.patients, status.serves, store.published("spleen")) == (8, True, version)
@@ -150,13 +155,91 @@ def test_a_process_that_dies_before_it_publishes_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_apply", die)
+        patch.setattr(AdapterStore, "publish", die)
         with pytest.raises(KeyboardInterrupt):
             judge(store, version)
     assert store.published("spleen") is None
-    with change_evidence(store, "spleen", "sam"):
+    with change_evidence(store, "spleen", ("sam",)):
         pass
     assert store.published("spleen") == version
+
+
+def test_a_person_overrules_what_a_process_that_died_would_have_published(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = add(store, GOOD), add(store, {patient: gain + 0.1 for patient, gain in GOOD.items()})
+    judge(store, first)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStore, "publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            judge(store, second)
+    with choose(store, "spleen"):
+        store.withdraw("spleen")
+    with change_evidence(store, "spleen", ("sam",)):
+        pass
+    assert store.published("spleen") is None
+
+
+def test_a_model_that_comes_back_is_served_by_its_adapter_again(store: AdapterStore) -> None:
+    first, second = add(store, GOOD), add(store, GOOD, "another model")
+    judge(store, first)
+    judge(store, second, "another model")
+    assert store.published("spleen") == second
+    with change_evidence(store, "spleen", ("sam",)):
+        pass
+    assert store.served("spleen", "sam") == ("spleen", first)
+
+
+@pytest.mark.parametrize("damage", ["removed", "record", "adapter"])
+def test_where_what_serves_is_damaged_the_version_before_it_serves_only_while_it_helps(
+    store: AdapterStore, damage: str
+) -> None:
+    first, second = add(store, GOOD), add(store, {patient: gain + 0.1 for patient, gain in GOOD.items()})
+    judge(store, first)
+    judge(store, second)
+    assert store.published("spleen") == second
+    folder = store.root / "label-spleen" / second
+    if damage == "removed":
+        folder.rename(store.root / "gone")
+    else:
+        (folder / ("record.json" if damage == "record" else "adapter.safetensors")).write_text("rubbish")
+    with change_evidence(store, "spleen", ("sam",)) as evidence:
+        assert [stream.candidate for stream in evidence.in_play()] == [first]
+    assert store.served("spleen", "sam") == ("spleen", first)
+    for number in range(10):
+        with change_evidence(store, "spleen", ("sam",)) as evidence:
+            evidence.in_play()[0].add_volume(f"late {number}", "image", "label", -0.3)
+    assert store.served("spleen", "sam") is None
+
+
+def test_a_disk_that_does_not_answer_changes_nothing(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    before = store.evidence_file("spleen").read_text()
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fail)
+        with pytest.raises(BapsError, match="Input/output error"), change_evidence(store, "spleen", ("sam",)):
+            pass
+    assert (store.evidence_file("spleen").read_text(), store.published("spleen")) == (before, version)
+
+
+def test_evidence_that_was_deleted_has_no_budget_left(store: AdapterStore) -> None:
+    version = add(store, GOOD)
+    judge(store, version)
+    store.evidence_file("spleen").unlink()
+    judge(store, add(store, {**GOOD, "p9": 0.3}))
+    statuses = read_statuses(store, "spleen")
+    assert statuses[version].state is not State.PUBLISHED
+    assert not any(status.state is State.PUBLISHED for status in statuses.values())
+    assert read_evidence(store, "spleen").gate.ledger.spent > 0.04
 
 
 def test_a_full_disk_changes_nothing(store: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +251,7 @@ def test_a_full_disk_changes_nothing(store: AdapterStore, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "atomic_write", full)
-    with pytest.raises(BapsError, match="Free some space"), change_evidence(store, "spleen", "sam") as evidence:
+    with pytest.raises(BapsError, match="Free some space"), change_evidence(store, "spleen", ("sam",)) as evidence:
         for number in range(20):
             evidence.gate.open(version, "sam").add_volume(f"late {number}", "image", "label", -0.3)
     assert (store.evidence_file("spleen").read_text(), store.published("spleen")) == (before, version)
@@ -179,6 +262,6 @@ def test_a_version_that_was_removed_is_not_published(store: AdapterStore) -> Non
     judge(store, version)
     store.withdraw("spleen")
     (store.root / "label-spleen" / version).rename(store.root / "gone")
-    with change_evidence(store, "spleen", "sam") as evidence:
+    with change_evidence(store, "spleen", ("sam",)) as evidence:
         evidence.gate.serve(version, "sam")
     assert store.published("spleen") is None

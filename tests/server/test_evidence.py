@@ -28,6 +28,7 @@ from baps.registry.store import SHARED, AdapterStore
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.evidence import ClickJudge, EvidenceCollector
 from baps.server.labels.save_labels import save_label
+from baps.server.training_cases import label_versions
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
 from tests.support.client import threaded_site
@@ -44,8 +45,8 @@ class FakeJudge:
         self.store, self.difference = store, difference
         self.judged: list[tuple[str, int]] = []
 
-    def model(self) -> str:
-        return "sam"
+    def identity(self) -> tuple[str, ...]:
+        return ("sam",)
 
     def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         assert all(file.exists() for file in files.values())
@@ -79,10 +80,11 @@ class Hospital:
             "adapter": identity_adapter().to_dict(),
             "black_box": {"weights_sha256": "sam"},
             "scores": {"differences": differences},
+            "seen_patients": list(differences),
             **record,
         }
         version = self.store.add(name, identity_adapter(), content)
-        with change_evidence(self.store, name, "sam") as evidence:
+        with change_evidence(self.store, name, ("sam",)) as evidence:
             evidence.open(self.store, name, version, "sam")
         return version
 
@@ -93,6 +95,11 @@ class Hospital:
         path = self.folder / "label.nii.gz"
         nibabel.save(nibabel.Nifti1Image(labels.astype(np.uint8), affine), path)
         save_label(self.datastore, LABELS, case, path, "final", info)
+
+    def label_versions(self, case: str) -> dict[str, dict[str, str]]:
+        """Return the version of a case's label as a training records it."""
+        version = label_versions(self.datastore, LABELS)["spleen"][case]
+        return {patient_hash(case): {patient_hash(case): version}}
 
     def stream(self, version: str, name: str = "spleen") -> EvidenceStream:
         return read_evidence(self.store, name).gate.open(version, "sam")
@@ -147,7 +154,7 @@ def test_a_label_that_is_submitted_again_is_judged_again_and_counts_once(hospita
 
 def test_evidence_of_a_label_that_is_gone_is_dropped(hospital: Hospital) -> None:
     hospital.save("ct_01")
-    version = hospital.train("ct_01", "somebody")
+    version = hospital.train("ct_01", "somebody", label_versions=hospital.label_versions("ct_01"))
     hospital.save("ct_02")
     hospital.collector.collect()
     assert len(hospital.stream(version)) == 3
@@ -155,6 +162,99 @@ def test_evidence_of_a_label_that_is_gone_is_dropped(hospital: Hospital) -> None
         hospital.datastore.remove_label(case, "final")
     hospital.collector.collect()
     assert hospital.stream(version).patients == (patient_hash("somebody"),)
+
+
+def test_a_label_that_changed_since_the_training_does_not_count_and_is_not_judged_by_what_learned_it(
+    hospital: Hospital,
+) -> None:
+    hospital.save("ct_01")
+    versions = hospital.label_versions("ct_01")
+    hospital.save("ct_01", shift=1)  # While the training runs.
+    version = hospital.train("ct_01", "somebody", label_versions=versions)
+    hospital.collector.collect()
+    hospital.save("ct_01", shift=2)
+    hospital.collector.collect()
+    assert hospital.judge.judged == []
+    assert hospital.stream(version).patients == (patient_hash("somebody"),)
+
+
+@pytest.mark.parametrize("key", ["seen_patients", "training_patients"])
+def test_patients_of_the_training_without_evidence_do_not_judge(hospital: Hospital, key: str) -> None:
+    """For example, a training on one patient, or of an earlier release."""
+    version = hospital.train(**{key: [patient_hash("ct_01")]})
+    hospital.save("ct_01")
+    hospital.save("ct_02")
+    hospital.collector.collect()
+    hospital.restart().collect()
+    assert hospital.judge.judged == [("ct_02", 1)]
+    assert hospital.stream(version).patients == (patient_hash("ct_02"),)
+
+
+def test_another_volume_of_a_patient_of_the_training_changes_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("ct_01,one\nct_02,one\n")
+    hospital = Hospital(tmp_path, patients=table)
+    hospital.save("ct_01")
+    versions = {patient_hash("one"): hospital.label_versions("ct_01")[patient_hash("ct_01")]}
+    version = hospital.train("one", seen_patients=[patient_hash("one")], label_versions=versions)
+    for shift in (0, 1):
+        hospital.save("ct_02", shift)
+        hospital.collector.collect()
+    assert hospital.judge.judged == []
+    assert hospital.stream(version).differences().tolist() == [0.1]
+
+
+def test_images_that_are_not_offered_keep_their_evidence(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, a share is not mounted."""
+    version = hospital.train("a")
+    hospital.save("ct_01")
+    hospital.collector.collect()
+    with monkeypatch.context() as patch:
+        patch.setattr(hospital.datastore, "list_images", lambda: [])
+        patch.setattr(hospital.datastore, "get_labeled_images", lambda *_: [])
+        hospital.collector.collect()
+    assert len(hospital.stream(version)) == 2
+
+
+def test_a_label_without_adapters_judges_the_shared_adapter_which_serves_it(hospital: Hospital) -> None:
+    version = hospital.train("a", name=SHARED)
+    hospital.judge.difference = -0.3
+    for case in CASES:
+        hospital.save(case)
+    hospital.collector.collect()
+    assert len(hospital.judge.judged) == 2 * len(CASES)  # Of liver and spleen.
+    assert len(hospital.stream(version, SHARED)) == 1 + len(CASES)
+    assert hospital.store.published(SHARED) is None
+
+
+def test_a_fault_of_one_label_does_not_stop_the_others(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital.train("a", name="liver")
+    version = hospital.train("a")
+    hospital.save("ct_01")
+    score = hospital.judge.score
+
+    def fail_on_liver(label: str, *others: Any) -> dict[str, float]:
+        if label == "liver":
+            raise RuntimeError(label)
+        return score(label, *others)
+
+    monkeypatch.setattr(hospital.judge, "score", fail_on_liver)
+    hospital.collector.collect()
+    assert "RuntimeError" in caplog.text
+    assert len(hospital.stream(version)) == 2
+
+
+def test_a_damaged_candidate_does_not_keep_the_next_one_from_being_judged(hospital: Hospital) -> None:
+    damaged = hospital.train("a")
+    hospital.store.file("spleen", damaged).write_text("rubbish")
+    hospital.save("ct_01")
+    hospital.collector.collect()
+    assert hospital.judge.judged == []
+    hospital.train("a")
+    hospital.collector.collect()
+    assert hospital.judge.judged == [("ct_01", 1)]
 
 
 def test_labels_that_no_person_confirmed_do_not_judge(hospital: Hospital) -> None:
@@ -268,8 +368,7 @@ def test_a_click_and_a_submitted_label_become_evidence_on_a_running_server(tmp_p
             if len(stream):
                 break
             time.sleep(0.2)
-        volume = AuditFile(site.adapters / "audit.jsonl").hashed("ct_01")
-        prompts = FirstPrompts(site.adapters / "prompts.sqlite").read(volume, "spleen")
+        prompts = FirstPrompts(site.adapters / "prompts.sqlite").read(patient_hash("ct_01"), "spleen")
     assert stream.patients == (patient_hash("ct_01"),)
     assert stream.differences().tolist() == [0]  # An identity makes no difference.
     assert prompts == {point[2]: Prompt(((float(point[0]), float(point[1])),))}

@@ -18,7 +18,7 @@ from baps.errors import BudgetSpentError
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice
 from baps.evaluation.splits import patient_hash
-from baps.registry.evidence import read_statuses
+from baps.registry.evidence import choose, read_statuses
 from baps.registry.store import SHARED, AdapterStore
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
@@ -195,14 +195,17 @@ def test_rollback_is_not_undone(store: AdapterStore, new_black_box: NewBox, dim_
     second = replace(SETTINGS, seed=1)
     for settings in (SETTINGS, second):
         adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
-    store.publish("spleen", "v0001")
-    store.publish("spleen", "v0002")
-    store.roll_back("spleen")
+    for version in ("v0001", "v0002"):
+        with choose(store, "spleen"):
+            store.publish("spleen", version)
+    with choose(store, "spleen"):
+        store.roll_back("spleen")
     assert store.published("spleen") == "v0001"
     for settings, version in ((SETTINGS, "v0001"), (second, "v0002")):
         outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
         assert (outcome["version"], store.published("spleen")) == (version, "v0001")
-    store.withdraw("spleen")
+    with choose(store, "spleen"):
+        store.withdraw("spleen")
     for settings in (SETTINGS, second):
         outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
         assert not outcome["serves"]

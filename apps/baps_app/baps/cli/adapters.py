@@ -164,8 +164,12 @@ def add(
 @app.command()
 def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve the previous version from the next click on. Run it twice to go back two versions."""
+    from baps.registry.evidence import choose
+
     store = _store(adapters)
-    before, now = store.published(_label(label)), store.roll_back(_label(label))
+    before = store.published(_label(label))
+    with choose(store, _label(label)):
+        now = store.roll_back(_label(label))
     add_audit_line("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
     console.print(_served_now(label, before, now), markup=False)
 
@@ -173,16 +177,22 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
 @app.command()
 def withdraw(label: Label, adapters: Adapters = "") -> None:
     """Serve the unadapted model from the next click on. All versions are kept."""
+    from baps.registry.evidence import choose
+
     store = _store(adapters)
     before = store.published(_label(label))
-    store.withdraw(_label(label))
+    with choose(store, _label(label)):
+        store.withdraw(_label(label))
     add_audit_line("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
 
 
 def _publish(store: AdapterStore, label: str, version: str, adapters: str) -> None:
+    from baps.registry.evidence import choose
+
     before = store.published(_label(label))
-    store.publish(_label(label), version)
+    with choose(store, _label(label)):
+        store.publish(_label(label), version)
     add_audit_line("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     console.print(_served_now(label, before, version), markup=False)
 

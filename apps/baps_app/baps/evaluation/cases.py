@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.evaluation.slices import AnySlice, LabelledSlice, SliceFile, SlicesByPatient, evenly_spaced
+from baps.evaluation.splits import patient_hash
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.label_map import LabelMap
 from baps.imaging.slice_image import canvas_image
@@ -35,6 +36,8 @@ class Case:
         annotated_slices: indices across K of the slices on which the organ was annotated, or None for all. Other slices
             are ignored, because what is not marked there is not background.
         source: the DICOM series or file that the image was converted from, or None.
+        name: name of the image in a datastore, or "".
+        label_version: version of the label in a datastore, or "" if it is not the newest.
     """
 
     image: Path
@@ -43,6 +46,8 @@ class Case:
     patient: str
     annotated_slices: frozenset[int] | None = None
     source: Path | None = None
+    name: str = ""
+    label_version: str = ""
 
 
 class CaseReader:
@@ -79,6 +84,22 @@ class CaseReader:
                 "save, or check the numbers of the segments."
             )
         return volume, organ, window
+
+
+def label_versions_by_patient(cases: Sequence[Case]) -> dict[str, dict[str, str]]:
+    """List the labels that a training reads, so that changed ones do not count as evidence later.
+
+    Args:
+        cases: the cases of a label.
+
+    Returns:
+        Version of each label by hash of the image, by hash of the patient.
+    """
+    versions: dict[str, dict[str, str]] = {}
+    for case in cases:
+        if case.label_version:
+            versions.setdefault(patient_hash(case.patient), {})[patient_hash(case.name)] = case.label_version
+    return versions
 
 
 def slices_showing(

@@ -5,7 +5,8 @@ The budget of 0.05 has two parts, and 0.003 are kept for what the approximations
 - **Sign flips**, for few patients. If a candidate is no better, the differences of a patient are as probable with the
   other sign. So the differences with signs flipped at random show how large a mean chance alone gives. The test looks
   at the newest candidate when the label has 8 patients (or at the first training, if there are more by then), and again
-  at 16. What is spent up to a look depends on the number of patients only (Lan & DeMets 1983, "Discrete sequential
+  at 16. Of the candidates that were trained on the same patients only the first one is looked at, because a person may
+choose the best of several by its evidence. What is spent up to a look depends on the number of patients only (Lan & DeMets 1983, "Discrete sequential
   boundaries for clinical trials"). All looks are flipped together, so the budget is not spent twice on candidates that
   resemble each other. A training without a new patient spends nothing and claims nothing.
 - **Anytime-valid t-test**, for the long run: its e-value may be looked at after every patient. The n-th candidate of a
@@ -71,6 +72,9 @@ ANYTIME = "anytime t-test"
 
 _RANK_AFTER_LOSS = 10_000
 """More candidates than a label ever had."""
+
+_NOT_FIRST = -1
+"""What is registered for a candidate that was trained on the same patients as an earlier one."""
 
 _UNREACHABLE = 1e9
 """A threshold that nothing reaches; JSON has no infinity."""
@@ -151,6 +155,7 @@ class ClaimLedger:
         self._claims: dict[str, Claim] = {}  # By key of the stream, as the other ones.
         self._retracted: set[str] = set()
         self._seen: dict[str, None] = {}  # In order of arrival.
+        self._registered: dict[str, int] = {}  # Number of patients seen when a candidate came.
         self._ranks: dict[str, int] = {}
         self._patients_at_last_rank = 0
 
@@ -204,11 +209,15 @@ class ClaimLedger:
         streams = (newest, *others)
         for stream in streams:
             self._seen.update(dict.fromkeys(stream.patients))
+        if newest.key not in self._registered:
+            is_new = self.patients_seen not in self._registered.values()
+            self._registered[newest.key] = self.patients_seen if is_new else _NOT_FIRST
         may_claim = [
             s for s in streams if len(s) >= MIN_PATIENTS and not self.holds(s) and s.key not in self._retracted
         ]
         last_look = self._looks[-1].patients_seen if self._looks else 0
-        if newest in may_claim and self.patients_seen >= _next_look(last_look):
+        is_first = self._registered[newest.key] != _NOT_FIRST
+        if newest in may_claim and is_first and self.patients_seen >= _next_look(last_look):
             self._look(newest)
         unranked = [stream.key for stream in may_claim if stream.key not in self._ranks]
         if unranked and self.patients_seen > self._patients_at_last_rank:
@@ -285,6 +294,7 @@ class ClaimLedger:
             "spent": self.spent,
             "patients_seen": list(self._seen),
             "looks": [asdict(look) for look in self._looks],
+            "registered": dict(self._registered),
             "anytime_ranks": dict(self._ranks),
             "patients_at_last_rank": self._patients_at_last_rank,
             "claims": {key: asdict(claim) for key, claim in self._claims.items()},
@@ -310,20 +320,21 @@ class ClaimLedger:
             for look in record["looks"]:
                 test = look["test"] and SignFlipTest(
                     tuple(map(str, look["test"]["patients"])),
-                    tuple(map(float, look["test"]["differences"])),
-                    float(look["test"]["threshold"]),
+                    tuple(map(_number, look["test"]["differences"])),
+                    _number(look["test"]["threshold"]),
                 )
                 _require(test is None or len(test.patients) == len(test.differences))
-                ledger._looks.append(Look(int(look["patients_seen"]), float(look["spent"]), test))
+                ledger._looks.append(Look(int(look["patients_seen"]), _number(look["spent"]), test))
+            ledger._registered = {str(key): int(seen) for key, seen in record["registered"].items()}
             ledger._ranks = {str(key): int(rank) for key, rank in record["anytime_ranks"].items()}
             ledger._patients_at_last_rank = int(record["patients_at_last_rank"])
             ledger._retracted = set(_texts(record["retracted"]))
             for key, claim in record["claims"].items():
                 _require(claim["method"] in (SIGN_FLIPS, ANYTIME))
                 patients = tuple(map(str, claim["patients"]))
-                ledger._claims[str(key)] = Claim(patients, claim["method"], float(claim["threshold"]))
-            _require(math.isclose(ledger.spent, record["spent"], abs_tol=_TOLERANCE))
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+                ledger._claims[str(key)] = Claim(patients, claim["method"], _number(claim["threshold"]))
+            _require(math.isclose(ledger.spent, _number(record["spent"]), abs_tol=_TOLERANCE))
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise BapsError(
                 "The error budget of a label cannot be read, so it counts as spent. Restore it from your backup."
             ) from error
@@ -341,6 +352,12 @@ def spent_ledger() -> ClaimLedger:
     ledger._looks.append(Look(_LOOK_SIZES[-1], _FLIP_BUDGET, None))
     ledger._ranks["lost"] = _RANK_AFTER_LOSS
     return ledger
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    _require(math.isfinite(number))
+    return number
 
 
 def _require(condition: bool) -> None:

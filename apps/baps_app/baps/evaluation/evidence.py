@@ -53,6 +53,7 @@ class EvidenceStream:
         self.candidate = candidate
         self.black_box = black_box
         self._entries: dict[str, PatientEvidence] = {}
+        self._ignored: dict[str, str] = {}  # Labels by volume.
 
     @property
     def key(self) -> str:
@@ -103,8 +104,17 @@ class EvidenceStream:
         if entry and entry.cross_fitted is not None:
             entry.volumes.setdefault(volume, (label, None))
 
+    def ignore(self, volume: str, label: str) -> None:
+        """Leave a label of a patient out whom the candidate was trained on, and who has no cross-fitted difference.
+
+        Args:
+            volume: hash of the image.
+            label: version of the label.
+        """
+        self._ignored[volume] = label
+
     def knows(self, volume: str, label: str) -> bool:
-        """Return whether a label of a volume is part of the evidence, or its patient's difference is cross-fitted.
+        """Return whether a label of a volume is part of the evidence, or is not to be judged.
 
         Args:
             volume: hash of the image.
@@ -113,20 +123,23 @@ class EvidenceStream:
         Returns:
             Whether it is.
         """
+        if self._ignored.get(volume) == label:
+            return True
         return any(label == entry.volumes.get(volume, ("",))[0] for entry in self._entries.values())
 
     def drop_changed(self, labels: Mapping[str, str]) -> int:
         """Drop what was measured on labels that were changed or deleted since.
 
         Args:
-            labels: version of the label that every volume has now, by hash of the image.
+            labels: version of the label that every volume has now, or "" for none, by hash of the image. Volumes that
+                are not listed, because the datastore does not offer them any more, keep their evidence.
 
         Returns:
             Number of patients whose evidence was dropped, whole or in part.
         """
         dropped = 0
         for patient, entry in list(self._entries.items()):
-            gone = [volume for volume, (label, _) in entry.volumes.items() if labels.get(volume) != label]
+            gone = [volume for volume, (label, _) in entry.volumes.items() if labels.get(volume, label) != label]
             if not gone:
                 continue
             dropped += 1
@@ -207,11 +220,16 @@ class EvidenceStream:
         """Return the stream as JSON.
 
         Returns:
-            ``candidate``, ``black_box`` and ``patients``, a list of hash, cross-fitted difference or None, and the
-                volumes with their labels and differences.
+            ``candidate``, ``black_box``, ``patients``, a list of hash, cross-fitted difference or None, and the volumes
+                with their labels and differences; and ``ignored``, labels by volume.
         """
         entries = [[patient, entry.cross_fitted, entry.volumes] for patient, entry in self._entries.items()]
-        return {"candidate": self.candidate, "black_box": self.black_box, "patients": entries}
+        return {
+            "candidate": self.candidate,
+            "black_box": self.black_box,
+            "patients": entries,
+            "ignored": dict(self._ignored),
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> EvidenceStream:
@@ -237,7 +255,9 @@ class EvidenceStream:
                         stream.remember_label(patient, volume, _text(label))
                     else:
                         stream.add_volume(patient, volume, _text(label), difference)
-        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+            for volume, label in record.get("ignored", {}).items():
+                stream.ignore(_text(volume), _text(label))
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, InputError) as error:
             raise BapsError("The evidence of an adapter cannot be read. Evaluate the adapter again.") from error
         return stream
 

@@ -7,7 +7,7 @@ Let the patients who come judge both, see ``Gate.in_play``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -170,17 +170,20 @@ class Gate:
         for stream in self._streams.values():
             stream.remove(patient)
 
-    def update(self, black_box: str, serve_trials: bool = True) -> str | None:
+    def update(self, black_box: str, serve_trials: bool = True, available: Collection[str] | None = None) -> str | None:
         """Test the newest candidate and the one that serves, and choose the one to serve from now on.
 
         Args:
             black_box: SHA-256 of the weights of the model that answers now.
             serve_trials: whether candidates on trial may serve; otherwise only published ones do.
+            available: versions that exist and can be read, or None for all.
 
         Returns:
             Version of the adapter to serve, or None for the unadapted model.
         """
-        streams = self.in_play(black_box)
+        if available is not None and self.serves(black_box) not in available:
+            self.serve(None, black_box)
+        streams = self.in_play(black_box, available)
         if streams:
             self.ledger.update(streams[-1], streams[:-1])
         for stream in streams:
@@ -198,16 +201,17 @@ class Gate:
     def _is_served(self, stream: EvidenceStream) -> bool:
         return self._serves.get(stream.black_box) == stream.candidate
 
-    def in_play(self, black_box: str) -> list[EvidenceStream]:
+    def in_play(self, black_box: str, available: Collection[str] | None = None) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
 
         Args:
             black_box: SHA-256 of the weights of the model that answers now.
+            available: versions that exist and can be read, or None for all.
 
         Returns:
             The stream of the one that serves and that of the newest one, in this order; one or none if there are fewer.
         """
-        streams = self._of(black_box)
+        streams = [s for s in self._of(black_box) if available is None or s.candidate in available]
         return [stream for stream in streams[:-1] if self._is_served(stream)] + streams[-1:]
 
     def statuses(self, black_box: str) -> list[CandidateStatus]:
@@ -292,7 +296,9 @@ class Gate:
         serves = record.get("serves")
         if isinstance(serves, dict):
             keys = {(stream.black_box, stream.candidate) for stream in gate._streams.values()}
-            gate._serves = {key: value for key, value in serves.items() if (key, value) in keys}
+            gate._serves = {
+                key: value for key, value in serves.items() if isinstance(value, str) and (key, value) in keys
+            }
         gate._served = _texts(record.get("served"))
         gate._chosen_by_person = _texts(record.get("chosen_by_person"))
         return gate, dropped

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from baps.errors import BapsError
@@ -29,6 +30,7 @@ def adapt_and_publish_organ(
     progress: OrganProgress = lambda epoch, epochs, dice: None,
     wait: Callable[[], None] = lambda: None,
     serve_trials: bool = True,
+    labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Adapt to one organ unless that was done already, and let the gate decide what serves.
 
@@ -42,6 +44,7 @@ def adapt_and_publish_organ(
         progress: called after every epoch.
         wait: called before every step, see ``fit``.
         serve_trials: whether a candidate on trial may serve.
+        labels: versions of the labels that are read, see ``label_versions_by_patient``.
 
     Returns:
         The outcome as JSON, see ``keep_and_publish``.
@@ -70,6 +73,7 @@ def adapt_and_publish_organ(
             checkpoint_folder=checkpoint_folder,
         ),
         serve_trials=serve_trials,
+        labels=labels,
     )
     shutil.rmtree(checkpoint_folder, ignore_errors=True)
     return outcome

@@ -2,15 +2,15 @@
 
 ``<root>/<label>/evidence.json`` has the gate of a label, see ``baps.evaluation.gate``, and the history of its states.
 It is written before a version is published and again afterwards, so that a process that dies in between is finished by
-the next one. Where a person has published, rolled back or withdrawn a version, that choice serves until the next
-candidate.
+the next one. Where a person has published, rolled back or withdrawn a version, see ``choose``, that choice serves until
+the next candidate. Its lock file shows that there was evidence: if evidence is lost, its error budget counts as spent.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from baps.errors import BapsError, NotFoundError
+from baps.errors import BapsError
 from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.gate import CandidateStatus, Gate
 from baps.registry.store import AdapterStore
@@ -64,12 +64,24 @@ class LabelEvidence:
         history: all changes, oldest first, as JSON.
         notes: sentences about evidence that was dropped.
         unfinished: whether a process died before it published what the gate says.
+        black_box: the model that answers now.
+        available: versions for this model that exist and can be read.
     """
 
     gate: Gate = field(default_factory=Gate)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unfinished: bool = False
+    black_box: str = ""
+    available: Collection[str] = ()
+
+    def in_play(self) -> list[EvidenceStream]:
+        """Return the evidence of the candidates that the next patients should judge.
+
+        Returns:
+            The streams, see ``Gate.in_play``.
+        """
+        return self.gate.in_play(self.black_box, self.available)
 
     def open(self, store: AdapterStore, label: str, version: str, black_box: str) -> EvidenceStream:
         """Return the evidence of a version; a version that is new here begins with what its training measured.
@@ -86,11 +98,14 @@ class LabelEvidence:
         stream = self.gate.open(version, black_box)
         if not len(stream):
             try:
-                differences = dict(store.record(label, version)["scores"]["differences"])
+                record = store.record(label, version)
+                differences, labels = dict(record["scores"]["differences"]), dict(record.get("label_versions", {}))
             except (BapsError, KeyError, TypeError, ValueError):  # Trained by an earlier release, or damaged.
-                differences = {}
+                return stream
             for patient, difference in differences.items():
                 stream.add(str(patient), float(difference))
+                for volume, version_of_label in labels.get(patient, {}).items():
+                    stream.remember_label(patient, volume, version_of_label)
         return stream
 
 
@@ -115,22 +130,31 @@ def read_evidence(store: AdapterStore, label: str) -> LabelEvidence:
         label: the label.
 
     Returns:
-        The evidence; it is empty if there is none.
+        The evidence; it is empty if there never was any.
+
+    Raises:
+        BapsError: if the disk does not answer.
     """
     file = store.evidence_file(label)
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError:
-        return LabelEvidence()
-    except (OSError, ValueError):
+        if not _lock_file(file).exists():
+            return LabelEvidence()
         record = {}
+    except (ValueError, RecursionError):
+        record = {}
+    except OSError as error:
+        raise BapsError(f"The evidence of an adapter cannot be read ({error.strerror}). Try again.") from error
     if not isinstance(record, Mapping):
         record = {}
     gate, notes = Gate.from_dict(record.get("gate") if isinstance(record.get("gate"), Mapping) else {})
     history = record.get("history")
     return LabelEvidence(
         gate,
-        [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else [],
+        [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("version"), str)]
+        if isinstance(history, list)
+        else [],
         notes,
         record.get("unfinished") is True,
     )
@@ -138,14 +162,14 @@ def read_evidence(store: AdapterStore, label: str) -> LabelEvidence:
 
 @contextmanager
 def change_evidence(
-    store: AdapterStore, label: str, black_box: str, serve_trials: bool = True
+    store: AdapterStore, label: str, identity: tuple[str, ...], serve_trials: bool = True
 ) -> Iterator[LabelEvidence]:
     """Change the evidence of a label, and then publish or withdraw what the gate says.
 
     Args:
         store: the adapters of the site.
         label: the label.
-        black_box: the model that answers now, see ``evidence_key``.
+        identity: SHA-256 of the weights of the model that answers now and, for a black box, its preprocessing.
         serve_trials: whether candidates on trial may serve; otherwise only published ones do.
 
     Yields:
@@ -154,19 +178,73 @@ def change_evidence(
     Raises:
         BapsError: if the disk is full; nothing has changed then.
     """
+    black_box = evidence_key(*identity)
+    with _locked(store, label) as (file, evidence, before):
+        _restore(evidence, store, label, black_box)
+        evidence.black_box, evidence.available = black_box, _available(store, label, black_box)
+        yield evidence
+        served = evidence.gate.update(black_box, serve_trials, evidence.available)
+        _add_changes(evidence, black_box)
+        current = store.served(label, *identity)
+        now_served = current[1] if current and current[0] == label else None
+        if evidence.unfinished or evidence.notes or served != now_served or _to_json(evidence) != before:
+            _write(file, evidence, unfinished=True)
+            if served is not None:
+                store.publish(label, served)
+            elif now_served:
+                store.withdraw(label)
+            _write(file, evidence, unfinished=False)
+        elif not file.exists():
+            _write(file, evidence, unfinished=False)
+
+
+@contextmanager
+def choose(store: AdapterStore, label: str) -> Iterator[None]:
+    """Remember that a person publishes, rolls back or withdraws a version: it serves until the next candidate.
+
+    Args:
+        store: the adapters of the site.
+        label: the label.
+
+    Yields:
+        Nothing; the block changes the store.
+
+    Raises:
+        BapsError: if the disk is full.
+    """
+    before = store.published(label)
+    if not store.versions(label):
+        yield
+        return
+    with _locked(store, label) as (file, evidence, _):
+        yield
+        now = store.published(label)
+        for version in (before, now):
+            if version and (black_box := _model(store, label, version)):
+                if now == version:
+                    evidence.open(store, label, now, black_box)
+                evidence.gate.serve_choice(now if now == version else None, black_box)
+                _add_changes(evidence, black_box)
+        _write(file, evidence, unfinished=False)
+
+
+@contextmanager
+def _locked(store: AdapterStore, label: str) -> Iterator[tuple[Path, LabelEvidence, str]]:
+    """Hold the lock of a label's evidence; yield its file, what is in it, and the same as JSON."""
     file = store.evidence_file(label)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(".evidence.lock"), mode=0o600):
-        evidence = read_evidence(store, label)
-        before = _to_json(evidence)
-        _restore(evidence, store, label, black_box)
-        yield evidence
-        served = evidence.gate.update(black_box, serve_trials)
-        _add_changes(evidence, black_box)
-        if evidence.unfinished or evidence.notes or _to_json(evidence) != before:
-            _write(file, evidence, unfinished=True)
-            _apply(store, label, black_box, served)
-            _write(file, evidence, unfinished=False)
+    known = _lock_file(file).exists()
+    with FileLock(_lock_file(file), mode=0o600):
+        evidence = read_evidence(store, label) if known or file.exists() else LabelEvidence()
+        published = None if known or file.exists() else store.published(label)  # Of an earlier release.
+        if published and (black_box := _model(store, label, published)):
+            evidence.open(store, label, published, black_box)
+            evidence.gate.serve_choice(published, black_box)
+        yield file, evidence, _to_json(evidence)
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_name(".evidence.lock")
 
 
 def read_statuses(store: AdapterStore, label: str) -> dict[str, CandidateStatus]:
@@ -182,59 +260,41 @@ def read_statuses(store: AdapterStore, label: str) -> dict[str, CandidateStatus]
     """
     gate, statuses = read_evidence(store, label).gate, {}
     for version in store.versions(label):
-        try:
-            black_box = _model(store, label, version)
-        except (BapsError, KeyError, TypeError):
-            continue
-        statuses.update({s.candidate: s for s in gate.statuses(black_box) if s.candidate == version})
+        if black_box := _model(store, label, version):
+            statuses.update({s.candidate: s for s in gate.statuses(black_box) if s.candidate == version})
     return statuses
 
 
 def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box: str) -> None:
-    """Begin again with what the trainings measured if evidence was damaged, and respect what a person has chosen."""
-    gate, published = evidence.gate, _published(store, label, black_box)
+    """Begin again with what the trainings measured if evidence was damaged; what serves stays until then."""
     for note in evidence.notes:
-        logger.warning("%s %s", label or "shared", note)
+        logger.warning("%s: %s", label or "shared", note)
     if evidence.notes:
         for version in store.versions(label):
             if _fits(store, label, version, black_box):
                 evidence.open(store, label, version, black_box)
-        gate.serve(published, black_box)
-        return
-    if evidence.unfinished:
-        return
-    if published != gate.serves(black_box):
-        if published:
-            evidence.open(store, label, published, black_box)
-        gate.serve_choice(published, black_box)
+        published = store.published(label)
+        evidence.gate.serve_choice(
+            published if published and _fits(store, label, published, black_box) else None, black_box
+        )
 
 
-def _published(store: AdapterStore, label: str, black_box: str) -> str | None:
-    """Return the published version if it was trained for a model."""
-    version = store.published(label)
-    return version if version and _fits(store, label, version, black_box) else None
+def _model(store: AdapterStore, label: str, version: str) -> str | None:
+    """Return the model of a version, or None if its record cannot be read."""
+    try:
+        trained_for = store.record(label, version)["black_box"]
+        return evidence_key(trained_for["weights_sha256"], trained_for.get("preprocessing", "canvas"))
+    except (BapsError, KeyError, TypeError):
+        return None
 
 
-def _model(store: AdapterStore, label: str, version: str) -> str:
-    trained_for = store.record(label, version)["black_box"]
-    return evidence_key(trained_for["weights_sha256"], trained_for.get("preprocessing", "canvas"))
+def _available(store: AdapterStore, label: str, black_box: str) -> list[str]:
+    versions = store.versions(label)
+    return [v for v in versions if _fits(store, label, v, black_box) and store.is_intact(label, v)]
 
 
 def _fits(store: AdapterStore, label: str, version: str, black_box: str) -> bool:
-    try:
-        return _model(store, label, version) == black_box
-    except (BapsError, KeyError, TypeError):
-        return False
-
-
-def _apply(store: AdapterStore, label: str, black_box: str, served: str | None) -> None:
-    if served is not None:
-        try:
-            store.publish(label, served)
-        except NotFoundError:  # Somebody has removed the version.
-            logger.warning("Version %s of the adapter %s is not there any more.", served, label or "shared")
-    elif _published(store, label, black_box):
-        store.withdraw(label)
+    return _model(store, label, version) == black_box
 
 
 def _add_changes(evidence: LabelEvidence, black_box: str) -> None:

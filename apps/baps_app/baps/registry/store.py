@@ -196,18 +196,36 @@ class AdapterStore:
         for version in self._served_versions(label):
             if not version:
                 return None
-            try:
-                record = self.record(label, version)
-                if record.get("adapter_sha256") in (None, sha256(self.file(label, version))):
-                    return version, record  # Adapters of earlier releases have no hash.
-                reason = "its hash differs."
-            except (BapsError, OSError) as error:
-                reason = str(error) if isinstance(error, BapsError) else f"{error.strerror}."
+            record, reason = self._read_intact(label, version)
+            if record is not None:
+                return version, record
             logger.warning(
                 "Version %s of the adapter %s is damaged: %s The previous version is served, or the unadapted model.",
                 version, label or "shared", reason,
             )  # fmt: skip
         return None
+
+    def _read_intact(self, label: str, version: str) -> tuple[dict[str, Any] | None, str]:
+        """Return the record of a version, or None and the reason if the version is damaged."""
+        try:
+            record = self.record(label, version)
+            if record.get("adapter_sha256") in (None, sha256(self.file(label, version))):
+                return record, ""  # Adapters of earlier releases have no hash.
+            return None, "its hash differs."
+        except (BapsError, OSError) as error:
+            return None, str(error) if isinstance(error, BapsError) else f"{error.strerror}."
+
+    def is_intact(self, label: str, version: str) -> bool:
+        """Return whether a version is there and can be served.
+
+        Args:
+            label: the label.
+            version: name of the version.
+
+        Returns:
+            Whether its record can be read, and its file is the one that was stored.
+        """
+        return self._read_intact(label, version)[0] is not None
 
     def record(self, label: str, version: str) -> dict[str, Any]:
         """Return the record of a version.

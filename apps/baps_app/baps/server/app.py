@@ -25,6 +25,7 @@ import baps.server.labels.save_labels
 from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox, load_black_box
 from baps.errors import BapsError, InputError
+from baps.evaluation.splits import patient_hash
 from baps.imaging.volume import Volume
 from baps.inference.segmenter import Segmenter
 from baps.prompts import Prompt
@@ -136,7 +137,7 @@ class BapsApp(MONAILabelApp):
         if not image or not self.site.evidence_images_per_label:
             return
         try:
-            self._prompts.add(self._audit.hashed(image), label, index, prompt)
+            self._prompts.add(patient_hash(image), label, index, prompt)
         except (sqlite3.Error, OSError) as error:
             logger.warning("A prompt could not be kept (%s).", type(error).__name__)
 

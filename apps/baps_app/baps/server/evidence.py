@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,13 +19,13 @@ from monailabel.interfaces.datastore import Datastore
 from baps.adapters.adapter_file import read_adapter
 from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox
-from baps.errors import BapsError, InputError
+from baps.errors import InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.folders import read_patient_table
 from baps.evaluation.prospective import score_adapters
 from baps.evaluation.splits import patient_hash
-from baps.registry.evidence import change_evidence, evidence_key, read_evidence
+from baps.registry.evidence import change_evidence, read_evidence
 from baps.registry.store import SHARED, AdapterStore
 from baps.server.training_cases import label_versions, labelled_cases
 from baps.site.audit import AuditFile
@@ -50,8 +51,8 @@ class Judge(Protocol):
 
     store: AdapterStore
 
-    def model(self) -> str:
-        """Return the name of the model in the evidence; the first call loads the model."""
+    def identity(self) -> tuple[str, ...]:
+        """Return what an adapter of the model depends on, see ``change_evidence``; the first call loads the model."""
 
     def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Return the difference that each adapter makes on a case, Dice, by the name of its file.
@@ -82,9 +83,9 @@ class ClickJudge:
     ) -> None:
         self._black_box, self.store, self._max_images, self._prompts = black_box, store, max_images, prompts
 
-    def model(self) -> str:
-        """Return the name of the model in the evidence."""
-        return evidence_key(*self._black_box().capabilities.identity)
+    def identity(self) -> tuple[str, ...]:
+        """Return weights and preprocessing."""
+        return self._black_box().capabilities.identity
 
     def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Score adapters with prompts on some slices, those that a user made where they were kept."""
@@ -106,9 +107,9 @@ class OrganJudge:
     def __init__(self, segmenter: Callable[[], OrganSegmenter], store: AdapterStore, lock_file: Path) -> None:
         self._segmenter, self.store, self._lock_file = segmenter, store, lock_file
 
-    def model(self) -> str:
-        """Return the name of the model in the evidence."""
-        return self._segmenter().model.sha256
+    def identity(self) -> tuple[str, ...]:
+        """Return the weights."""
+        return (self._segmenter().model.sha256,)
 
     def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Score adapters on the whole volume."""
@@ -141,8 +142,8 @@ class EvidenceCollector:
     ) -> None:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
-        self._unusable: set[tuple[str, str]] = set()  # Volume and label.
-        self._audited = {file: len(history) for _, file, history in self._histories()}
+        self._unusable: set[tuple[str, ...]] = set()  # Volume, version of the label, and adapters.
+        self._audited: dict[Path, int] | None = None  # Number of changes that are audited, by the file of the evidence.
 
     def start(self) -> None:
         """Start a thread that collects evidence now and whenever there may be more."""
@@ -157,7 +158,7 @@ class EvidenceCollector:
             self._wake.clear()
             try:
                 self.collect()
-            except (BapsError, OSError) as error:  # For example, the PACS or a remote model does not respond.
+            except Exception as error:  # For example, the PACS does not respond. The next pass goes on.
                 logger.warning("Adapters could not be judged on new labels (%s).", type(error).__name__)
             self._wake.wait(_INTERVAL)
 
@@ -165,40 +166,54 @@ class EvidenceCollector:
         """Judge the adapters on all labels that are not part of their evidence yet.
 
         Raises:
-            BapsError: If the datastore or a model does not respond.
+            BapsError: If the datastore does not respond.
         """
+        if self._audited is None:  # What happened before the server started is not this server's.
+            self._audited = {file: len(history) for _, file, history in self._histories()}
         judged = [
-            (judge, label) for judge in self._judges for label in self._site.labels if judge.store.versions(label)
+            (judge, label)
+            for judge, label in product(self._judges, self._site.labels)
+            if judge.store.versions(label) or judge.store.versions(SHARED)
         ]
-        versions = label_versions(self._datastore, self._site.labels) if judged else {}
-        for judge, label in judged:
-            self._judge(judge, label, versions[label])
+        if judged:
+            versions = label_versions(self._datastore, self._site.labels)
+            images = self._datastore.list_images()
+            for judge, label in judged:
+                try:
+                    self._judge(judge, label, versions[label], images)
+                except Exception as error:  # The other labels and the next pass go on.
+                    logger.warning("%s: adapters could not be judged (%s).", label, type(error).__name__)
         self._audit_changes()
 
-    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
-        model = judge.model()
-        hashes = {image: self._audit.hashed(image) for image in versions}
-        labels = {hashes[image]: version for image, version in versions.items()}
-        # If the site has one label, its adapter is also used for clicks without a label.
-        names = (label, SHARED) if len(self._site.labels) == 1 and judge.store.versions(SHARED) else (label,)
+    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str], images: Collection[str]) -> None:
+        model = judge.identity()
+        # A label without adapters is served by the shared one. If the site has one label, both have the same adapters.
+        if not judge.store.versions(label):
+            names: tuple[str, ...] = (SHARED,)
+        elif len(self._site.labels) == 1 and judge.store.versions(SHARED):
+            names = (label, SHARED)
+        else:
+            names = (label,)
+        prefix = "" if label in names else f"{label} "  # The shared adapter is judged on several labels of an image.
+        # An image that is not offered, for example because a share is not mounted, may come back with its label.
+        labels = {patient_hash(f"{prefix}{image}"): versions.get(image, "") for image in (*images, *versions)}
         with self._in_play(judge, names, model) as streams:
             dropped = max((stream.drop_changed(labels) for stream in streams.values()), default=0)
         if dropped:
-            logger.info("%s: labels of %d patients have changed, and are judged again.", label, dropped)
+            logger.info("%s: labels of %d patients have changed; their evidence is dropped.", label, dropped)
         for image, version in sorted(versions.items()):
             if self._closed.is_set():
                 return
-            volume = hashes[image]
+            volume = patient_hash(f"{prefix}{image}")
             known = all(stream.knows(volume, version) for stream in streams.values())
-            if known or (volume, version) in self._unusable:
+            job = (volume, version, *sorted(stream.key for stream in streams.values()))
+            if known or job in self._unusable:
                 continue
             try:
                 self._judge_image(judge, label, names, image, volume, version)
             except InputError:
-                logger.warning(
-                    "%s: a confirmed label cannot judge adapters; see the skipped ones of a training.", label
-                )
-                self._unusable.add((volume, version))
+                logger.warning("%s: a confirmed label cannot judge adapters; a training says why.", label)
+                self._unusable.add(job)
 
     def _judge_image(
         self, judge: Judge, label: str, names: tuple[str, ...], image: str, volume: str, version: str
@@ -208,15 +223,21 @@ class EvidenceCollector:
         Raises:
             InputError: If the image, its label or an adapter cannot be used.
         """
-        model, patients = judge.model(), read_patient_table(self._site.patients)
+        model, patients = judge.identity(), read_patient_table(self._site.patients)
         cases, _ = labelled_cases(self._datastore, {label: self._site.labels[label]}, patients, image)
         if not cases[label]:
             raise InputError("The label does not show the organ.")
         case = cases[label][0]
         patient = patient_hash(case.patient)
         with self._in_play(judge, names, model) as streams:
-            for stream in streams.values():
-                stream.remember_label(patient, volume, version)
+            for key, stream in streams.items():
+                record = judge.store.record(*key)
+                if patient not in {*record.get("seen_patients", ()), *record.get("training_patients", ())}:
+                    continue
+                if patient in stream and not record.get("label_versions"):
+                    stream.remember_label(patient, volume, version)
+                else:  # It would be judged on what it has learned.
+                    stream.ignore(volume, version)
             keys = [key for key, stream in streams.items() if not stream.knows(volume, version)]
         if not keys:
             return
@@ -226,7 +247,7 @@ class EvidenceCollector:
             same.setdefault(judge.store.record(*key).get("fingerprint", key), []).append(key)
         files = {str(number): judge.store.file(*group[0]) for number, group in enumerate(same.values())}
         with low_priority():
-            scores = judge.score(label, files, case, volume)
+            scores = judge.score(label, files, case, patient_hash(image))
         differences = {
             key: scores[str(n)] for n, group in enumerate(same.values()) for key in group if str(n) in scores
         }
@@ -239,14 +260,14 @@ class EvidenceCollector:
 
     @contextmanager
     def _in_play(
-        self, judge: Judge, names: tuple[str, ...], model: str
+        self, judge: Judge, names: tuple[str, ...], model: tuple[str, ...]
     ) -> Iterator[dict[tuple[str, str], EvidenceStream]]:
         """Change the evidence of the adapters that the next patients should judge, by name and version."""
         with ExitStack() as stack:
             streams = {}
             for name in names:
                 evidence = stack.enter_context(change_evidence(judge.store, name, model, self._site.serve_trials))
-                streams.update({(name, stream.candidate): stream for stream in evidence.gate.in_play(model)})
+                streams.update({(name, stream.candidate): stream for stream in evidence.in_play()})
             yield streams
 
     def _histories(self) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
@@ -257,8 +278,9 @@ class EvidenceCollector:
 
     def _audit_changes(self) -> None:
         """Add a line to the audit file for each change of a state since the last time, also by trainings."""
+        audited = self._audited if self._audited is not None else {}
         for name, file, history in self._histories():
-            for change in history[self._audited.get(file, 0) :]:
+            for change in history[audited.get(file, 0) :]:
                 self._audit.add(
                     {
                         "user": None,
@@ -270,4 +292,4 @@ class EvidenceCollector:
                         "serves": change.get("serves"),
                     }
                 )
-            self._audited[file] = len(history)
+            audited[file] = len(history)

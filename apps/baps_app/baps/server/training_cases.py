@@ -58,8 +58,9 @@ def labelled_cases(
         except BapsError as error:  # Of a series that cannot be read.
             skipped[image_id] = str(error)
             continue
-        annotated, mask = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG))
+        annotated, mask, version = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG)), None
         if isinstance(datastore, StudiesDatastore):  # The served file may be replaced while the training runs.
+            _, version = datastore.history.newest(image_id, _TAG)
             mask = datastore.history.immutable_file(image_id, _TAG, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
@@ -69,7 +70,9 @@ def labelled_cases(
                 )
                 cases[name] += [replace(case, patient=patient) for case in earlier]
             elif name in values:
-                cases[name].append(Case(file, mask, values[name], patient, annotated.get(name), source))
+                sha256 = version.sha256 if version else ""
+                case = Case(file, mask, values[name], patient, annotated.get(name), source, image_id, sha256)
+                cases[name].append(case)
     return cases, skipped
 
 
@@ -206,5 +209,6 @@ def _pacs_cases(
             if organ.newer_errors:
                 skipped[f"{image_id}, {name}, newer"] = f"{organ.newer_errors[0]} An older label is used."
             patient = datastore.patient(image_id) or patients.get(image_id) or image_id
-            cases[name].append(Case(image, organ.file, 1, patient, organ.slices))
+            version = "" if organ.newer_errors else segments[name][0].instance
+            cases[name].append(Case(image, organ.file, 1, patient, organ.slices, None, image_id, version))
     return cases, skipped

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from baps.adapters.adapter import Adapter
@@ -51,6 +52,7 @@ def adapt_and_publish(
     settings: AdaptationSettings,
     progress: Callable[[ProgressReport], None] | None = None,
     serve_trials: bool = True,
+    labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Adapt to one label, starting from the served adapter, and let the gate decide what serves.
 
@@ -64,6 +66,7 @@ def adapt_and_publish(
         settings: the settings of the adaptation.
         progress: called with the progress after every step.
         serve_trials: whether a candidate on trial may serve.
+        labels: versions of the labels that are read, see ``label_versions_by_patient``.
 
     Returns:
         The outcome as JSON: the version, its ``status`` (a ``State`` of the gate) and whether it ``serves``, the
@@ -84,6 +87,7 @@ def adapt_and_publish(
         lambda: adapt(black_box, slices, settings, plan, progress, log, served),
         log,
         serve_trials,
+        labels,
     )
 
 
@@ -95,6 +99,7 @@ def keep_and_publish(
     adapt_candidate: Callable[[], Candidate],
     log: Path | None = None,
     serve_trials: bool = True,
+    labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Make a candidate unless there is one of the same fingerprint, store it, and let the gate decide what serves.
 
@@ -107,6 +112,7 @@ def keep_and_publish(
         log: query log of the adaptation, which an interrupted run continues from; a copy is stored beside the
             candidate.
         serve_trials: whether a candidate on trial may serve.
+        labels: versions of the labels that are read, see ``label_versions_by_patient``.
 
     Returns:
         The outcome as JSON, see ``adapt_and_publish``.
@@ -120,14 +126,18 @@ def keep_and_publish(
     if len(versions) < len(names):
         result = adapt_candidate()
         for name in set(names) - set(versions):
-            record = {**result.record, "reason": result.sentence()}
+            record = {
+                **result.record,
+                "label_versions": {patient: dict(versions) for patient, versions in labels.items()},
+                "reason": result.sentence(),
+            }
             versions[name] = store.add(name, result.adapter, record, log=log)
         if log:
             log.unlink(missing_ok=True)
     key = evidence_key(*identity)
     for name, version in versions.items():
         served = store.served(name, *identity)
-        with change_evidence(store, name, key, serve_trials) as evidence:
+        with change_evidence(store, name, identity, serve_trials) as evidence:
             evidence.open(store, name, version, key)
             if served and served[0] == name and served[1] != version:
                 stream = evidence.gate.open(served[1], key)

@@ -105,8 +105,8 @@ def test_a_submitted_label_judges_adapters_and_a_newer_one_replaces_it(
         def __init__(self) -> None:
             self.store = store
 
-        def model(self) -> str:
-            return "model"
+        def identity(self) -> tuple[str, ...]:
+            return ("model",)
 
         def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
             judged.append(case.patient)

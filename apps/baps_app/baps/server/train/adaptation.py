@@ -11,7 +11,7 @@ from typing import Any
 from baps.adapters.visual_prompt import CONDITIONS
 from baps.blackbox import BlackBox
 from baps.errors import InputError
-from baps.evaluation.cases import Case, load_cases
+from baps.evaluation.cases import Case, label_versions_by_patient, load_cases
 from baps.evaluation.slices import AnySlice, SlicesByPatient
 from baps.prompts.simulated import PROMPTS
 from baps.registry.store import SHARED, AdapterStore
@@ -104,7 +104,10 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
             logger.info("Adapting to %s from labels of %d patients", label or "all labels", len(slices))
             # If the site has one label, its adapter is also used for clicks without a label.
             names = (label, SHARED) if len(self._labels) == 1 else (label,)
-            outcome = adapt_and_publish(self._store, names, black_box, slices, settings, report, self._serve_trials)
+            versions = label_versions_by_patient(cases.get(label, ()))
+            outcome = adapt_and_publish(
+                self._store, names, black_box, slices, settings, report, self._serve_trials, versions
+            )
             stats.add(name, outcome)
 
 

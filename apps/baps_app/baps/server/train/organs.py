@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baps.errors import InputError
-from baps.evaluation.cases import Case
+from baps.evaluation.cases import Case, label_versions_by_patient
 from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
@@ -90,7 +90,10 @@ class OrgansTrainer(SiteTrainer["OrganSettings"]):
                 stats.report(label, step, _STEPS * len(cases), dice)
 
             logger.info("Adapting the organ model to %s from labels of %d patients", label, len(volumes))
-            record = adapt_and_publish_organ(segmenter, label, volumes, settings, report, wait, self._serve_trials)
+            versions = label_versions_by_patient(label_cases)
+            record = adapt_and_publish_organ(
+                segmenter, label, volumes, settings, report, wait, self._serve_trials, versions
+            )
             # Most fits stop before their last epoch.
             stats.values.update(epoch=_STEPS * (number + 1), total_epochs=_STEPS * len(cases))
             stats.add(label, record)
