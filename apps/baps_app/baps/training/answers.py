@@ -145,10 +145,10 @@ def query_more_answers(
     query_log: QueryLog,
     key: Mapping[str, int | str],
 ) -> Answers:
-    """Query the black box for what a head needs besides first prompts of one kind: the other kind, and corrections.
+    """Query the black box for what a head needs besides the first prompts that patients are judged with.
 
-    Prompts with one correction take a third of the images, with two corrections a sixth, and so on. First prompts of
-    the other kind take the rest.
+    Prompts with one correction take a third of the images, with two corrections a sixth, and so on. First prompts on
+    all slices take the rest; half of them are of the other kind.
 
     Args:
         black_box: the model.
@@ -173,7 +173,7 @@ def query_more_answers(
     level_images = 2 * images // 3 if capabilities.clicks else 0
     corrections = [level_images >> level for level in range(1, 1 + _MAX_CORRECTIONS)] if level_images else []
     rows = batches.sample_rows(images - sum(corrections), random)
-    prompts = [draw_prompt(batches.slices[row].target, other, random) for row in rows]
+    prompts = [draw_prompt(batches.slices[row].target, (other, kind)[n % 2], random) for n, row in enumerate(rows)]
     last = query_answers(black_box, visual_prompt, batches, rows, prompts, query_log, {**key, "corrections": 0})
     collected = last
     order = random.permutation(len(first.rows) + len(last.rows))

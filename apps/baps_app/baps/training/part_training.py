@@ -38,8 +38,8 @@ _MAX_DIFFERENCE = 0.02
 _MIN_TRIAL_GAIN = 0.02
 """Gain in Dice (0 to 1) in the first fold that makes a visual prompt worth the rest of the images."""
 
-_CHOICE_STEPS = 60
-_HEAD_STEPS = 150
+_CHOICE_STEPS = 100
+_HEAD_STEPS = 300
 
 
 class PartTrainer:
@@ -89,7 +89,6 @@ class PartTrainer:
         self._group = self.cross_fit.groups[self._unit]
         self._groups = [int(group) for group in np.unique(self._group)]
         self._can_judge = len(self._groups) > 1
-        self._head_styles = ("augmented", *(("oriented",) if len(self.judges) >= _MIN_ORIENTED else ()))
         self._data: dict[float, HeadData] = {}
         self._fold_prompts: list[VisualPrompt] = []
 
@@ -104,7 +103,10 @@ class PartTrainer:
         zooms = self._choose_zooms() if settings.zoom == "chosen" else [1.0]
         if settings.head == "convolutional" and self._can_judge:
             for zoom in zooms:
-                self._cross_fit_heads(Parts(zoom), [(self._group == one, self._data[zoom]) for one in self._groups])
+                self._cross_fit_head(Parts(zoom, head="augmented"), self._zoom_folds(zoom))
+            if len(self.judges) >= _MIN_ORIENTED:
+                for zoom in sorted({parts.zoom for parts in self._choices()}):
+                    self._cross_fit_head(Parts(zoom, head="oriented"), self._zoom_folds(zoom))
         last_run = self._cross_fit_visual_prompt() if settings.visual_prompt != "none" else 0
         parts = self._choose()
         if not parts.visual_prompt:
@@ -275,19 +277,27 @@ class PartTrainer:
             self._keep(zoom, answers[zoom] + self._query(zoom, identity, slice(count, None), "zoom"))
         return sorted(chosen | {1.0})
 
-    def _cross_fit_heads(self, parts: Parts, folds: Sequence[tuple[NDArray[np.bool_], HeadData]]) -> None:
-        """Train heads for every fold, and score them on the fold's held-out answers.
+    def _zoom_folds(self, zoom: float) -> list[tuple[NDArray[np.bool_], HeadData]]:
+        """Return the held-out answers of each group, and the answers to unchanged images."""
+        return [(self._group == one, self._data[zoom]) for one in self._groups]
+
+    def _choices(self) -> set[Parts]:
+        """Return the combinations that are chosen by the scores of all units, or of all but one group."""
+        groups = self.cross_fit.groups
+        return {self._choose(), *(self.cross_fit.choose(groups != one) for one in self._groups)}
+
+    def _cross_fit_head(self, parts: Parts, folds: Sequence[tuple[NDArray[np.bool_], HeadData]]) -> None:
+        """Train the head of a combination in every fold, and score it on the fold's held-out answers.
 
         Args:
-            parts: the parts besides the head.
+            parts: the combination.
             folds: the held-out answers of each fold, and its data.
         """
-        for style in self._head_styles:
-            dice = np.zeros(len(self._rows))
-            for held_out, data in folds:
-                head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, self._settings.seed)
-                dice[held_out] = score_answers(data, head, held_out)
-            self._add_scores(Parts(parts.zoom, parts.visual_prompt, style), dice)
+        dice = np.zeros(len(self._rows))
+        for held_out, data in folds:
+            head = train_head(data, ~held_out, parts.head == "augmented", _CHOICE_STEPS, self._settings.seed)
+            dice[held_out] = score_answers(data, head, held_out)
+        self._add_scores(parts, dice)
 
     def _cross_fit_visual_prompt(self) -> int:
         """Train a visual prompt in every fold, unless the first one shows that it brings nothing.
@@ -326,12 +336,13 @@ class PartTrainer:
                     )
                     return 0
         if folds:
-            parts, dice = Parts(chosen.zoom, visual_prompt=True), np.zeros(len(self._rows))
+            dice = np.zeros(len(self._rows))
             for held_out, data in kept:
                 dice[held_out] = score_answers(data, None, held_out)
-            self._add_scores(parts, dice)
-            if with_head:
-                self._cross_fit_heads(parts, kept)
+            heads = {parts.head for parts in self._choices()} - {""} or {"augmented"} if with_head else ()
+            self._add_scores(Parts(chosen.zoom, visual_prompt=True), dice)
+            for head in sorted(heads):
+                self._cross_fit_head(Parts(chosen.zoom, True, head), kept)
         self._fold_prompts = trained
         return last_run
 
