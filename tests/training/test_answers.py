@@ -16,8 +16,9 @@ from baps.blackbox import BlackBox
 from baps.errors import BudgetSpentError
 from baps.evaluation.slices import LabelledSlice
 from baps.prompts import Prompt
-from baps.training.answers import MAX_SIZE, Answers, draw_evaluation_prompts, query_answers, query_more_answers
+from baps.training.answers import MAX_SIZE, Answers, query_answers, query_more_answers
 from baps.training.batches import Batches
+from baps.training.evaluation_prompts import draw_evaluation_prompts
 from baps.training.query_log import QueryLog
 from tests.support.faulty_black_box import SIDE, FaultyBlackBox, Mistake, correct, dilate, erode, ignores_left_half
 

@@ -88,7 +88,7 @@ def test_without_a_zoom_nothing_is_enlarged(short_sighted: Any) -> None:
 def test_patients_are_judged_in_four_groups_and_blocks_of_one_patient_too(short_sighted: Any) -> None:
     many = trainer(short_sighted, _slices(9, 6, 2))
     assert many.cross_fit.groups.tolist() == [0, 1, 2, 3, 0, 1]
-    assert many.judges == [f"p{n}" for n in range(6)]
+    assert many.evaluation.patients == [f"p{n}" for n in range(6)]
     one = trainer(short_sighted, _slices(9, 1, 8))
     assert one.cross_fit.groups.tolist() == [0, 1, 2, 3]
     single = trainer(short_sighted, _slices(9, 1, 1))
@@ -99,7 +99,7 @@ def test_patients_are_judged_in_four_groups_and_blocks_of_one_patient_too(short_
 def test_scores_are_averaged_over_the_prompts_of_a_slice(short_sighted: Any) -> None:
     training = trainer(short_sighted, _slices(9, 2, 3))  # 25 prompts of each patient on three slices.
     numbers = np.arange(50.0)
-    by_patient = training.by_patient(numbers)
+    by_patient = training.evaluation.by_patient(numbers)
     assert {patient: scores.shape for patient, scores in by_patient.items()} == {"p0": (3, 1), "p1": (3, 1)}
     first = [n for n in range(0, 50, 2) if (n // 2) % 3 == 0]
     assert by_patient["p0"][0, 0] == pytest.approx(np.mean(first))

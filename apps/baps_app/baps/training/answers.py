@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from baps.adapters.visual_prompt import VisualPrompt
 from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.blackbox import BlackBox
-from baps.evaluation.slices import evenly_spaced
 from baps.prompts import Prompt
 from baps.prompts.simulated import PROMPTS, draw_correction, draw_prompt
 from baps.training.batches import Batch, Batches
@@ -66,34 +65,6 @@ class Answers:
         """
         rows, prompts = [self.rows[n] for n in numbers], [self.prompts[n] for n in numbers]
         return Answers(rows, prompts, self.probability[list(numbers)])
-
-
-def draw_evaluation_prompts(
-    batches: Batches, patients: Sequence[str], kind: str, each: int, max_slices: int, seed: int
-) -> tuple[list[int], list[Prompt]]:
-    """Draw the fixed first prompts that patients are judged with: as many for each patient, on evenly spaced slices.
-
-    Args:
-        batches: the slices of all patients.
-        patients: the patients that judge.
-        kind: ``click`` or ``box``.
-        each: number of prompts of each patient.
-        max_slices: maximum number of slices of each patient; with fewer than ``each``, slices get several prompts.
-        seed: seed of the prompts.
-
-    Returns:
-        The index of each prompt's slice, and the prompts. The first one of every patient comes first, then the second
-        ones, so that the first part of the list has prompts of as many patients as possible.
-    """
-    rows_by_patient: dict[str, list[int]] = {}
-    for row, piece in enumerate(batches.slices):
-        rows_by_patient.setdefault(piece.patient, []).append(row)
-    spaced = [evenly_spaced(rows_by_patient[patient], min(each, max_slices)) for patient in patients]
-    rows = [rows[number % len(rows)] for number in range(each) for rows in spaced]
-    return rows, [
-        draw_prompt(batches.slices[row].target, kind, np.random.default_rng([seed, 7919, number // len(spaced), row]))
-        for number, row in enumerate(rows)
-    ]
 
 
 def query_answers(
