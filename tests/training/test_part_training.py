@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,7 @@ def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyP
 def trainer(
     black_box: Any, slices: list[LabelledSlice], settings: AdaptationSettings = SETTINGS, max_images: int = 400
 ) -> PartTrainer:
-    patients = len({piece.patient for piece in slices})
+    patients, settings = len({piece.patient for piece in slices}), replace(settings, max_images=max_images)
     budget = divide_images(max_images, patients, settings, 0, resends=False)
     return PartTrainer(
         black_box,
@@ -77,11 +78,18 @@ def test_the_best_zoom_is_chosen(short_sighted: Any, radius: int, expected: floa
     screening = prompts // 4
     assert short_sighted.images_queried == (2 * prompts + screening if expected < 1 else prompts + 2 * screening)
     assert set(training.cross_fit.scores) == {Parts(), Parts(expected)}
+    evidence, images = training.notes(parts)
+    unit = "patients" if patients > 1 else "groups of slices of one patient"
+    outcome = r"kept \(\+0.\d{3}\)" if expected < 1 else rf"dropped \(-0.\d{{3}} on {screening} prompts\)"
+    assert re.fullmatch(rf"Gain in Dice of each part, cross-fitted on 4 {unit}: zoom {outcome}\.", evidence)
+    assert images == f"Stopped early: {400 - short_sighted.images_queried} of 400 images were not queried."
 
 
 def test_without_a_zoom_nothing_is_enlarged(short_sighted: Any) -> None:
-    adapter, parts = trainer(short_sighted, _slices(9, 4, 2), replace(SETTINGS, zoom="none")).train()
+    training = trainer(short_sighted, _slices(9, 4, 2), replace(SETTINGS, zoom="none"))
+    adapter, parts = training.train()
     assert (adapter.zoom, parts) == (1.0, Parts())
+    assert training.notes(parts) == ["Stopped early: 352 of 400 images were not queried."]
     assert short_sighted.images_queried == 48
 
 
