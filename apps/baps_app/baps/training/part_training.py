@@ -252,9 +252,9 @@ class PartTrainer:
             dice = np.zeros(len(self.evaluation.unit))
             for held_out, data in kept:
                 dice[held_out] = score_answers(data, None, held_out)
-            heads = {parts.head for parts in self._choices()} - {""} or {"augmented"} if with_head else ()
+            heads = {parts.head for parts in self._choices() if parts.head} or {"augmented"}
             self._add_scores(Parts(chosen.zoom, visual_prompt=True), dice)
-            for head in sorted(heads):
+            for head in sorted(heads) if with_head else ():
                 self._cross_fit_head(Parts(chosen.zoom, True, head), kept)
         self._fold_prompts = trained
         return last_run
