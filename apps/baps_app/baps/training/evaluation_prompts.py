@@ -63,15 +63,6 @@ class EvaluationPrompts:
         settings: the settings of the adaptation.
         budget: how many patients judge, with how many prompts.
         query_log: logs the answers.
-
-    Attributes:
-        patients: the patients that judge, in the order of the units if there are several.
-        unit_of_slice: unit of every slice, -1 if it is not judged. A unit is a patient, or a block of neighbouring
-            slices if there is only one patient.
-        unit: unit of each prompt, (N,).
-        group_of_unit: group of each unit, (U,).
-        group: group of each prompt, (N,).
-        groups: the groups.
     """
 
     def __init__(
@@ -84,14 +75,20 @@ class EvaluationPrompts:
     ) -> None:
         self._black_box, self._batches, self._query_log, self._seed = black_box, batches, query_log, settings.seed
         self.patients = list(dict.fromkeys(piece.patient for piece in batches.slices))[: budget.judges]
+        """The patients that judge, in the order of the units if there are several."""
         self._rows, self._prompts = draw_evaluation_prompts(
             batches, self.patients, settings.prompt, budget.each, settings.check_slices, settings.seed + 1
         )
         self.unit_of_slice = _units(batches, self.patients)
+        """Unit of every slice, or -1. A unit is a patient, or a block of neighbouring slices of one patient."""
         self.unit = self.unit_of_slice[self._rows]
+        """Unit of each prompt, (N,)."""
         self.group_of_unit = np.arange(self.unit_of_slice.max() + 1) % MAX_GROUPS
+        """Group of each unit, (U,)."""
         self.group = self.group_of_unit[self.unit]
+        """Group of each prompt, (N,)."""
         self.groups = [int(group) for group in np.unique(self.group)]
+        """The groups."""
 
     @property
     def can_judge(self) -> bool:

@@ -53,12 +53,6 @@ class PartTrainer:
             it was trained before.
         report: called after every part and every step.
         callback: called with the candidate at every point of the training curve.
-
-    Attributes:
-        evaluation: the prompts that patients are judged with.
-        cross_fit: the scores.
-        curve: mean Dice of what was tried, by images.
-        dropped: why a part was given up before it was tried on all evaluation prompts, by the part's name.
     """
 
     def __init__(
@@ -76,9 +70,13 @@ class PartTrainer:
         self._query_log, self._new_visual_prompt = query_log, new_visual_prompt
         self._report, self._callback = report, callback
         self.curve: list[CurvePoint] = []
+        """Mean Dice of what was tried, by images."""
         self.dropped: dict[str, str] = {}
+        """Why a part was given up before it was tried on all evaluation prompts, by the part's name."""
         self.evaluation = EvaluationPrompts(black_box, batches, settings, budget, query_log)
+        """The prompts that patients are judged with."""
         self.cross_fit = self.evaluation.new_cross_fit()
+        """The scores."""
         self._data: dict[float, HeadData] = {}
         self._fold_prompts: list[VisualPrompt] = []
 
