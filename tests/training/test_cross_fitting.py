@@ -36,7 +36,7 @@ def test_a_unit_counts_once_however_many_answers_it_has() -> None:
 def test_a_part_must_bring_something(gain: float, kept: bool) -> None:
     fit = cross_fit(unadapted=[0.5] * 4, zoom=[0.5 + gain] * 4)
     assert fit.choose(np.ones(4, bool)) == (ZOOM if kept else Parts())
-    fit = cross_fit(zoom=[0.5] * 4, both=[0.5 + gain] * 4)  # And each part anew.
+    fit = cross_fit(zoom=[0.5] * 4, both=[0.5 + MIN_GAIN + gain] * 4)  # And each part anew, and the orientation.
     assert fit.choose(np.ones(4, bool)) == (BOTH if kept else ZOOM)
 
 

@@ -18,8 +18,9 @@ from baps.evaluation.slices import LabelledSlice
 from baps.imaging.metrics import dice
 from baps.imaging.windowing import Window
 from baps.prompts import Prompt
-from baps.training.answers import draw_evaluation_prompts, query_answers, query_more_answers
+from baps.training.answers import query_answers, query_more_answers
 from baps.training.batches import Batches
+from baps.training.evaluation_prompts import draw_evaluation_prompts
 from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
 from tests.support.faulty_black_box import SIDE, FaultyBlackBox, Mistake, correct, dilate, erode, ignores_left_half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,7 @@ def short_sighted(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyP
 def trainer(
     black_box: Any, slices: list[LabelledSlice], settings: AdaptationSettings = SETTINGS, max_images: int = 400
 ) -> PartTrainer:
-    patients = len({piece.patient for piece in slices})
+    patients, settings = len({piece.patient for piece in slices}), replace(settings, max_images=max_images)
     budget = divide_images(max_images, patients, settings, 0, resends=False)
     return PartTrainer(
         black_box,
@@ -77,18 +78,25 @@ def test_the_best_zoom_is_chosen(short_sighted: Any, radius: int, expected: floa
     screening = prompts // 4
     assert short_sighted.images_queried == (2 * prompts + screening if expected < 1 else prompts + 2 * screening)
     assert set(training.cross_fit.scores) == {Parts(), Parts(expected)}
+    evidence, images = training.notes(parts)
+    unit = "patients" if patients > 1 else "groups of slices of one patient"
+    outcome = r"kept \(\+0.\d{3}\)" if expected < 1 else rf"dropped \(-0.\d{{3}} on {screening} prompts\)"
+    assert re.fullmatch(rf"Gain in Dice of each part, cross-fitted on 4 {unit}: zoom {outcome}\.", evidence)
+    assert images == f"Stopped early: {400 - short_sighted.images_queried} of 400 images were not queried."
 
 
 def test_without_a_zoom_nothing_is_enlarged(short_sighted: Any) -> None:
-    adapter, parts = trainer(short_sighted, _slices(9, 4, 2), replace(SETTINGS, zoom="none")).train()
+    training = trainer(short_sighted, _slices(9, 4, 2), replace(SETTINGS, zoom="none"))
+    adapter, parts = training.train()
     assert (adapter.zoom, parts) == (1.0, Parts())
+    assert training.notes(parts) == ["Stopped early: 352 of 400 images were not queried."]
     assert short_sighted.images_queried == 48
 
 
 def test_patients_are_judged_in_four_groups_and_blocks_of_one_patient_too(short_sighted: Any) -> None:
     many = trainer(short_sighted, _slices(9, 6, 2))
     assert many.cross_fit.groups.tolist() == [0, 1, 2, 3, 0, 1]
-    assert many.judges == [f"p{n}" for n in range(6)]
+    assert many.evaluation.patients == [f"p{n}" for n in range(6)]
     one = trainer(short_sighted, _slices(9, 1, 8))
     assert one.cross_fit.groups.tolist() == [0, 1, 2, 3]
     single = trainer(short_sighted, _slices(9, 1, 1))
@@ -99,7 +107,7 @@ def test_patients_are_judged_in_four_groups_and_blocks_of_one_patient_too(short_
 def test_scores_are_averaged_over_the_prompts_of_a_slice(short_sighted: Any) -> None:
     training = trainer(short_sighted, _slices(9, 2, 3))  # 25 prompts of each patient on three slices.
     numbers = np.arange(50.0)
-    by_patient = training.by_patient(numbers)
+    by_patient = training.evaluation.by_patient(numbers)
     assert {patient: scores.shape for patient, scores in by_patient.items()} == {"p0": (3, 1), "p1": (3, 1)}
     first = [n for n in range(0, 50, 2) if (n // 2) % 3 == 0]
     assert by_patient["p0"][0, 0] == pytest.approx(np.mean(first))

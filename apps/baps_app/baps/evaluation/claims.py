@@ -6,9 +6,10 @@ The budget of 0.05 has two parts, and 0.003 are kept for what the approximations
   other sign. So the differences with signs flipped at random show how large a mean chance alone gives. The test looks
   at the newest candidate when the label has 8 patients (or at the first training, if there are more by then), and again
   at 16. Of the candidates that were trained on the same patients only the first one is looked at, because a person may
-choose the best of several by its evidence. What is spent up to a look depends on the number of patients only (Lan & DeMets 1983, "Discrete sequential
-  boundaries for clinical trials"). All looks are flipped together, so the budget is not spent twice on candidates that
-  resemble each other. A training without a new patient spends nothing and claims nothing.
+  choose the best of several by its evidence. What is spent up to a look depends on the number of patients only (Lan &
+  DeMets 1983, "Discrete sequential boundaries for clinical trials"). All looks are flipped together, so the budget is
+  not spent twice on candidates that resemble each other. A training without a new patient spends nothing and claims
+  nothing.
 - **Anytime-valid t-test**, for the long run: its e-value may be looked at after every patient. The n-th candidate of a
   label gets a share of 6 / (pi^2 n^2) of this part.
 

@@ -167,11 +167,12 @@ def adapt(
             black_box, Batches(pieces, encoder), settings, image_budget, query_log, new_visual_prompt, report, callback
         )
         adapter, parts = trainer.train()
-        comparable = len(trainer.judges) > 1
-        judges = new_to_served & set(trainer.judges) if comparable else set()
-        served_scores = trainer.score(served.adapter, judges) if served and judges else {}
+        evaluation = trainer.evaluation
+        comparable = len(evaluation.patients) > 1
+        judges = new_to_served & set(evaluation.patients) if comparable else set()
+        served_scores = evaluation.score(served.adapter, judges) if served and judges else {}
         if resends:
-            trainer.check_model()
+            evaluation.check_model(trainer.unadapted)
     finally:
         black_box.budget = budget
         query_log.close()
@@ -180,8 +181,8 @@ def adapt(
     unadapted: dict[str, NDArray[np.float64]] = {}
     candidate: dict[str, NDArray[np.float64]] = {}
     if comparable:
-        unadapted = trainer.by_patient(trainer.cross_fit.scores[Parts()])
-        candidate = trainer.by_patient(trainer.score_candidate())
+        unadapted = evaluation.by_patient(trainer.cross_fit.scores[Parts()])
+        candidate = evaluation.by_patient(trainer.score_candidate())
     comparison = compare(unadapted, candidate) if comparable else None
     known = {patient: candidate[patient] for patient in served_scores}
     against_served = compare(served_scores, known) if known else None
@@ -190,7 +191,7 @@ def adapt(
         _means(candidate),
         _means(served_scores),
         {
-            name: _means(trainer.by_patient(dice))
+            name: _means(evaluation.by_patient(dice))
             for name, dice in (trainer.cross_fit.score_parts() if comparable else {}).items()
         },
     )

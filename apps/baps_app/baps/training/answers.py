@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from baps.adapters.visual_prompt import VisualPrompt
 from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.blackbox import BlackBox
-from baps.evaluation.slices import evenly_spaced
 from baps.prompts import Prompt
 from baps.prompts.simulated import PROMPTS, draw_correction, draw_prompt
 from baps.training.batches import Batch, Batches
@@ -75,34 +74,6 @@ class Answers:
         return Answers(rows, prompts, self.probability[list(numbers)])
 
 
-def draw_evaluation_prompts(
-    batches: Batches, patients: Sequence[str], kind: str, each: int, max_slices: int, seed: int
-) -> tuple[list[int], list[Prompt]]:
-    """Draw the fixed first prompts that patients are judged with: as many for each patient, on evenly spaced slices.
-
-    Args:
-        batches: the slices of all patients.
-        patients: the patients that judge.
-        kind: ``click`` or ``box``.
-        each: number of prompts of each patient.
-        max_slices: maximum number of slices of each patient; with fewer than ``each``, slices get several prompts.
-        seed: seed of the prompts.
-
-    Returns:
-        The index of each prompt's slice, and the prompts. The first one of every patient comes first, then the second
-        ones, so that the first part of the list has prompts of as many patients as possible.
-    """
-    rows_by_patient: dict[str, list[int]] = {}
-    for row, piece in enumerate(batches.slices):
-        rows_by_patient.setdefault(piece.patient, []).append(row)
-    spaced = [evenly_spaced(rows_by_patient[patient], min(each, max_slices)) for patient in patients]
-    rows = [rows[number % len(rows)] for number in range(each) for rows in spaced]
-    return rows, [
-        draw_prompt(batches.slices[row].target, kind, np.random.default_rng([seed, 7919, number // len(spaced), row]))
-        for number, row in enumerate(rows)
-    ]
-
-
 def query_answers(
     black_box: BlackBox,
     visual_prompt: VisualPrompt,
@@ -152,10 +123,10 @@ def query_more_answers(
     query_log: QueryLog,
     key: Mapping[str, int | str],
 ) -> Answers:
-    """Query the black box for what a head needs besides first prompts of one kind: the other kind, and corrections.
+    """Query the black box for what a head needs besides the first prompts that patients are judged with.
 
-    Prompts with one correction take a third of the images, with two corrections a sixth, and so on. First prompts of
-    the other kind take the rest.
+    Prompts with one correction take a third of the images, with two corrections a sixth, and so on. First prompts on
+    all slices take the rest; half of them are of the other kind.
 
     Args:
         black_box: the model.
@@ -180,7 +151,7 @@ def query_more_answers(
     level_images = 2 * images // 3 if capabilities.clicks else 0
     corrections = [level_images >> level for level in range(1, 1 + _MAX_CORRECTIONS)] if level_images else []
     rows = batches.sample_rows(images - sum(corrections), random)
-    prompts = [draw_prompt(batches.slices[row].target, other, random) for row in rows]
+    prompts = [draw_prompt(batches.slices[row].target, (other, kind)[n % 2], random) for n, row in enumerate(rows)]
     last = query_answers(black_box, visual_prompt, batches, rows, prompts, query_log, {**key, "corrections": 0})
     collected = last
     order = random.permutation(len(first.rows) + len(last.rows))

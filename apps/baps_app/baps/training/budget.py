@@ -25,7 +25,7 @@ _SCREENING_DIVISOR = 4
 _HEAD_DIVISOR = 8
 """The head's further answers take at most one in this many of the images."""
 
-_MAX_HEAD = 320
+_MAX_HEAD = 480
 
 _MIN_JUDGES = 4
 

@@ -40,6 +40,11 @@ class Parts:
         return tuple(name for name, is_present in zip(PART_NAMES, present, strict=True) if is_present)
 
     @property
+    def complexity(self) -> int:
+        """How often the combination must bring ``MIN_GAIN``."""
+        return len(self.names) + (self.head == "oriented")
+
+    @property
     def name(self) -> str:
         """The names of the parts in one, or ``unadapted``."""
         return " + ".join(self.names) or "unadapted"
@@ -87,6 +92,8 @@ class CrossFit:
     def choose(self, judges: NDArray[np.bool_], eligible: Eligible = any_parts) -> Parts:
         """Choose the combination with the best mean, from which ``MIN_GAIN`` is deducted for every part.
 
+        It is deducted once more for a head that learns the orientation of organs.
+
         Args:
             judges: units whose scores count, (U,); at least one.
             eligible: which combinations may be chosen; at least one.
@@ -96,7 +103,7 @@ class CrossFit:
         """
         return max(
             filter(eligible, self.scores),
-            key=lambda parts: float(self.by_unit(self.scores[parts])[judges].mean()) - MIN_GAIN * len(parts.names),
+            key=lambda parts: float(self.by_unit(self.scores[parts])[judges].mean()) - MIN_GAIN * parts.complexity,
         )
 
     def gain(self, part: str) -> float | None:

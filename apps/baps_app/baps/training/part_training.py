@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from baps.adapters.adapter import Adapter, identity_adapter
 from baps.adapters.visual_prompt import VisualPrompt
 from baps.blackbox import BlackBox
-from baps.errors import BapsError, InputError
-from baps.evaluation.splits import MAX_GROUPS
-from baps.training.answers import Answers, draw_evaluation_prompts, query_answers, query_more_answers
+from baps.errors import InputError
+from baps.training.answers import Answers, query_more_answers
 from baps.training.batches import Batches
 from baps.training.budget import PROMPT_FOLDS, Budget, divide_prompt_images
-from baps.training.cross_fitting import PART_NAMES, CrossFit, Parts
+from baps.training.cross_fitting import PART_NAMES, Parts
+from baps.training.evaluation_prompts import EvaluationPrompts
 from baps.training.head_training import HeadData, score_answers, train_head
 from baps.training.query_log import QueryLog
 from baps.training.settings import AdaptationSettings
@@ -33,14 +33,11 @@ ZOOMS = (0.75, 0.5)
 _MIN_ORIENTED = 8
 """Number of patients from which a head may learn the orientation of organs; from fewer it must not."""
 
-_MAX_DIFFERENCE = 0.02
-"""Largest share of pixels in which a model's answers to the same query may differ."""
-
 _MIN_TRIAL_GAIN = 0.02
 """Gain in Dice (0 to 1) in the first fold that makes a visual prompt worth the rest of the images."""
 
-_CHOICE_STEPS = 60
-_HEAD_STEPS = 150
+_CHOICE_STEPS = 100
+_HEAD_STEPS = 300
 
 
 class PartTrainer:
@@ -76,19 +73,10 @@ class PartTrainer:
         """Mean Dice of what was tried, by images."""
         self.dropped: dict[str, str] = {}
         """Why a part was given up before it was tried on all evaluation prompts, by the part's name."""
-        self.judges = list(dict.fromkeys(piece.patient for piece in batches.slices))[: budget.judges]
-        """The patients that judge, in the order of the units of ``cross_fit`` if there are several."""
-        self._rows, self._prompts = draw_evaluation_prompts(
-            batches, self.judges, settings.prompt, budget.each, settings.check_slices, settings.seed + 1
-        )
-        self._slice_unit = _units(batches, self.judges)
-        self._unit = self._slice_unit[self._rows]
-        self.cross_fit = CrossFit(self._unit, np.arange(self._slice_unit.max() + 1) % MAX_GROUPS)
+        self.evaluation = EvaluationPrompts(black_box, batches, settings, budget, query_log)
+        """The prompts that patients are judged with."""
+        self.cross_fit = self.evaluation.new_cross_fit()
         """The scores."""
-        self._group = self.cross_fit.groups[self._unit]
-        self._groups = [int(group) for group in np.unique(self._group)]
-        self._can_judge = len(self._groups) > 1
-        self._head_styles = ("augmented", *(("oriented",) if len(self.judges) >= _MIN_ORIENTED else ()))
         self._data: dict[float, HeadData] = {}
         self._fold_prompts: list[VisualPrompt] = []
 
@@ -99,16 +87,24 @@ class PartTrainer:
             The candidate, and its parts. ``cross_fit`` has the scores of all combinations then.
         """
         settings, identity = self._settings, identity_adapter().visual_prompt
-        self._keep(1.0, self._query(1.0, identity, slice(None), "unadapted"))
+        self._keep(1.0, self.evaluation.query(1.0, identity, "unadapted"))
         zooms = self._choose_zooms() if settings.zoom == "chosen" else [1.0]
-        if settings.head == "convolutional" and self._can_judge:
+        if settings.head == "convolutional" and self.evaluation.can_judge:
             for zoom in zooms:
-                self._cross_fit_heads(Parts(zoom), [(self._group == one, self._data[zoom]) for one in self._groups])
+                self._cross_fit_head(Parts(zoom, head="augmented"), self._zoom_folds(zoom))
+            if len(self.evaluation.patients) >= _MIN_ORIENTED:
+                for zoom in sorted({parts.zoom for parts in self._choices()}):
+                    self._cross_fit_head(Parts(zoom, head="oriented"), self._zoom_folds(zoom))
         last_run = self._cross_fit_visual_prompt() if settings.visual_prompt != "none" else 0
         parts = self._choose()
         if not parts.visual_prompt:
             last_run = 0
         return self._finish(parts, last_run), parts
+
+    @property
+    def unadapted(self) -> Answers:
+        """The unadapted model's answers to the evaluation prompts, after ``train``."""
+        return self._data[1.0].answers
 
     def notes(self, parts: Parts) -> list[str]:
         """Describe which parts were kept or dropped, on which evidence, and how many images were not spent.
@@ -131,8 +127,8 @@ class PartTrainer:
         notes = []
         if outcomes:
             count = len(self.cross_fit.groups)
-            judges = f"{count} patients" if len(self.judges) > 1 else f"{count} groups of slices of one patient"
-            notes.append(f"Gain in Dice of each part, cross-fitted on {judges}: {', '.join(outcomes)}.")
+            unit = "patients" if len(self.evaluation.patients) > 1 else "groups of slices of one patient"
+            notes.append(f"Gain in Dice of each part, cross-fitted on {count} {unit}: {', '.join(outcomes)}.")
         max_images = self._settings.max_images
         unspent = max_images - self._query_log.images
         if unspent:
@@ -140,30 +136,6 @@ class PartTrainer:
             kept = parts.visual_prompt
             notes.append(f"{of_all} were not needed." if kept else f"Stopped early: {of_all} were not queried.")
         return notes
-
-    def score(self, adapter: Adapter, patients: Collection[str]) -> dict[str, NDArray[np.float64]]:
-        """Score an adapter with the evaluation prompts of some patients.
-
-        Args:
-            adapter: the adapter.
-            patients: the patients.
-
-        Returns:
-            Dice (0 to 1) by patient, see ``by_patient``.
-        """
-        numbers = [n for n, row in enumerate(self._rows) if self._batches.slices[row].patient in patients]
-        answers = query_answers(
-            self._black_box,
-            adapter.visual_prompt,
-            self._batches.with_zoom(adapter.zoom),
-            [self._rows[n] for n in numbers],
-            [self._prompts[n] for n in numbers],
-            self._query_log,
-            {"answers": "served"},
-        )
-        dice = np.zeros(len(self._rows))
-        dice[numbers] = score_answers(self._build(adapter.zoom, answers), adapter.head)
-        return {patient: scores for patient, scores in self.by_patient(dice).items() if patient in patients}
 
     def score_candidate(self) -> NDArray[np.float64]:
         """Score the procedure that made the candidate, see ``CrossFit.score_choice``.
@@ -175,67 +147,9 @@ class PartTrainer:
             return self.cross_fit.scores[Parts(visual_prompt=True)]
         return self.cross_fit.score_choice()
 
-    def check_model(self) -> None:
-        """Query the black box again for the first evaluation prompt.
-
-        Raises:
-            BapsError: if it answers differently than before; the log is removed then.
-        """
-        kept = self._data[1.0].answers.select([0])
-        with self._query_log.count_queries():
-            again = query_answers(
-                self._black_box,
-                identity_adapter().visual_prompt,
-                self._batches,
-                kept.rows,
-                kept.prompts,
-                QueryLog(None, {}, self._black_box),
-                {},
-            )
-        differs = (again.probability > 127) != (kept.probability > 127)
-        if differs.mean() > _MAX_DIFFERENCE:
-            self._query_log.discard()
-            raise BapsError(
-                f"The model {self._black_box.capabilities.name} was replaced during the training: it answers "
-                "differently under the same name. Nothing of this training is served, and its log was removed. Train "
-                "again."
-            )
-
-    def by_patient(self, dice: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Average the Dice of evaluation answers over each slice.
-
-        Args:
-            dice: one score per answer, (N,).
-
-        Returns:
-            Dice (0 to 1) of each slice that was judged, (slices, 1), by patient.
-        """
-        by_row: dict[int, list[float]] = {}
-        for row, one in zip(self._rows, dice, strict=True):
-            by_row.setdefault(row, []).append(float(one))
-        result: dict[str, list[float]] = {patient: [] for patient in self.judges}
-        for row, scores in by_row.items():
-            result[self._batches.slices[row].patient].append(float(np.mean(scores)))
-        return {patient: np.array(scores)[:, None] for patient, scores in result.items()}
-
-    def _query(self, zoom: float, visual_prompt: VisualPrompt, part: slice, name: str) -> Answers:
-        """Query the black box with some of the evaluation prompts."""
-        return query_answers(
-            self._black_box,
-            visual_prompt,
-            self._batches.with_zoom(zoom),
-            self._rows[part],
-            self._prompts[part],
-            self._query_log,
-            {"answers": name, "zoom": str(zoom)},
-        )
-
-    def _build(self, zoom: float, answers: Answers) -> HeadData:
-        return HeadData(self._batches.with_zoom(zoom), answers, self._settings.seed)
-
     def _keep(self, zoom: float, answers: Answers) -> None:
         """Keep the answers to all evaluation prompts, and score them."""
-        self._data[zoom] = self._build(zoom, answers)
+        self._data[zoom] = self.evaluation.build(zoom, answers)
         self._add_scores(Parts(zoom), score_answers(self._data[zoom]))
 
     def _add_scores(self, parts: Parts, dice: NDArray[np.float64]) -> None:
@@ -248,7 +162,7 @@ class PartTrainer:
         """Choose the final parts by the scores of all units."""
         if self._settings.prompt_only:
             return Parts(visual_prompt=True)
-        if self._can_judge:
+        if self.evaluation.can_judge:
             return self.cross_fit.choose(np.ones(len(self.cross_fit.groups), bool))
         return Parts(head="augmented" if self._settings.head == "convolutional" else "")
 
@@ -259,11 +173,11 @@ class PartTrainer:
             1 and these zooms.
         """
         count, identity = self._budget.screening, identity_adapter().visual_prompt
-        answers = {zoom: self._query(zoom, identity, slice(0, count), "screening") for zoom in ZOOMS}
+        answers = {zoom: self.evaluation.query(zoom, identity, "screening", slice(count)) for zoom in ZOOMS}
         dice = {1.0: self.cross_fit.scores[Parts()][:count]}
-        dice.update({zoom: score_answers(self._build(zoom, kept)) for zoom, kept in answers.items()})
+        dice.update({zoom: score_answers(self.evaluation.build(zoom, kept)) for zoom, kept in answers.items()})
         chosen = set[float]()
-        juries = [np.ones(count, bool), *(self._group[:count] != group for group in self._groups)]
+        juries = [np.ones(count, bool), *(self.evaluation.group[:count] != group for group in self.evaluation.groups)]
         for judges in juries:
             if judges.any():
                 chosen.add(max(dice, key=lambda zoom: float(dice[zoom][judges].mean())))
@@ -271,22 +185,30 @@ class PartTrainer:
             gain = max(float(dice[zoom].mean()) for zoom in ZOOMS) - float(dice[1.0].mean())
             self.dropped["zoom"] = f"dropped ({gain:+.3f} on {count} prompts)"
         for zoom in sorted(chosen - {1.0}):
-            self._keep(zoom, answers[zoom] + self._query(zoom, identity, slice(count, None), "zoom"))
+            self._keep(zoom, answers[zoom] + self.evaluation.query(zoom, identity, "zoom", slice(count, None)))
         return sorted(chosen | {1.0})
 
-    def _cross_fit_heads(self, parts: Parts, folds: Sequence[tuple[NDArray[np.bool_], HeadData]]) -> None:
-        """Train heads for every fold, and score them on the fold's held-out answers.
+    def _zoom_folds(self, zoom: float) -> list[tuple[NDArray[np.bool_], HeadData]]:
+        """Return the held-out answers of each group, and the answers to unchanged images."""
+        return [(self.evaluation.group == one, self._data[zoom]) for one in self.evaluation.groups]
+
+    def _choices(self) -> set[Parts]:
+        """Return the combinations that are chosen by the scores of all units, or of all but one group."""
+        groups = self.cross_fit.groups
+        return {self._choose(), *(self.cross_fit.choose(groups != one) for one in self.evaluation.groups)}
+
+    def _cross_fit_head(self, parts: Parts, folds: Sequence[tuple[NDArray[np.bool_], HeadData]]) -> None:
+        """Train the head of a combination in every fold, and score it on the fold's held-out answers.
 
         Args:
-            parts: the parts besides the head.
+            parts: the combination.
             folds: the held-out answers of each fold, and its data.
         """
-        for style in self._head_styles:
-            dice = np.zeros(len(self._rows))
-            for held_out, data in folds:
-                head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, self._settings.seed)
-                dice[held_out] = score_answers(data, head, held_out)
-            self._add_scores(Parts(parts.zoom, parts.visual_prompt, style), dice)
+        dice = np.zeros(len(self.evaluation.unit))
+        for held_out, data in folds:
+            head = train_head(data, ~held_out, parts.head == "augmented", _CHOICE_STEPS, self._settings.seed)
+            dice[held_out] = score_answers(data, head, held_out)
+        self._add_scores(parts, dice)
 
     def _cross_fit_visual_prompt(self) -> int:
         """Train a visual prompt in every fold, unless the first one shows that it brings nothing.
@@ -300,8 +222,8 @@ class PartTrainer:
         settings = self._settings
         with_head = settings.head == "convolutional"
         images = self._budget.prompt_images(self._query_log.images, with_head)
-        one_patient = len(self.judges) == 1
-        folds = PROMPT_FOLDS if self._can_judge and not (one_patient and settings.prompt_only) else 0
+        one_patient = len(self.evaluation.patients) == 1
+        folds = PROMPT_FOLDS if self.evaluation.can_judge and not (one_patient and settings.prompt_only) else 0
         if not folds and not settings.prompt_only:
             return 0
         try:
@@ -315,11 +237,11 @@ class PartTrainer:
         kept: list[tuple[NDArray[np.bool_], HeadData]] = []
         trained: list[VisualPrompt] = []
         for fold in range(folds):
-            held_out = self._group % folds == fold
+            held_out = self.evaluation.group % folds == fold
             before = self.cross_fit.choose(self.cross_fit.groups % folds != fold)
             trained.append(self._train_visual_prompt(before.zoom, fold, of_fold, f"fold {fold + 1}"))
-            answers = self._query(before.zoom, trained[-1], slice(None), f"fold {fold + 1}")
-            kept.append((held_out, self._build(before.zoom, answers)))
+            answers = self.evaluation.query(before.zoom, trained[-1], f"fold {fold + 1}")
+            kept.append((held_out, self.evaluation.build(before.zoom, answers)))
             if not settings.prompt_only and fold == 0:
                 gain = self._gain(before, *kept[0])
                 if gain < _MIN_TRIAL_GAIN:
@@ -328,12 +250,13 @@ class PartTrainer:
                     )
                     return 0
         if folds:
-            parts, dice = Parts(chosen.zoom, visual_prompt=True), np.zeros(len(self._rows))
+            dice = np.zeros(len(self.evaluation.unit))
             for held_out, data in kept:
                 dice[held_out] = score_answers(data, None, held_out)
-            self._add_scores(parts, dice)
-            if with_head:
-                self._cross_fit_heads(parts, kept)
+            heads = {parts.head for parts in self._choices() if parts.head} or {"augmented"}
+            self._add_scores(Parts(chosen.zoom, visual_prompt=True), dice)
+            for head in sorted(heads) if with_head else ():
+                self._cross_fit_head(Parts(chosen.zoom, True, head), kept)
         self._fold_prompts = trained
         return last_run
 
@@ -341,16 +264,16 @@ class PartTrainer:
         """Return the gain in Dice of a fold's visual prompt, with the same head or none, over the parts before it."""
         style, seed = before.head, self._settings.seed
         head = train_head(data, ~held_out, style == "augmented", _CHOICE_STEPS, seed) if style else None
-        difference = np.zeros(len(self._rows))
+        difference = np.zeros(len(self.evaluation.unit))
         difference[held_out] = score_answers(data, head, held_out) - self.cross_fit.scores[before][held_out]
-        return float(self.cross_fit.by_unit(difference)[np.unique(self._unit[held_out])].mean())
+        return float(self.cross_fit.by_unit(difference)[np.unique(self.evaluation.unit[held_out])].mean())
 
     def _train_visual_prompt(self, zoom: float, fold: int | None, images: int, run: str) -> VisualPrompt:
         """Train a visual prompt on the slices outside a fold, or on all, starting from the mean of those of the folds.
 
         Only the last run has a curve.
         """
-        units = self._slice_unit
+        units = self.evaluation.unit_of_slice
         held_out = np.isin(units, self._units_of(fold)) if fold is not None else np.zeros(len(units), bool)
         pieces = self._batches.slices
         visual_prompt, continues = self._new_visual_prompt({pieces[row].patient for row in np.flatnonzero(held_out)})
@@ -386,7 +309,7 @@ class PartTrainer:
         if parts.head:
             batches = self._batches.with_zoom(parts.zoom)
             first = (
-                self._query(parts.zoom, visual_prompt, slice(None), "last run")
+                self.evaluation.query(parts.zoom, visual_prompt, "last run")
                 if parts.visual_prompt
                 else self._data[parts.zoom].answers
             )
@@ -407,16 +330,3 @@ class PartTrainer:
         if self._callback:
             self._callback(self._query_log.images, adapter)
         return adapter
-
-
-def _units(batches: Batches, judges: Sequence[str]) -> NDArray[np.int64]:
-    """Number the unit of every slice.
-
-    A unit is a patient that judges, or a block of neighbouring slices if there is only one patient. Slices of other
-    patients get -1.
-    """
-    if len(judges) > 1:
-        units = {patient: number for number, patient in enumerate(judges)}
-        return np.array([units.get(piece.patient, -1) for piece in batches.slices])
-    count = len(batches.slices)
-    return np.arange(count) * min(MAX_GROUPS, count) // count
