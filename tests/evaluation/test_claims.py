@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -207,12 +207,15 @@ def test_the_confidence_sequence_inverts_the_e_value() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1), max_size=40))
-def test_the_confidence_sequence_only_narrows(differences: list[float]) -> None:
+def test_the_confidence_sequence_has_the_mean_and_a_width(differences: list[float]) -> None:
+    """Patients who look alike, or a change, make no empty interval."""
     intervals = confidence_sequence(np.array(differences))
     assert len(intervals) == len(differences)
-    for (low, high), (next_low, next_high) in pairwise(intervals):
-        assert -1 <= low <= next_low
-        assert next_high <= high <= 1
+    for count, (low, high) in enumerate(intervals, 1):
+        assert -1 <= low < high <= 1
+        assert low <= np.mean(differences[:count]) + 1e-9
+        assert high >= np.mean(differences[:count]) - 1e-9
+    assert confidence_sequence(np.zeros(8))[-1][1] > 0.05
 
 
 def test_the_confidence_sequence_covers_the_gain_after_every_patient() -> None:

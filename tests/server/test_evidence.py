@@ -372,3 +372,22 @@ def test_a_click_and_a_submitted_label_become_evidence_on_a_running_server(tmp_p
     assert stream.patients == (patient_hash("ct_01"),)
     assert stream.differences().tolist() == [0]  # An identity makes no difference.
     assert prompts == {point[2]: Prompt(((float(point[0]), float(point[1])),))}
+
+
+def test_a_label_that_cannot_judge_does_not_keep_another_label_of_the_image_from_judging(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both organs are in one file."""
+    hospital.train("a", name="liver")
+    version = hospital.train("a")
+    hospital.save("ct_01")
+    score = hospital.judge.score
+
+    def refuse_liver(label: str, *others: Any) -> dict[str, float]:
+        if label == "liver":
+            raise InputError("The organ is too small.")
+        return score(label, *others)
+
+    monkeypatch.setattr(hospital.judge, "score", refuse_liver)
+    hospital.collector.collect()
+    assert len(hospital.stream(version)) == 2

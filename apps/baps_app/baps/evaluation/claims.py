@@ -422,17 +422,19 @@ def confidence_sequence(differences: NDArray[np.float64], error: float = ERROR_B
         error: probability that the gain is ever outside.
 
     Returns:
-        Low and high end after each patient, within -1 and 1, never wider than the one before.
+        Low and high end after each patient, within -1 and 1.
     """
-    intervals, low, high = [], -1.0, 1.0
+    intervals = []
     for count in range(1, len(differences) + 1):
         known = differences[:count]
         shrunk = 1 + count * _EFFECT_VARIANCE
         ratio = (shrunk / error**2) ** (1 / count)
+        width = 2.0
         if count > 1 and ratio < shrunk:
-            width = float(known.std()) * math.sqrt((ratio - 1) / (1 - ratio / shrunk))
-            low, high = max(low, float(known.mean()) - width), min(high, float(known.mean()) + width)
-        intervals.append((low, high))
+            spread = max(float(known.std(ddof=1)), _MIN_SPREAD)
+            width = spread * math.sqrt((count - 1) / count * (ratio - 1) / (1 - ratio / shrunk))
+        mean = float(known.mean())
+        intervals.append((max(mean - width, -1.0), min(mean + width, 1.0)))
     return intervals
 
 

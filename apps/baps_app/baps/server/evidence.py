@@ -142,7 +142,7 @@ class EvidenceCollector:
     ) -> None:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
-        self._unusable: set[tuple[str, ...]] = set()  # Volume, version of the label, and adapters.
+        self._unusable: set[tuple[str, ...]] = set()  # Store, label, volume, version of the label, adapters.
         self._audited: dict[Path, int] | None = None  # Number of changes that are audited, by the file of the evidence.
 
     def start(self) -> None:
@@ -206,7 +206,7 @@ class EvidenceCollector:
                 return
             volume = patient_hash(f"{prefix}{image}")
             known = all(stream.knows(volume, version) for stream in streams.values())
-            job = (volume, version, *sorted(stream.key for stream in streams.values()))
+            job = (str(judge.store.root), label, volume, version, *sorted(stream.key for stream in streams.values()))
             if known or job in self._unusable:
                 continue
             try:
