@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from baps.annotations.label_info import LabelInfo, label_values, read_label_info
+from baps.blackbox.weights import sha256
 from baps.errors import BapsError
 from baps.evaluation.cases import Case
 from baps.io import read_geometry, read_label_map
@@ -58,9 +60,8 @@ def labelled_cases(
         except BapsError as error:  # Of a series that cannot be read.
             skipped[image_id] = str(error)
             continue
-        annotated, mask, version = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG)), None
+        annotated, mask = info.annotated_slices or {}, Path(datastore.get_label_uri(label_id, _TAG))
         if isinstance(datastore, StudiesDatastore):  # The served file may be replaced while the training runs.
-            _, version = datastore.history.newest(image_id, _TAG)
             mask = datastore.history.immutable_file(image_id, _TAG, mask) or mask
         patient = known or patients.get(image_id) or image_id
         for name in labels:
@@ -70,8 +71,8 @@ def labelled_cases(
                 )
                 cases[name] += [replace(case, patient=patient) for case in earlier]
             elif name in values:
-                sha256 = version.sha256 if version else ""
-                case = Case(file, mask, values[name], patient, annotated.get(name), source, image_id, sha256)
+                version = _hash_file(mask)
+                case = Case(file, mask, values[name], patient, annotated.get(name), source, image_id, version)
                 cases[name].append(case)
     return cases, skipped
 
@@ -116,12 +117,22 @@ def label_versions(datastore: Datastore, labels: Mapping[str, int]) -> dict[str,
                 versions[name][image_id] = segments[name][0].instance
     elif isinstance(datastore, StudiesDatastore):
         checks = datastore.known_final_labels()
-        for image_id, _, info, values in _confirmed_labels(datastore, labels, checks, {}):
-            _, version = datastore.history.newest(image_id, _TAG)
+        for image_id, label_id, info, values in _confirmed_labels(datastore, labels, checks, {}):
+            version = _hash_file(Path(datastore.get_label_uri(label_id, _TAG)))
             for name in set(values) & set(labels) - set(info.disputed):
-                if version:
-                    versions[name][image_id] = version.sha256
+                versions[name][image_id] = version
     return versions
+
+
+def _hash_file(file: Path) -> str:
+    """Return the SHA-256 of a label, which is computed again only if the file has changed."""
+    status = file.stat()
+    return _hash_unchanged_file(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _hash_unchanged_file(file: Path, *_: int) -> str:
+    return sha256(file)
 
 
 def _confirmed_labels(
