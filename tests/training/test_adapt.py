@@ -523,8 +523,9 @@ import json, os, pickle, signal, sys, threading, time
 from pathlib import Path
 import torch
 from tests.support.brightness import BrightnessBlackBox
-from baps.training import head_training
+from baps.training import head_training, part_training
 from baps.training.adapt import adapt
+part_training._CHOICE_STEPS, part_training._HEAD_STEPS = 10, 20
 folder, moment, left, delay = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 slices, settings = pickle.loads((folder / "job").read_bytes())
 log, image_losses = folder / "log.jsonl", head_training.image_losses
@@ -561,10 +562,13 @@ def test_an_adaptation_survives_kill_9(
     new_black_box: Callable[..., Any],
     dim_slices: Slices,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     settings: AdaptationSettings,
     patients: int,
 ) -> None:
     """With a head, it is killed once while a head learns."""
+    monkeypatch.setattr(part_training, "_CHOICE_STEPS", 10)
+    monkeypatch.setattr(part_training, "_HEAD_STEPS", 20)
     slices, headed = dim_slices(patients), settings.head == "convolutional"
     unbroken = adapt(new_black_box(), slices, settings)
     (tmp_path / "job").write_bytes(pickle.dumps((slices, settings)))
