@@ -127,6 +127,27 @@ def _write_adapter(file: Path, **more: object) -> Path:
     return file
 
 
+def test_evidence_of_a_file_proves_nothing_here(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    file = _write_adapter(tmp_path / "spleen.adapter", scores={"differences": GAINS})
+    output = _run("add", str(file), "spleen", "--publish")
+    assert "spleen is now served by v0003" in output
+    assert "no patient has judged it yet" in _run("evidence", "spleen")
+
+
+def test_what_harms_is_said_when_a_person_serves_it(store: AdapterStore) -> None:
+    version = _judge(store)
+    for number in range(12):
+        with change_evidence(store, "spleen", ("a",)) as evidence:
+            evidence.gate.open(version, "a").add_volume(f"{number:015x}e", "volume", "label", -0.3)
+    assert store.published("spleen") is None
+    output = _run("publish", "spleen", version)
+    assert f"spleen is now served by {version}" in output
+    assert "likely -." in output
+    assert f"{version} (served)" in _run("evidence", "spleen")
+    _run("withdraw", "spleen")
+    assert f"{version} (served)" not in _run("evidence", "spleen")
+
+
 def test_add_a_file(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
     file = _write_adapter(tmp_path / "spleen.adapter", status="accepted", label="another", parent="v0009")
     output = _run("add", str(file), "spleen")

@@ -265,3 +265,16 @@ def test_a_version_that_was_removed_is_not_published(store: AdapterStore) -> Non
     with change_evidence(store, "spleen", ("sam",)) as evidence:
         evidence.gate.serve(version, "sam")
     assert store.published("spleen") is None
+
+
+@pytest.mark.parametrize("differences", [{"p0": 3}, {"p0": None}, {"p0": "much"}, [1], 5])
+def test_a_damaged_record_of_a_training_gives_no_evidence(store: AdapterStore, differences: Any) -> None:
+    adapter = identity_adapter()
+    record = {
+        "adapter": adapter.to_dict(),
+        "black_box": {"weights_sha256": "sam"},
+        "scores": {"differences": differences},
+    }
+    version = store.add("spleen", adapter, record)
+    judge(store, version)
+    assert read_statuses(store, "spleen")[version].state is State.CANDIDATE

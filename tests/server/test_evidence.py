@@ -204,16 +204,23 @@ def test_another_volume_of_a_patient_of_the_training_changes_nothing(tmp_path: P
     assert hospital.stream(version).differences().tolist() == [0.1]
 
 
-def test_images_that_are_not_offered_keep_their_evidence(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example, a share is not mounted."""
+@pytest.mark.parametrize("missing", ["all images", "a label that was not read yet"])
+def test_labels_that_are_not_listed_keep_their_evidence(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """For example, a share is not mounted, or many labels were copied into the folder and are read bit by bit."""
     version = hospital.train("a")
-    hospital.save("ct_01")
+    for case in ("ct_01", "ct_02"):
+        hospital.save(case)
     hospital.collector.collect()
     with monkeypatch.context() as patch:
-        patch.setattr(hospital.datastore, "list_images", lambda: [])
-        patch.setattr(hospital.datastore, "get_labeled_images", lambda *_: [])
+        checks = hospital.datastore.known_final_labels()
+        kept = {} if missing == "all images" else {"ct_02": checks["ct_02"]}
+        patch.setattr(hospital.datastore, "known_final_labels", lambda **_: kept)
         hospital.collector.collect()
-    assert len(hospital.stream(version)) == 2
+    assert len(hospital.stream(version)) == 3
+    hospital.collector.collect()
+    assert len(hospital.judge.judged) == 2
 
 
 def test_a_label_without_adapters_judges_the_shared_adapter_which_serves_it(hospital: Hospital) -> None:

@@ -24,8 +24,8 @@ app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show
 Label = Annotated[str, typer.Argument(help="The organ, or 'shared' for the adapter of clicks without a label.")]
 console = Console(soft_wrap=True, highlight=False)
 
-_VERSION_KEYS = ("label", "version", "parent", "created", "adapter_sha256")
-"""Keys of a record that the store sets for its own version."""
+_VERSION_KEYS = ("label", "version", "parent", "created", "adapter_sha256", "scores", "label_versions")
+"""Keys of a record that the store sets for its own version, and evidence, which a file cannot prove."""
 
 
 def _store(root: str) -> AdapterStore:
@@ -171,7 +171,7 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
     with choose(store, _label(label)):
         now = store.roll_back(_label(label))
     add_audit_line("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
-    console.print(_served_now(label, before, now), markup=False)
+    _print_served(store, label, before, now)
 
 
 @app.command()
@@ -194,7 +194,15 @@ def _publish(store: AdapterStore, label: str, version: str, adapters: str) -> No
     with choose(store, _label(label)):
         store.publish(_label(label), version)
     add_audit_line("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
-    console.print(_served_now(label, before, version), markup=False)
+    _print_served(store, label, before, version)
+
+
+def _print_served(store: AdapterStore, label: str, before: str | None, now: str | None) -> None:
+    from baps.registry.evidence import read_statuses
+
+    console.print(_served_now(label, before, now), markup=False)
+    if now and (status := read_statuses(store, _label(label)).get(now)) and status.gain:
+        console.print(f"{now} is {status.sentence()}.", markup=False, style="yellow" if status.gain.mean <= 0 else None)
 
 
 def _served_now(label: str, before: str | None, now: str | None) -> str:

@@ -127,19 +127,24 @@ class EvidenceStream:
             return True
         return any(label == entry.volumes.get(volume, ("",))[0] for entry in self._entries.values())
 
-    def drop_changed(self, labels: Mapping[str, str]) -> int:
+    def drop_changed(self, labels: Mapping[str, str], complete: bool = False) -> int:
         """Drop what was measured on labels that were changed or deleted since.
 
         Args:
             labels: version of the label that every volume has now, or "" for none, by hash of the image. Volumes that
-                are not listed, because the datastore does not offer them any more, keep their evidence.
+                are not listed keep their evidence, because their labels may not have been read.
+            complete: whether volumes that are not listed have no label.
 
         Returns:
             Number of patients whose evidence was dropped, whole or in part.
         """
         dropped = 0
         for patient, entry in list(self._entries.items()):
-            gone = [volume for volume, (label, _) in entry.volumes.items() if labels.get(volume, label) != label]
+            gone = [
+                volume
+                for volume, (label, _) in entry.volumes.items()
+                if labels.get(volume, "" if complete else label) != label
+            ]
             if not gone:
                 continue
             dropped += 1

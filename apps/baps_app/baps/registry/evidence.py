@@ -100,12 +100,14 @@ class LabelEvidence:
             try:
                 record = store.record(label, version)
                 differences, labels = dict(record["scores"]["differences"]), dict(record.get("label_versions", {}))
-            except (BapsError, KeyError, TypeError, ValueError):  # Trained by an earlier release, or damaged.
-                return stream
-            for patient, difference in differences.items():
-                stream.add(str(patient), float(difference))
-                for volume, version_of_label in labels.get(patient, {}).items():
-                    stream.remember_label(patient, volume, version_of_label)
+                measured = {str(patient): float(difference) for patient, difference in differences.items()}
+                for patient, difference in measured.items():
+                    stream.add(patient, difference)
+                    for volume, version_of_label in labels.get(patient, {}).items():
+                        stream.remember_label(patient, str(volume), str(version_of_label))
+            except (BapsError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                # Trained by an earlier release, or damaged.
+                logger.info("Version %s has no evidence of its training (%s).", version, type(error).__name__)
         return stream
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
@@ -27,6 +27,8 @@ from baps.evaluation.prospective import score_adapters
 from baps.evaluation.splits import patient_hash
 from baps.registry.evidence import change_evidence, read_evidence
 from baps.registry.store import SHARED, AdapterStore
+from baps.server.datastores.dicomweb import PacsDatastore
+from baps.server.datastores.folder import StudiesDatastore
 from baps.server.training_cases import label_versions, labelled_cases
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
@@ -143,6 +145,8 @@ class EvidenceCollector:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
         self._unusable: set[tuple[str, ...]] = set()  # Store, label, volume, version of the label, adapters.
+        self._unlabelled: list[str] = []
+        self._is_complete = False
         self._audited: dict[Path, int] | None = None  # Number of changes that are audited, by the file of the evidence.
 
     def start(self) -> None:
@@ -177,15 +181,18 @@ class EvidenceCollector:
         ]
         if judged:
             versions = label_versions(self._datastore, self._site.labels)
-            images = self._datastore.list_images()
+            # A listing that is empty may mean that a share is not mounted, or that a PACS is being repaired.
+            self._is_complete = isinstance(self._datastore, PacsDatastore) and any(versions.values())
+            is_folder = isinstance(self._datastore, StudiesDatastore) and any(versions.values())
+            self._unlabelled = self._datastore.get_unlabeled_images() if is_folder else []
             for judge, label in judged:
                 try:
-                    self._judge(judge, label, versions[label], images)
+                    self._judge(judge, label, versions[label])
                 except Exception as error:  # The other labels and the next pass go on.
                     logger.warning("%s: adapters could not be judged (%s).", label, type(error).__name__)
         self._audit_changes()
 
-    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str], images: Collection[str]) -> None:
+    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
         model = judge.identity()
         # A label without adapters is served by the shared one. If the site has one label, both have the same adapters.
         if not judge.store.versions(label):
@@ -195,10 +202,10 @@ class EvidenceCollector:
         else:
             names = (label,)
         prefix = "" if label in names else f"{label} "  # The shared adapter is judged on several labels of an image.
-        # An image that is not offered, for example because a share is not mounted, may come back with its label.
-        labels = {patient_hash(f"{prefix}{image}"): versions.get(image, "") for image in (*images, *versions)}
+        labels = {patient_hash(f"{prefix}{image}"): versions.get(image, "") for image in (*self._unlabelled, *versions)}
+        complete = self._is_complete and not prefix
         with self._in_play(judge, names, model) as streams:
-            dropped = max((stream.drop_changed(labels) for stream in streams.values()), default=0)
+            dropped = max((stream.drop_changed(labels, complete) for stream in streams.values()), default=0)
         if dropped:
             logger.info("%s: labels of %d patients have changed; their evidence is dropped.", label, dropped)
         for image, version in sorted(versions.items()):
