@@ -181,8 +181,8 @@ class EvidenceCollector:
         ]
         if judged:
             versions = label_versions(self._datastore, self._site.labels)
-            # A PACS that lists nothing may be in repair. In a folder, a label is gone if its image is there and the label is
-            # not; others may not have been read yet.
+            # A PACS that lists nothing may be in repair. In a folder, a label is gone if its image is there without it;
+            # others may not have been read yet.
             self._is_complete = isinstance(self._datastore, PacsDatastore) and any(versions.values())
             is_folder = isinstance(self._datastore, StudiesDatastore)
             self._unlabelled = self._datastore.get_unlabeled_images() if is_folder else []
