@@ -189,7 +189,7 @@ def main(
         raise SystemExit(f"There are no real images at {ROOT}. Set BAPS_REAL_DATA to the folder that holds them.")
     console = Console(soft_wrap=True, highlight=False)
     black_box, examiner = load_black_box(), load_black_box()
-    results: dict[str, Any] = json.loads(out.read_text())["streams"] if only and out.exists() else {}
+    results: dict[str, Any] = json.loads(out.read_text()).get("streams", {}) if only and out.exists() else {}
     for stream in load_streams(black_box.capabilities.input_size, only):
         first = Stream(stream.name, stream.patients[:max_patients], stream.trained_at)
         results[stream.name] = live(first, black_box, examiner, max_images, console)
