@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from baps.blackbox import load_black_box
-from baps.blackbox.transformers_sam import TransformersBlackBox, read_transformers_model
 from baps.blackbox.weights import sha256
 from baps.errors import InputError
 from baps.prompts import Prompt
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="the extra 'encoders' is not installed")
+
+from baps.blackbox.transformers_sam import TransformersBlackBox, read_transformers_model  # noqa: E402
 
 NAMES = ["sam_hq", "sam3"]
 PROMPTS = [

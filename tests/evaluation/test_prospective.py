@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -14,14 +15,19 @@ from baps.evaluation.prospective import score_adapters
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.io import read_volume
 from baps.prompts import Prompt
-from tests.support.sites import SAMPLES, sample_labels
+from tests.support.paths import ROOT
 
+SAMPLES = ROOT / "sample-data" / "ct"
 CASE = Case(SAMPLES / "images" / "ct_01.nii.gz", SAMPLES / "labels" / "ct_01.nii.gz", 2, "ct_01")
+
+
+def read_labels() -> np.ndarray:
+    return np.asarray(nibabel.load(CASE.labels).dataobj)
 
 
 def spleen_prompt(index: int) -> Prompt:
     """A click in the middle of the spleen's largest run of voxels on a slice."""
-    i, j = np.argwhere(sample_labels("ct_01")[:, :, index] == 2).mean(0).round()
+    i, j = np.argwhere(read_labels()[:, :, index] == 2).mean(0).round()
     return Prompt(((float(i), float(j)),))
 
 
@@ -41,7 +47,7 @@ def test_an_identity_makes_no_difference_and_the_images_are_counted() -> None:
 
 
 def test_slices_that_a_user_prompted_come_first_with_the_users_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    areas = (sample_labels("ct_01") == 2).sum((0, 1))
+    areas = (read_labels() == 2).sum((0, 1))
     middle = int(areas.argmax())
     prompts = {middle: spleen_prompt(middle), 0: Prompt(((1.0, 1.0),))}  # Slice 0 does not show the spleen.
     slices = prompted_slices(CASE, 128, 5, prompts)
