@@ -7,7 +7,7 @@ Let the patients who come judge both, see ``Gate.in_play``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -96,6 +96,15 @@ class CandidateStatus:
         return "; ".join(parts)
 
 
+def any_version(_: str) -> bool:
+    """Allow every version.
+
+    Returns:
+        True.
+    """
+    return True
+
+
 class Gate:
     """The evidence, the claims and the served candidate of one label.
 
@@ -170,20 +179,22 @@ class Gate:
         for stream in self._streams.values():
             stream.remove(patient)
 
-    def update(self, black_box: str, serve_trials: bool = True, available: Collection[str] | None = None) -> str | None:
+    def update(
+        self, black_box: str, serve_trials: bool = True, is_available: Callable[[str], bool] = any_version
+    ) -> str | None:
         """Test the newest candidate and the one that serves, and choose the one to serve from now on.
 
         Args:
             black_box: SHA-256 of the weights of the model that answers now.
             serve_trials: whether candidates on trial may serve; otherwise only published ones do.
-            available: versions that exist and can be read, or None for all.
+            is_available: whether a version exists and can be read.
 
         Returns:
             Version of the adapter to serve, or None for the unadapted model.
         """
-        if available is not None and self.serves(black_box) not in available:
+        if (serves := self.serves(black_box)) is not None and not is_available(serves):
             self.serve(None, black_box)
-        streams = self.in_play(black_box, available)
+        streams = self.in_play(black_box, is_available)
         if streams:
             self.ledger.update(streams[-1], streams[:-1])
         for stream in streams:
@@ -201,18 +212,20 @@ class Gate:
     def _is_served(self, stream: EvidenceStream) -> bool:
         return self._serves.get(stream.black_box) == stream.candidate
 
-    def in_play(self, black_box: str, available: Collection[str] | None = None) -> list[EvidenceStream]:
+    def in_play(self, black_box: str, is_available: Callable[[str], bool] = any_version) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
 
         Args:
             black_box: SHA-256 of the weights of the model that answers now.
-            available: versions that exist and can be read, or None for all.
+            is_available: whether a version exists and can be read.
 
         Returns:
             The stream of the one that serves and that of the newest one, in this order; one or none if there are fewer.
         """
-        streams = [s for s in self._of(black_box) if available is None or s.candidate in available]
-        return [stream for stream in streams[:-1] if self._is_served(stream)] + streams[-1:]
+        streams = self._of(black_box)
+        newest = next((stream for stream in reversed(streams) if is_available(stream.candidate)), None)
+        served = next((stream for stream in streams if self._is_served(stream) and stream is not newest), None)
+        return [s for s in (served, newest) if s is not None and is_available(s.candidate)]
 
     def statuses(self, black_box: str) -> list[CandidateStatus]:
         """Return what is known of every candidate.

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +22,11 @@ from filelock import FileLock
 
 from baps.errors import BapsError
 from baps.evaluation.evidence import EvidenceStream
-from baps.evaluation.gate import CandidateStatus, Gate
+from baps.evaluation.gate import CandidateStatus, Gate, any_version
 from baps.registry.store import AdapterStore
 from baps.utils.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StateChange:
-    """A change of what is known of a version.
-
-    Attributes:
-        time: when, in UTC, ISO 8601.
-        version: the version.
-        state: its new state.
-        serves: whether it serves now.
-        sentence: the state for people.
-    """
-
-    time: str
-    version: str
-    state: str
-    serves: bool
-    sentence: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the change as JSON.
-
-        Returns:
-            The fields by name.
-        """
-        return dict(vars(self))
 
 
 @dataclass
@@ -61,11 +35,12 @@ class LabelEvidence:
 
     Attributes:
         gate: the gate.
-        history: all changes, oldest first, as JSON.
+        history: all changes of states as JSON, oldest first: ``time`` (UTC, ISO 8601), ``version``, ``state``,
+            ``serves`` and the ``sentence`` for people.
         notes: sentences about evidence that was dropped.
         unfinished: whether a process died before it published what the gate says.
         black_box: the model that answers now.
-        available: versions for this model that exist and can be read.
+        is_available: whether a version is for this model, exists and can be read.
     """
 
     gate: Gate = field(default_factory=Gate)
@@ -73,7 +48,7 @@ class LabelEvidence:
     notes: list[str] = field(default_factory=list)
     unfinished: bool = False
     black_box: str = ""
-    available: Collection[str] = ()
+    is_available: Callable[[str], bool] = any_version
 
     def in_play(self) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
@@ -81,7 +56,7 @@ class LabelEvidence:
         Returns:
             The streams, see ``Gate.in_play``.
         """
-        return self.gate.in_play(self.black_box, self.available)
+        return self.gate.in_play(self.black_box, self.is_available)
 
     def open(self, store: AdapterStore, label: str, version: str, black_box: str) -> EvidenceStream:
         """Return the evidence of a version; a version that is new here begins with what its training measured.
@@ -183,9 +158,15 @@ def change_evidence(
     black_box = evidence_key(*identity)
     with _locked(store, label) as (file, evidence, before):
         _restore(evidence, store, label, black_box)
-        evidence.black_box, evidence.available = black_box, _available(store, label, black_box)
+        evidence.black_box = black_box
+
+        @cache  # It reads the version's whole file.
+        def is_available(version: str) -> bool:
+            return _fits(store, label, version, black_box) and store.is_intact(label, version)
+
+        evidence.is_available = is_available
         yield evidence
-        served = evidence.gate.update(black_box, serve_trials, evidence.available)
+        served = evidence.gate.update(black_box, serve_trials, is_available)
         _add_changes(evidence, black_box)
         current = store.served(label, *identity)
         now_served = current[1] if current and current[0] == label else None
@@ -214,11 +195,11 @@ def choose(store: AdapterStore, label: str) -> Iterator[None]:
     Raises:
         BapsError: if the disk is full.
     """
-    before = store.published(label)
     if not store.versions(label):
         yield
         return
     with _locked(store, label) as (file, evidence, _):
+        before = store.published(label)
         yield
         now = store.published(label)
         for version in (before, now):
@@ -235,10 +216,10 @@ def _locked(store: AdapterStore, label: str) -> Iterator[tuple[Path, LabelEviden
     """Hold the lock of a label's evidence; yield its file, what is in it, and the same as JSON."""
     file = store.evidence_file(label)
     file.parent.mkdir(parents=True, exist_ok=True)
-    known = _lock_file(file).exists()
+    is_new = not _lock_file(file).exists() and not file.exists()
     with FileLock(_lock_file(file), mode=0o600):
-        evidence = read_evidence(store, label) if known or file.exists() else LabelEvidence()
-        published = None if known or file.exists() else store.published(label)  # Of an earlier release.
+        evidence = LabelEvidence() if is_new else read_evidence(store, label)
+        published = store.published(label) if is_new else None  # Of an earlier release.
         if published and (black_box := _model(store, label, published)):
             evidence.open(store, label, published, black_box)
             evidence.gate.serve_choice(published, black_box)
@@ -290,11 +271,6 @@ def _model(store: AdapterStore, label: str, version: str) -> str | None:
         return None
 
 
-def _available(store: AdapterStore, label: str, black_box: str) -> list[str]:
-    versions = store.versions(label)
-    return [v for v in versions if _fits(store, label, v, black_box) and store.is_intact(label, v)]
-
-
 def _fits(store: AdapterStore, label: str, version: str, black_box: str) -> bool:
     return _model(store, label, version) == black_box
 
@@ -304,8 +280,15 @@ def _add_changes(evidence: LabelEvidence, black_box: str) -> None:
     last = {entry.get("version"): (entry.get("state"), entry.get("serves")) for entry in evidence.history}
     for status in evidence.gate.statuses(black_box):
         if last.get(status.candidate) != (status.state.value, status.serves):
-            change = StateChange(now, status.candidate, status.state.value, status.serves, status.sentence())
-            evidence.history.append(change.to_dict())
+            evidence.history.append(
+                {
+                    "time": now,
+                    "version": status.candidate,
+                    "state": status.state.value,
+                    "serves": status.serves,
+                    "sentence": status.sentence(),
+                }
+            )
 
 
 def _to_json(evidence: LabelEvidence, unfinished: bool = False) -> str:

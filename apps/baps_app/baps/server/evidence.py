@@ -145,9 +145,7 @@ class EvidenceCollector:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
         self._unusable: set[tuple[str, ...]] = set()  # Store, label, volume, version of the label, adapters.
-        self._unlabelled: list[str] = []
-        self._is_complete = False
-        self._audited: dict[Path, int] | None = None  # Number of changes that are audited, by the file of the evidence.
+        self._audited: dict[Path, int] = {}  # Number of changes that are audited, by the file of the evidence.
 
     def start(self) -> None:
         """Start a thread that collects evidence now and whenever there may be more."""
@@ -172,7 +170,7 @@ class EvidenceCollector:
         Raises:
             BapsError: If the datastore does not respond.
         """
-        if self._audited is None:  # What happened before the server started is not this server's.
+        if not self._audited:  # What happened before the server started is not this server's.
             self._audited = {file: len(history) for _, file, history in self._histories()}
         judged = [
             (judge, label)
@@ -183,17 +181,25 @@ class EvidenceCollector:
             versions = label_versions(self._datastore, self._site.labels)
             # A PACS that lists nothing may be in repair. In a folder, a label is gone if its image is there without it;
             # others may not have been read yet.
-            self._is_complete = isinstance(self._datastore, PacsDatastore) and any(versions.values())
+            complete = isinstance(self._datastore, PacsDatastore) and any(versions.values())
             is_folder = isinstance(self._datastore, StudiesDatastore)
-            self._unlabelled = self._datastore.get_unlabeled_images() if is_folder else []
+            unlabelled = dict.fromkeys(self._datastore.get_unlabeled_images() if is_folder else [], "")
             for judge, label in judged:
                 try:
-                    self._judge(judge, label, versions[label])
+                    self._judge(judge, label, {**unlabelled, **versions[label]}, complete)
                 except Exception as error:  # The other labels and the next pass go on.
                     logger.warning("%s: adapters could not be judged (%s).", label, type(error).__name__)
         self._audit_changes()
 
-    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str]) -> None:
+    def _judge(self, judge: Judge, label: str, versions: Mapping[str, str], complete: bool) -> None:
+        """Judge the adapters that serve a label.
+
+        Args:
+            judge: Judge of a model.
+            label: The label.
+            versions: Version of the label on each image, or "" for an image without a label.
+            complete: Whether other images have no label.
+        """
         model = judge.identity()
         # A label without adapters is served by the shared one. If the site has one label, both have the same adapters.
         if not judge.store.versions(label):
@@ -203,17 +209,17 @@ class EvidenceCollector:
         else:
             names = (label,)
         prefix = "" if label in names else f"{label} "  # The shared adapter is judged on several labels of an image.
-        labels = {patient_hash(f"{prefix}{image}"): versions.get(image, "") for image in (*self._unlabelled, *versions)}
-        complete = self._is_complete and not prefix
+        volumes = {image: patient_hash(f"{prefix}{image}") for image in versions}
+        labels = {volume: versions[image] for image, volume in volumes.items()}
         with self._in_play(judge, names, model) as streams:
-            dropped = max((stream.drop_changed(labels, complete) for stream in streams.values()), default=0)
-        if dropped:
-            logger.info("%s: labels of %d patients have changed; their evidence is dropped.", label, dropped)
+            counts = [stream.drop_changed(labels, complete and not prefix) for stream in streams.values()]
+        if any(counts):
+            logger.info("%s: labels of %d patients have changed; their evidence is dropped.", label, max(counts))
         for image, version in sorted(versions.items()):
             if self._closed.is_set():
                 return
-            volume = patient_hash(f"{prefix}{image}")
-            known = all(stream.knows(volume, version) for stream in streams.values())
+            volume = volumes[image]
+            known = not version or all(stream.knows(volume, version) for stream in streams.values())
             job = (str(judge.store.root), label, volume, version, *sorted(stream.key for stream in streams.values()))
             if known or job in self._unusable:
                 continue
@@ -250,15 +256,13 @@ class EvidenceCollector:
         if not keys:
             return
         # One version is often stored for the label and for clicks without a label.
-        same: dict[object, list[tuple[str, str]]] = {}
+        same: dict[str, list[tuple[str, str]]] = {}
         for key in keys:
-            same.setdefault(judge.store.record(*key).get("fingerprint", key), []).append(key)
-        files = {str(number): judge.store.file(*group[0]) for number, group in enumerate(same.values())}
+            same.setdefault(judge.store.record(*key).get("fingerprint", "/".join(key)), []).append(key)
+        files = {fingerprint: judge.store.file(*group[0]) for fingerprint, group in same.items()}
         with low_priority():
             scores = judge.score(label, files, case, patient_hash(image))
-        differences = {
-            key: scores[str(n)] for n, group in enumerate(same.values()) for key in group if str(n) in scores
-        }
+        differences = {key: score for fingerprint, score in scores.items() for key in same[fingerprint]}
         if not differences:
             raise InputError("There are too few images to judge adapters.")
         with self._in_play(judge, names, model) as streams:
@@ -286,9 +290,8 @@ class EvidenceCollector:
 
     def _audit_changes(self) -> None:
         """Add a line to the audit file for each change of a state since the last time, also by trainings."""
-        audited = self._audited if self._audited is not None else {}
         for name, file, history in self._histories():
-            for change in history[audited.get(file, 0) :]:
+            for change in history[self._audited[file] :]:
                 self._audit.add(
                     {
                         "user": None,
@@ -300,4 +303,4 @@ class EvidenceCollector:
                         "serves": change.get("serves"),
                     }
                 )
-            audited[file] = len(history)
+            self._audited[file] = len(history)
