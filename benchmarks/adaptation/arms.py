@@ -213,8 +213,8 @@ def zoom_and_white_box(arena: Arena) -> Outcome:
     return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
-def head_without_zoom(arena: Arena) -> Outcome:
-    """Our visual prompt and the head, without a zoom: one encoding serves every click of a slice."""
+def prompt_space_and_head(arena: Arena) -> Outcome:
+    """Our visual prompt, where it earns its place, and the head, without a zoom: one encoding serves a slice."""
     return _adapt(arena, _settings(arena, zoom="none"))
 
 
@@ -267,7 +267,7 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "prompt_space": prompt_space,
     "cma_es": cma_es,
     "constant_12": constant_12,
-    "head_without_zoom": head_without_zoom,
+    "prompt_space_and_head": prompt_space_and_head,
     "default_hard_masks": default_hard_masks,
     "prompt_space_by_click": prompt_space_by_click,
     "constant_1": constant_1,
