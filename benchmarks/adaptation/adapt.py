@@ -48,7 +48,10 @@ _SECONDS = {
     "white_box": 170,
     "zoom_and_white_box": 170,
     "zoom": 20,
+    "spsa_gc_reference": 150,
     "spsa_gc_80000": 1400,
+    "spsa_gc_reference_80000": 2500,
+    "unet_from_scratch": 150,
 }
 """Seconds of a run on one core, by arm, for the estimate; other arms take about ``_USUAL``."""
 _USUAL = 90

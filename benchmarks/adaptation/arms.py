@@ -37,8 +37,13 @@ from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
 from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
 from baps.training.training import train_visual_prompt
+from benchmarks.adaptation.constant_prompt import constant_prompt
+from benchmarks.adaptation.craft import craft_like
+from benchmarks.adaptation.spsa_reference import spsa_gc_reference, spsa_gc_reference_80000
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
+from benchmarks.adaptation.unet import unet_from_scratch
 from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
+from benchmarks.adaptation.zip_prompt import zip_like
 
 CLICK_SETS = 5
 _WATCHED_SLICES = 4
@@ -158,13 +163,13 @@ def constant_1(arena: Arena) -> Outcome:
 
 def constant_12(arena: Arena) -> Outcome:
     """One set of 12 coefficients for all images, trained on first clicks only, as it is measured."""
-    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _constant())
+    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), constant_prompt())
 
 
 def cma_es(arena: Arena) -> Outcome:
     """The same 12 coefficients with CMA-ES."""
     settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
-    return _train(arena, settings, _constant(), CmaEsStepper(arena.seed))
+    return _train(arena, settings, constant_prompt(), CmaEsStepper(arena.seed))
 
 
 def spsa_gc_published(arena: Arena) -> Outcome:
@@ -258,6 +263,10 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "zoom_and_head": zoom_and_head,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
+    "unet_from_scratch": unet_from_scratch,
+    "spsa_gc_reference": spsa_gc_reference,
+    "craft_like": craft_like,
+    "zip_like": zip_like,
     "spsa_gc_fixed": spsa_gc_fixed,
     "spsa_gc_published": spsa_gc_published,
     "default_1_volume": _volumes(1),
@@ -276,7 +285,7 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
 }
 """Arms in the order in which they are run, the most informative first."""
 
-ONCE = {"spsa_gc_80000": spsa_gc_80000}
+ONCE = {"spsa_gc_80000": spsa_gc_80000, "spsa_gc_reference_80000": spsa_gc_reference_80000}
 
 
 def _published(arena: Arena) -> AdaptationSettings:
@@ -336,19 +345,11 @@ def _train(
 def _window(low: float, high: float) -> Adapter:
     """(I - low) / (high - low) in our basis."""
     slope = 1 / (high - low)
-    result = _constant()
+    result = constant_prompt()
     with torch.no_grad():
         code = result.head.bias.view(3, 4)
         code[:, 0], code[:, 1] = (slope - 1) / 2 - slope * low, (slope - 1) / 2
     return Adapter(result)
-
-
-def _constant() -> BasisVisualPrompt:
-    """One set of 12 coefficients, without the part that depends on the image."""
-    result = BasisVisualPrompt(ImageStatistics())
-    for name, value in result.named_parameters():
-        value.requires_grad_(name == "head.bias")
-    return result
 
 
 class _Brightness(BasisVisualPrompt):
