@@ -190,7 +190,7 @@ def live_with_gate(differences: NDArray[np.float64], first: int, every: int, ser
     course = []
     for patient in range(means.shape[1]):
         course.append(serves)
-        for stream in gate.in_play(""):
+        for stream in gate.active_streams(""):
             stream.add_volume(str(patient), "", "", means[int(stream.candidate), patient])
         labelled = patient + 1
         if labelled >= first and (labelled - first) % every == 0 and trained < len(means):
@@ -201,7 +201,7 @@ def live_with_gate(differences: NDArray[np.float64], first: int, every: int, ser
         if trained:
             best = gate.update("", serve_trials)
             serves = -1 if best is None else int(best)
-            if published is None and any(gate.ledger.holds(stream) for stream in gate.in_play("")):
+            if published is None and any(gate.ledger.holds(stream) for stream in gate.active_streams("")):
                 published = labelled
     return Life(course, published)
 
