@@ -25,6 +25,9 @@ another kind."""
 GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
 """Return the losses of a step: logged ones, or those that the given function queries from the black box."""
 
+BatchLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Compute one loss, or one per image, from the probabilities and the targets of a batch, (B, S, S) each."""
+
 
 def query_black_box(
     black_box: BlackBox, images: torch.Tensor, prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None
@@ -47,7 +50,7 @@ def query_losses(
     black_box: BlackBox,
     images: torch.Tensor,
     batch: Batch,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: BatchLoss,
 ) -> list[float]:
     """Query the black box with a batch under several perturbations, and compute the losses.
 
@@ -169,6 +172,7 @@ class SpsaGcStepper(Stepper):
     Args:
         visible: keep perturbations above one grey level of the image, because smaller ones are lost in rounding. The
             reference code does not.
+        loss: computes the loss of a batch.
 
     Attributes:
         batch_size: 4, as published.
@@ -176,8 +180,8 @@ class SpsaGcStepper(Stepper):
 
     batch_size = 4
 
-    def __init__(self, visible: bool = True) -> None:
-        self.optimiser, self.visible = SpsaGc(), visible
+    def __init__(self, visible: bool = True, loss: BatchLoss = batch_loss) -> None:
+        self.optimiser, self.visible, self.loss = SpsaGc(), visible, loss
         self.queries_per_slice = 2 * self.optimiser.settings.directions
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
@@ -205,7 +209,7 @@ class SpsaGcStepper(Stepper):
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 
         def losses(thetas: torch.Tensor) -> torch.Tensor:
-            return torch.tensor(get_or_query(lambda: query_losses(black_box, transform(thetas), batch, batch_loss)))
+            return torch.tensor(get_or_query(lambda: query_losses(black_box, transform(thetas), batch, self.loss)))
 
         if self.visible:
             self._keep_visible(transform, generator)
