@@ -35,7 +35,7 @@ from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
 from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
-from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.steps import SpsaGcStepper, Stepper
 from baps.training.training import train_visual_prompt
 from benchmarks.adaptation.constant_prompt import constant_prompt
 from benchmarks.adaptation.craft import craft_like
@@ -156,9 +156,7 @@ def best_of_several(arena: Arena) -> Outcome:
 
 def constant_1(arena: Arena) -> Outcome:
     """Brightness: one number for all images."""
-    settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
-    stepper = PromptSpaceStepper(replace(settings, learning_rate=IMAGE_LR_DIVISOR * settings.learning_rate))
-    return _train(arena, settings, _Brightness(), stepper)
+    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _Brightness())
 
 
 def constant_12(arena: Arena) -> Outcome:
@@ -190,6 +188,11 @@ def spsa_gc_80000(arena: Arena) -> Outcome:
 def prompt_space(arena: Arena) -> Outcome:
     """Our visual prompt only."""
     return _train(arena, _settings(arena, zoom="none", head="none"))
+
+
+def tone(arena: Arena) -> Outcome:
+    """The visual prompt that depends on the clicked grey level, alone."""
+    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="tone"))
 
 
 def prompt_space_by_click(arena: Arena) -> Outcome:
@@ -239,6 +242,11 @@ def default(arena: Arena) -> Outcome:
     return _adapt(arena, _settings(arena))
 
 
+def default_tone(arena: Arena) -> Outcome:
+    """The default with the visual prompt that depends on the clicked grey level."""
+    return _adapt(arena, _settings(arena, visual_prompt="tone"))
+
+
 def default_hard_masks(arena: Arena) -> Outcome:
     """The same with a model that returns masks without probabilities."""
     hard = replace(arena, black_box=HardMasks(arena.black_box), examiner=HardMasks(arena.examiner))
@@ -274,10 +282,12 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "default_5_volumes": _volumes(5),
     "zoom_and_prompt_space": zoom_and_prompt_space,
     "prompt_space": prompt_space,
+    "tone": tone,
     "cma_es": cma_es,
     "constant_12": constant_12,
     "prompt_space_and_head": prompt_space_and_head,
     "default_hard_masks": default_hard_masks,
+    "default_tone": default_tone,
     "prompt_space_by_click": prompt_space_by_click,
     "constant_1": constant_1,
     "head_alone": head_alone,
@@ -355,13 +365,15 @@ def _window(low: float, high: float) -> Adapter:
 class _Brightness(BasisVisualPrompt):
     """One coefficient, of the constant function, for all images and colours."""
 
+    general_weights = ("brightness",)
+
     def __init__(self) -> None:
         super().__init__(ImageStatistics())
         for value in self.parameters():
             value.requires_grad_(False)
         self.brightness = nn.Parameter(torch.zeros(1))
 
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         code = features.new_zeros(len(features), 3, 4, 1, 1)
         code[:, :, 0] = self.brightness.view(1, 1, 1, 1)
         return code

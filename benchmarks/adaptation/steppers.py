@@ -49,7 +49,7 @@ class CmaEsStepper(Stepper):
             codes = []
             for candidate in candidates:
                 self._set_weights(candidate)
-                codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
+                codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images))
             images = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
             answers = query_black_box(black_box, images, batch.prompts * len(candidates), batch.sizes * len(candidates))
             losses: list[float] = self.answer_losses(answers, batch).view(len(candidates), -1).mean(1).tolist()
@@ -77,7 +77,7 @@ class WhiteBoxStepper(PromptSpaceStepper):
         self.model = bundled_network()[0].eval().requires_grad_(False)
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
-        code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
+        code = self.visual_prompt(batch.features, batch.prompts, batch.images)
         images = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
         self.descend(image_losses(self._segment(images, batch.prompts), batch.target).mean())
 

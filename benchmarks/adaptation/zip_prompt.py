@@ -23,8 +23,8 @@ from typing_extensions import override
 
 from baps.adapters.adapter import Adapter
 from baps.adapters.optimisers.spsa_gc import SpsaGc, SpsaGcSettings
-from baps.adapters.visual_prompt import BasisVisualPrompt, ImageStatistics, VisualPrompt
-from baps.adapters.visual_prompt.basis import FUNCTIONS
+from baps.adapters.visual_prompt import ImageStatistics
+from baps.adapters.visual_prompt.basis import FUNCTIONS, BasisChange
 from baps.prompts import Prompt
 from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
@@ -51,7 +51,7 @@ def zip_like(arena: Arena) -> Outcome:
     return arena.examiner, Adapter(visual_prompt)
 
 
-class LowRankVisualPrompt(BasisVisualPrompt):
+class LowRankVisualPrompt(BasisChange):
     """Coefficient fields of low rank, the same for all images. Untrained, they are zero.
 
     Args:
@@ -59,8 +59,7 @@ class LowRankVisualPrompt(BasisVisualPrompt):
     """
 
     def __init__(self, seed: int) -> None:
-        VisualPrompt.__init__(self, ImageStatistics(), "label")  # The networks of the basis are not needed.
-        self.grid = _GRID
+        super().__init__(ImageStatistics(), "label")
         generator = torch.Generator().manual_seed(seed)
         self.left = nn.Parameter(torch.zeros(_FIELDS, _RANK))
         self.scale = nn.Parameter(torch.ones(_RANK))
@@ -68,7 +67,7 @@ class LowRankVisualPrompt(BasisVisualPrompt):
         self.shared = nn.Parameter(torch.zeros(_GRID**2))
 
     @override
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         fields = (self.left * self.scale) @ self.right.T + self.shared
         return fields.view(1, 3, FUNCTIONS, _GRID, _GRID).expand(len(features), -1, -1, -1, -1)
 

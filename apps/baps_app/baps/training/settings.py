@@ -23,7 +23,8 @@ class AdaptationSettings:
     """Everything that an adaptation depends on besides the data and the black box.
 
     Attributes:
-        visual_prompt: ``basis`` (ours), ``concat`` (as published) or ``none``.
+        visual_prompt: ``basis`` (ours), ``tone`` (ours, relative to the clicked grey level), ``concat`` (as published)
+            or ``none``.
         condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
             ``click`` (as published).
         encoder: features of the image that the visual prompt reads, see ``load_encoder``.

@@ -19,7 +19,7 @@ from baps.training.losses import batch_loss, image_losses
 from baps.training.settings import AdaptationSettings
 
 IMAGE_LR_DIVISOR = 30
-"""The weights that depend on the image learn this many times slower than the constant part, because they harm images of
+"""The weights that depend on the image learn this many times slower than the others, because they harm images of
 another kind."""
 
 GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
@@ -126,9 +126,9 @@ class PromptSpaceStepper(Stepper):
         """
         self.visual_prompt, rate = visual_prompt, self.settings.learning_rate
         trainable = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
-        constant = [value for name, value in trainable if name == "head.bias"]
-        image_dependent = [value for name, value in trainable if name != "head.bias"]
-        groups = [{"params": constant, "lr": rate}, {"params": image_dependent, "lr": rate / IMAGE_LR_DIVISOR}]
+        general = [value for name, value in trainable if name in visual_prompt.general_weights]
+        image_dependent = [value for name, value in trainable if name not in visual_prompt.general_weights]
+        groups = [{"params": general, "lr": rate}, {"params": image_dependent, "lr": rate / IMAGE_LR_DIVISOR}]
         self.adam = torch.optim.Adam([group for group in groups if group["params"]])
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 
@@ -141,7 +141,7 @@ class PromptSpaceStepper(Stepper):
             generator: source of the perturbations.
             get_or_query: returns logged losses, or queries new ones.
         """
-        code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
+        code = self.visual_prompt(batch.features, batch.prompts, batch.images)
 
         def losses(codes: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
@@ -222,7 +222,7 @@ class SpsaGcStepper(Stepper):
         for name, value in self.visual_prompt.named_parameters():
             weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
             offset += value.numel()
-        inputs = (batch.features, batch.prompts, batch.images.shape[-1])
+        inputs = (batch.features, batch.prompts, batch.images)
         return vmap(lambda candidate: functional_call(self.visual_prompt, candidate, inputs))(weights).flatten(0, 1)
 
     def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
