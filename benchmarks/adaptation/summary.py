@@ -21,16 +21,16 @@ Run = Mapping[str, Any]
 PARTS = {
     "nothing": "zero_shot",
     "zoom": "zoom",
-    "visual prompt": "prompt_space",
+    "visual prompt": "tone",
     "head": "head_alone",
-    "zoom + visual prompt": "zoom_and_prompt_space",
+    "zoom + visual prompt": "zoom_and_tone",
     "zoom + head": "zoom_and_head",
-    "visual prompt + head": "prompt_space_and_head",
+    "visual prompt + head": "tone_and_head",
     "all (default)": "default",
 }
 """The arm of each set of parts."""
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "prompt_space", "default", "zoom_and_white_box")
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "tone", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -94,6 +94,6 @@ def test_parts_that_every_core_domain_has_share_a_table(runs: list[dict[str, Any
 
 
 def test_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "prompt_space")]
+    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "tone")]
     draw([*runs, *more], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
