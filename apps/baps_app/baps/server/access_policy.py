@@ -89,6 +89,8 @@ POLICIES = (
     _policy(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What viewers do.
     _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
+    _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/web/.*", "look", ANNOTATOR),
     _policy(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/?", "list the images", ANNOTATOR, audited=True, option=("output", "all train")),
@@ -106,6 +108,11 @@ POLICIES = (
     # What changes the results of all users.
     _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
     _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),
+    _policy("POST", r"/web/train", "start a training", TRAINER, audited=True),
+    _policy("POST", r"/web/train/stop", "stop the training", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/publish", "publish an adapter", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/rollback", "roll back an adapter", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/withdraw", "withdraw an adapter", TRAINER, audited=True),
     # What shows what people did.
     _policy("GET", "/audit", "read who did what", ADMIN, audited=True),
 )

@@ -34,7 +34,7 @@ from baps.server.request_names import checked_name
 _NAME_PARAMETERS = ("image", "id", "label", "tag", "session_id")
 """Query parameters that hold names."""
 
-_PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
+_PAGE = re.compile(r"/|/docs|/ohif(/.*)?|/web(/.*)?")
 """Pages that redirect to the login page."""
 
 _LINK_TARGET = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")

@@ -135,7 +135,8 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             BapsError: If it cannot continue; the statistics have the reason.
         """
         lower_priority()
-        stats = Stats.reset(self._stats_file)
+        options = {name: str(_first(value)) for name, value in request.items() if name in ("label", *self._options)}
+        stats = Stats.reset(self._stats_file, options)
         try:
             settings, chosen = self._settings(request), self._chosen_label(request)
             self._check_settings(settings)
