@@ -217,8 +217,8 @@ def describe_change(adapters: OrganAdapters, action: str, version: str) -> Confi
     if action == "publish" and is_risky:
         title = f"Put {version} on trial for {name}"
     sentences = [
-        f"From the next request on, {after or _UNADAPTED} answers {what}, for everyone who uses this server in 3D Slicer, "
-        f"in OHIF or by a program. Until now {adapters.serves or _UNADAPTED} does.",
+        f"From the next request on, {after or _UNADAPTED} answers {what}, for everyone who uses this server in 3D "
+        f"Slicer, in OHIF or by a program. Until now {adapters.serves or _UNADAPTED} does.",
         "Masks and labels that are saved already stay as they are.",
     ]
     if new:
@@ -320,6 +320,6 @@ def _changed_meanwhile(state: WebState, model: str, organ: str, now: str | None)
     else:
         happened = "a training, the evidence or the command line changed it"
     return (
-        f"Nothing was changed. Your page is out of date: {happened}, and {now or _UNADAPTED} is chosen now. Look at the "
-        "page again, and then decide."
+        f"Nothing was changed. Your page is out of date: {happened}, and {now or _UNADAPTED} is chosen now. Look at "
+        "the page again, and then decide."
     )
