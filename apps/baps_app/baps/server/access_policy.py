@@ -24,6 +24,7 @@ class RoutePolicy:
         audited: Whether the audit file gets a line for each request.
         brings_images: Whether the body may be as large as an image.
         repeated: Whether viewers send it so often that the audit file gets one line per user and image in ten minutes.
+        automatic: Whether pages send it on their own, so that it does not keep an idle session alive.
         option: Name of a query parameter, and the values, separated by spaces, with which this policy applies. ""
             stands for all values except false ones.
     """
@@ -35,6 +36,7 @@ class RoutePolicy:
     audited: bool = False
     brings_images: bool = False
     repeated: bool = False
+    automatic: bool = False
     option: tuple[str, str] | None = None
 
     def matches(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> bool:
@@ -69,9 +71,12 @@ def _policy(
     audited: bool = False,
     brings_images: bool = False,
     repeated: bool = False,
+    automatic: bool = False,
     option: tuple[str, str] | None = None,
 ) -> RoutePolicy:
-    return RoutePolicy(tuple(methods.split()), re.compile(path), action, role, audited, brings_images, repeated, option)
+    return RoutePolicy(
+        tuple(methods.split()), re.compile(path), action, role, audited, brings_images, repeated, automatic, option
+    )
 
 
 _READ = "GET HEAD"
@@ -90,6 +95,7 @@ POLICIES = (
     # What viewers do.
     _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
     _policy(_READ, r"/web/.*", "look", ANNOTATOR),
     _policy(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, audited=True),

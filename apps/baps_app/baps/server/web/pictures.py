@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from baps.errors import NotFoundError
@@ -55,6 +55,7 @@ _PICTURE_SIDE = 320
 _MIN_CROP = 128
 """Smallest part of the canvas that a picture shows, in pixels."""
 
+_FONT = ImageFont.load_default(16)
 _CACHE_BYTES = 32 << 20
 _SEED = 7
 
@@ -266,7 +267,12 @@ def draw_png(case: DrawnCase, show: str) -> bytes:
         pixels[inside] = 0.75 * pixels[inside] + 0.25 * colour
         pixels[inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = colour
         picture = Image.fromarray(pixels.round().astype(np.uint8))
-    _draw_prompt(ImageDraw.Draw(picture), case.prompt, (columns.start, rows.start), scale)
+    pen = ImageDraw.Draw(picture)
+    _draw_prompt(pen, case.prompt, (columns.start, rows.start), scale)
+    if show in case.scores:
+        pen.text(
+            (8, size[1] - 24), f"Dice {case.scores[show]:.2f}", (255, 255, 255), _FONT, stroke_width=2, stroke_fill=0
+        )
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()

@@ -156,7 +156,7 @@ def plot_curves(curves: Sequence[Curve], width: float = 560, height: float = 220
         right,
         top,
         bottom,
-        tuple(Tick(x(most * n / 4), f"{most * n / 4:,.0f}") for n in range(5)),
+        tuple(Tick(x(position), f"{position:,.0f}") for position in _round_positions(most)),
         tuple(Tick(y(n / 4), f"{n / 4:.2f}".removeprefix("0") or "0") for n in range(5)),
     )
     lines = tuple((curve.name, " ".join(f"{x(p)},{y(dice)}" for p, dice in curve.points)) for curve in curves)
@@ -171,6 +171,13 @@ def _counts(count: int) -> list[int]:
     """Choose at most eight numbers of patients for the axis, and always the last."""
     step = max(1, -(-count // 8))
     return sorted({*range(count, 0, -step)})
+
+
+def _round_positions(most: float) -> list[float]:
+    """Choose round numbers from 0 up to the largest position, at most six."""
+    size = 10.0 ** (len(str(int(most))) - 1)
+    step = max(1.0, next(size * factor for factor in (0.2, 0.5, 1, 2) if most / (size * factor) <= 5))
+    return [n * step for n in range(int(most / step) + 1)]
 
 
 def _steps(low: float, high: float, sizes: Sequence[float]) -> list[float]:
