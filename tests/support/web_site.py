@@ -69,7 +69,7 @@ class WebSite:
         return browser
 
 
-def send(browser: TestClient, path: str, **form: str) -> Response:
+def send(browser: TestClient, path: str, /, **form: str) -> Response:
     """Send a form as a page of the server does."""
     return browser.post(path, data=form, headers={"Origin": ADDRESS})
 
