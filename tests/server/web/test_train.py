@@ -124,7 +124,7 @@ def test_progress_is_sent_as_events(own_pages: WebSite, monkeypatch: pytest.Monk
     monkeypatch.setattr("baps.server.web.trainings.processes", lambda _: {"1": object()})
     monkeypatch.setattr(train, "_STREAM_SECONDS", 0.2)
     monkeypatch.setattr(train, "_EVENT_SECONDS", 0.05)
-    _report(own_pages)
+    _report(own_pages, epoch=0)  # So the time left, which changes, is unknown.
     browser = own_pages.browser("anna")
     reply = browser.get("/web/train/events")
     assert reply.headers["Content-Type"].startswith("text/event-stream")
@@ -133,7 +133,7 @@ def test_progress_is_sent_as_events(own_pages: WebSite, monkeypatch: pytest.Monk
     assert "300" in events[0][2]
     assert "The training of spleen is running." in events[1][2]
     again = browser.get("/web/train/events", headers={"Last-Event-ID": events[1][1]})
-    assert "event:" not in again.text.replace("event: progress", "", 1)  # The time left may have changed.
+    assert "event:" not in again.text
 
 
 def test_lines_of_an_event() -> None:
