@@ -153,7 +153,7 @@ def test_a_trainer_watches_a_training_to_its_verdict_and_chooses_what_serves(wat
     form.get_by_label("Seed").fill(str(len(before)))  # Otherwise the same training would not be repeated.
     form.get_by_role("button", name="Start").click()
     page.get_by_role("button", name="Stop the training").wait_for()
-    page.get_by_text("about", exact=False).locator("visible=true").first.wait_for()
+    page.get_by_text("Time left").wait_for()
     page.get_by_text("No training is running.").wait_for(timeout=600_000)
     page.get_by_role("link", name="liver").first.wait_for()
     assert page.locator("svg.plot polyline").count() > 0
