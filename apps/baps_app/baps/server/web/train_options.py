@@ -83,7 +83,8 @@ EXPLANATIONS: Mapping[str, Mapping[str, Explanation]] = {
         ),
         "condition": Explanation(
             "Visual prompt depends on",
-            "With the organ alone, an encoded slice serves every click on it, so clicks are fast.",
+            "Has no effect on the default visual prompt, which depends on the grey level at the click. With the organ "
+            "alone, an encoded slice serves every click on it.",
             choices=(("label", "the organ"), ("click", "the organ and the click")),
         ),
         "seed": Explanation("Seed", "Another seed draws other clicks. The same seed repeats a training exactly."),
