@@ -212,7 +212,7 @@ class Authenticator:
         user = self._user(principal)
         return self.sessions.begin(principal, user.sha256 if user else "")
 
-    def authenticate_cookies(self, values: Iterable[str]) -> Principal | None:
+    def authenticate_cookies(self, values: Iterable[str], is_use: bool = True) -> Principal | None:
         """Return the user of the session that the values of the cookie name, or None.
 
         If they name sessions of several users, none is valid: another server of this host may have set one of them, so
@@ -220,15 +220,16 @@ class Authenticator:
 
         Args:
             values: Values of the cookie.
+            is_use: Whether a person uses the session, see ``BrowserSessions.find``.
 
         Raises:
             BapsError: if the users cannot be read.
         """
-        principals = {principal for value in values if (principal := self._authenticate_cookie(value))}
+        principals = {principal for value in values if (principal := self._authenticate_cookie(value, is_use))}
         return principals.pop() if len(principals) == 1 else None
 
-    def _authenticate_cookie(self, value: str) -> Principal | None:
-        session = self.sessions.find(value)
+    def _authenticate_cookie(self, value: str, is_use: bool) -> Principal | None:
+        session = self.sessions.find(value, is_use)
         if session is None:
             return None
         principal, token_sha256 = session

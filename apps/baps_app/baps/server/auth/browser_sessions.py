@@ -77,11 +77,12 @@ class BrowserSessions:
                 self._end_oldest(self._by_user.most_common(1)[0][0])
         return value
 
-    def find(self, value: str) -> tuple[Principal, str] | None:
+    def find(self, value: str, is_use: bool = True) -> tuple[Principal, str] | None:
         """Find the session of a cookie.
 
         Args:
             value: Value of the cookie.
+            is_use: Whether a person uses the session, so that it is not idle. Pages send some requests on their own.
 
         Returns:
             The user and the hash of the token, or None if there is no such session or it has ended.
@@ -94,8 +95,9 @@ class BrowserSessions:
             if now - session.last_used > _MAX_IDLE_SECONDS or now - session.started > _MAX_AGE_SECONDS:
                 self._remove(_hash(value))
                 return None
-            session.last_used = now
-            self._sessions.move_to_end(_hash(value))
+            if is_use:
+                session.last_used = now
+                self._sessions.move_to_end(_hash(value))
             return session.principal, session.token_sha256
 
     def end(self, value: str) -> None:

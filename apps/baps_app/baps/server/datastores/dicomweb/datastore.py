@@ -280,6 +280,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         status = {"total": max(total, completed), "completed": completed, "label_tags": tags}
         return status | ({"unusable": len(self._unusable)} if self._unusable else {})
 
+    def outbox_counts(self) -> tuple[int, int]:
+        """Return the number of labels that wait for the PACS, and of those that it has refused."""
+        return self._sender.counts()
+
     def json(self) -> Any:
         """Return the index of fetched images, with the reasons for those that cannot be used."""
         index: dict[str, Any] = super().json()

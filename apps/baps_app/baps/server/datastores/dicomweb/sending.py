@@ -71,6 +71,10 @@ class LabelSender:
             raise InputError(f"The label cannot be stored as a DICOM object. {error} Nothing was saved.") from error
         return files
 
+    def counts(self) -> tuple[int, int]:
+        """Return the number of labels that are to be sent, and of those that the PACS has refused."""
+        return len(self._outbox.files()), len(self._outbox.rejected())
+
     def has_waiting(self, image_id: str, organ: str) -> bool:
         """Return whether a label of an organ is still to be sent.
 
