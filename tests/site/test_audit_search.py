@@ -40,7 +40,9 @@ def every(audit: AuditFile, wanted: AuditFilter = AuditFilter(), **options: Any)
     return entries
 
 
-@pytest.mark.parametrize("content", [b"", b"a", b"a\n", b"a\nbb\n", b"a\n\nbb", b"x" * 70_000 + b"\ny\n" + b"z" * 66_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"a", b"a\n", b"a\nbb\n", b"a\n\nbb", b"x" * 70_000 + b"\ny\n" + b"z" * 66_000]
+)
 def test_lines_are_read_backwards_with_their_places(content: bytes) -> None:
     lines = list(read_backwards(BytesIO(content), len(content)))
     assert [line for _, line in lines] == list(reversed(content.split(b"\n"))) or content == b""

@@ -16,7 +16,10 @@ def rows(text: str) -> list[list[str]]:
     """Return the text of the cells of each line."""
     body = text.split("Lines, newest first")[1].split("<tbody>")[1].split("</tbody>")[0]
     return [
-        [" ".join(html.unescape(re.sub(r"<[^>]+>", "", cell)).split()) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.S)]
+        [
+            " ".join(html.unescape(re.sub(r"<[^>]+>", "", cell)).split())
+            for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.S)
+        ]
         for row in re.findall(r"<tr>(.*?)</tr>", body, re.S)
     ]
 
@@ -116,7 +119,7 @@ def test_usage_is_shown_by_week(tmp_path: Path) -> None:
         site.state.audit.add({"user": "anna", "what": "save a label", "status": 200})
         assert site.state.usage.get(wait=30).value
         text = site.browser("root").get("/web/people/usage").text
-    assert text.count("<svg class=\"plot\"") == 3
+    assert text.count('<svg class="plot"') == 3
     today = datetime.now().date()
     monday = today - timedelta(days=today.weekday())
     first = re.search(rf'<th scope="row" class="nowrap">{monday}</th>(.*?)</tr>', text, re.S)

@@ -118,7 +118,10 @@ def test_a_removed_user_is_gone_at_once(own_pages: WebSite) -> None:
     assert send(admin, "/web/people/remove", **ask(admin, "remove", "anna")).status_code == 303
     assert "anna" not in users_of(own_pages).all()
     assert anna.get("/").status_code == 303
-    assert own_pages.client.get("/info/", headers={"Authorization": f"Bearer {own_pages.tokens['anna']}"}).status_code == 401
+    assert (
+        own_pages.client.get("/info/", headers={"Authorization": f"Bearer {own_pages.tokens['anna']}"}).status_code
+        == 401
+    )
 
 
 def test_the_second_of_two_admins_is_told_what_the_first_did(own_pages: WebSite) -> None:

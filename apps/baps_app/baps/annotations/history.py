@@ -169,6 +169,18 @@ class LabelHistory:
                 versions.append(Version(name, folder / name, "", {"damaged": str(error)}))
         return versions
 
+    def version_names(self, image: str, tag: str) -> tuple[str, ...]:
+        """List the names of the versions of a label, oldest first, without reading them.
+
+        Args:
+            image: name of the image.
+            tag: tag of the label.
+
+        Returns:
+            The names.
+        """
+        return tuple(self._version_names(self._folder / tag / image))
+
     def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
         """Return the file of the served label, and the information about it.
 

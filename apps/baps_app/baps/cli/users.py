@@ -17,7 +17,11 @@ from baps.site.roles import Role
 if TYPE_CHECKING:
     from baps.site.users import Users
 
-app = typer.Typer(no_args_is_help=True, callback=private_files, help="Add, list, renew and remove users of the server, and change their roles.")
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=private_files,
+    help="Add, list, renew and remove users of the server, and change their roles.",
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the user: letters, digits and . @ + - _")]
 File = Annotated[str, typer.Option(metavar="FILE", help="File of users. Default: that of the settings.")]

@@ -140,9 +140,7 @@ class BrowserSessions:
 
         with self._lock:
             return [
-                SessionInfo(
-                    key[:_ID_LENGTH], one.principal, one.token_sha256, when(one.started), when(one.last_used)
-                )
+                SessionInfo(key[:_ID_LENGTH], one.principal, one.token_sha256, when(one.started), when(one.last_used))
                 for key, one in reversed(self._sessions.items())
                 if not self._has_ended(one, now)
             ]

@@ -164,5 +164,3 @@ def _read_day(text: str) -> date | None:
         return date.fromisoformat(text) if text else None
     except ValueError:
         raise InputError("Give the day as in 2026-11-30.") from None
-
-

@@ -1,4 +1,4 @@
-"""Compute the volumes and slices of labels in a thread, for the rows that a page shows. Results are kept by checksum."""
+"""Compute the volumes and slices of the labels that a page shows, in a thread. Results are kept by checksum."""
 
 from __future__ import annotations
 
