@@ -25,8 +25,7 @@ def describe(version: Version) -> list[str]:
     for organ, standing in (info.get("disputed") or {}).items():
         before = f"the version by {standing['author'] or 'an unnamed author'} ({standing['version']})"
         remarks.append(
-            f"{organ} is disputed: trainings use {before} until a trainer confirms it with "
-            "`baps labels confirm` or on the server's page"
+            f"{organ} is disputed: trainings use {before} until a trainer confirms this one (baps labels confirm)"
         )
     confirmed = info.get("confirmed_by") or {}
     remarks += [f"{organ} confirmed by {who or 'nobody who has a name'}" for organ, who in confirmed.items()]

@@ -24,6 +24,7 @@ from baps.server.web.label_numbers import Numbers
 from baps.server.web.label_table import FINAL, LabelRow, LabelState, Selection, select
 from baps.server.web.label_versions import ImageLabels, VersionRow, read_versions
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
+from baps.server.web.readers import ReaderPair, ReaderTable
 from baps.server.web.state import Change, WebState, state_of
 
 STATES = {
@@ -105,7 +106,8 @@ def image_page(request: Request, image: str = "", tag: str = "", version: str = 
         labels=labels,
         chosen=chosen,
         comparison=comparison,
-        pairs=[pair for pair in readers.value.pairs if pair.image == image] if readers.value else [],
+        earlier=_find(labels, comparison.against) if comparison else None,
+        pairs=_pairs_of(readers.value, image),
         rows=_rows_of(state, image),
         change=next(
             (state.label_changes[image, one] for one in labels.newest if (image, one) in state.label_changes), None
@@ -305,6 +307,14 @@ def _chosen(labels: ImageLabels, tag: str, name: str) -> VersionRow | None:
             raise NotFoundError("There is no such version. It may have been removed. Open the page of the image again.")
         return chosen
     return next(iter([row for row in rows if row.tag == FINAL] or rows), None)
+
+
+def _find(labels: ImageLabels, name: str) -> VersionRow | None:
+    return next((row for group in labels.versions.values() for row in group if row.name == name), None)
+
+
+def _pairs_of(readers: ReaderTable | None, image: str) -> list[ReaderPair]:
+    return [pair for pair in readers.pairs if pair.image == image and pair.dice is not None] if readers else []
 
 
 def _rows_of(state: WebState, image: str) -> list[LabelRow]:

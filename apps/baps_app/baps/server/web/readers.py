@@ -38,7 +38,8 @@ class ReaderPair:
         first: The person whose version is older.
         second: The other one.
         versions: Names of the two versions.
-        dice: Dice on the slices that both annotated, 0 to 1; None if there are none, or a version cannot be read.
+        dice: Dice on the slices that both annotated, 0 to 1; None if it says nothing, see ``shared_dice``, or a version
+            cannot be read.
     """
 
     image: str
@@ -175,7 +176,8 @@ def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> floa
         organ: The organ.
 
     Returns:
-        The Dice, 0 to 1, or None if neither version marks the organ on these slices.
+        The Dice, 0 to 1, or None if neither version marks the organ on these slices, or both mark the same voxels of
+        the whole volume: then the second person confirmed what the first had drawn, and drew nothing.
     """
     pair = (first.values.get(organ, 0), second.values.get(organ, 0))
     counts = Overlaps.count(first.label_map, second.label_map, [pair])
@@ -185,6 +187,8 @@ def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> floa
         for k in range(depth)
         if all(k in one.annotated.get(organ, frozenset(range(depth))) for one in (first, second))
     ]
+    if (counts.old == counts.both).all() and (counts.new == counts.both).all():
+        return None
     old, new, both = (int(np.sum(part[shared, 0])) for part in (counts.old, counts.new, counts.both))
     return 2 * both / (old + new) if old + new else None
 
