@@ -69,7 +69,7 @@ class WebSite:
         return browser
 
 
-def send(browser: TestClient, path: str, **form: str) -> Response:
+def send(browser: TestClient, path: str, /, **form: str) -> Response:
     """Send a form as a page of the server does."""
     return browser.post(path, data=form, headers={"Origin": ADDRESS})
 
@@ -99,8 +99,11 @@ def add_version(store: AdapterStore, organ: str, gains: Mapping[str, float], **r
     return version
 
 
-def write_labels(studies: Path) -> None:
-    """Write final labels of the sample volumes that show the spleen (2) and the liver (1)."""
+def write_studies(studies: Path) -> None:
+    """Write the first sample volumes, and final labels that show the spleen (2) and the liver (1)."""
+    studies.mkdir()
+    for case in CASES:
+        shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", studies)
     folder = studies / "labels" / "final"
     folder.mkdir(parents=True, exist_ok=True)
     for case in CASES:
@@ -116,11 +119,7 @@ def web_site(
     users = Users(folder / "users.json")
     roles = {"anna": Role.ANNOTATOR, "theo": Role.TRAINER, "thea": Role.TRAINER, "root": Role.ADMIN}
     tokens = {name: users.add(name, role) for name, role in roles.items()}
-    studies = folder / "studies"
-    studies.mkdir()
-    for case in CASES:
-        shutil.copy(SAMPLES / "images" / f"{case}.nii.gz", studies)
-    write_labels(studies)
+    write_studies(folder / "studies")
     if trained:
         store = AdapterStore(folder / "adapters")
         add_version(store, "spleen", GAINS)

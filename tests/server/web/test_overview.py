@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from baps.errors import BapsError
-from baps.server.web.images import ImageCounter, ImageName, image_index
-from baps.server.web.overview import adapter_warnings, finding_warnings, served_organs
+from baps.server.web.attention import adapter_warnings, finding_warnings
+from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, image_index
+from baps.server.web.served import served_organs, suggest
 from baps.site.doctor import Finding, Status
 from baps.site.roles import Role
 from baps.site.settings import Settings
@@ -72,7 +73,7 @@ def test_a_chosen_version_that_loses_dice_is_a_warning(own_pages: WebSite) -> No
     own_pages.store.publish("spleen", "v0002")
     served, problems = served_organs(own_pages.state.adapters)
     assert problems == []
-    warnings = adapter_warnings(served)
+    warnings = adapter_warnings(one.adapters for one in served)
     assert [("loses" in one.message or "lose Dice" in one.message, bool(one.remedy)) for one in warnings] == [
         (True, True)
     ]
@@ -89,6 +90,40 @@ def test_findings_of_the_doctor_hide_paths_from_those_who_do_not_run_the_server(
     assert [one.what for one in shown] == ["Disk"]
     assert "/srv/hospital" in shown[0].message + shown[0].remedy
     assert "/srv" not in hidden[0].message + hidden[0].remedy
+
+
+def _counts(**patients: int) -> ImageCounts:
+    organs = tuple(OrganCount(organ, count, count) for organ, count in patients.items())
+    return ImageCounts(9, 3, 3, organs, {})
+
+
+@pytest.mark.parametrize(
+    ("patients", "sentence", "trains"),
+    [
+        (0, "Label 2 more patients, so that a training can be judged.", False),
+        (1, "Label 1 more patient, so that a training can be judged.", False),
+        (2, "There are labels of 2 patients. Train it.", True),
+    ],
+)
+def test_the_next_step_of_an_organ_without_an_adapter(
+    pages: WebSite, patients: int, sentence: str, trains: bool
+) -> None:
+    served, _ = served_organs(pages.state.adapters)
+    (suggestion,) = suggest(served, _counts(liver=patients))
+    assert (suggestion.organ, suggestion.sentence, suggestion.trains) == ("liver", sentence, trains)
+
+
+def test_new_labels_suggest_another_training(own_pages: WebSite) -> None:
+    served, _ = served_organs(own_pages.state.adapters)
+    assert [one.sentence for one in suggest(served, _counts(spleen=5))] == [
+        "v0002 has not seen 2 labelled patients. Train again."
+    ]
+    assert suggest(served, _counts(spleen=3)) == []  # The newest version is rejected, and has seen all.
+    add_version(own_pages.store, "spleen", {case: 0.1 + 0.05 * n for n, case in enumerate(GAINS)})
+    served, _ = served_organs(own_pages.state.adapters)
+    suggestions = suggest(served, _counts(spleen=8))
+    assert all("more patient" in one.sentence for one in suggestions)
+    assert suggest(served, None) == []
 
 
 def test_a_new_site_has_a_page(tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ CLICKS, ORGANS = "baps", "organs"
 
 DAMAGED, UNJUDGED = "damaged", "candidate"
 
+_VERDICTS = {
+    State.PUBLISHED.value: "It is proven to be better than the unadapted model.",
+    State.WITHDRAWN.value: "It has served, and patients are expected to lose with it now.",
+    State.REJECTED.value: "It has not helped its patients, or a newer version took its place.",
+    UNJUDGED: "No patient has judged it yet.",
+}
+"""Sentences about the states, for everybody."""
+
 
 @dataclass(frozen=True)
 class PatientEvidence:
@@ -96,6 +104,15 @@ class AdapterVersion:
         """Name of the model that it was trained for, or ""."""
         trained_for = self.record.get("black_box")
         return str(trained_for.get("name", "")) if isinstance(trained_for, Mapping) else ""
+
+    @property
+    def verdict(self) -> str:
+        """What is known of it in a sentence for everybody, without numbers."""
+        if self.state == State.ON_TRIAL.value:
+            needed = self.status.patients_needed if self.status else None
+            more = f"; about {needed} more patient{'s' * (needed != 1)} would tell" if needed else ""
+            return f"It is probably better than the unadapted model, which is not proven yet{more}."
+        return _VERDICTS.get(self.state, "")
 
     @property
     def is_proven(self) -> bool:

@@ -18,10 +18,10 @@ from baps.server.request_context import context_of
 from baps.server.web.adapter_table import CLICKS, ORGANS, AdapterVersion, OrganAdapters, PatientEvidence
 from baps.server.web.images import ImageName, image_index
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
-from baps.server.web.overview import served_organs
 from baps.server.web.pictures import SHOWN, LabelledImage, chosen_cases
 from baps.server.web.plots import plot_curves, plot_evidence
 from baps.server.web.report import write_report
+from baps.server.web.served import served_organs
 from baps.server.web.state import Change, WebState, state_of
 from baps.server.web.trainings import Curve
 from baps.site.roles import Role

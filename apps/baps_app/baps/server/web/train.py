@@ -17,11 +17,10 @@ from baps.errors import BapsError, InputError
 from baps.server.routes.train import start_training
 from baps.server.routes.without_paths import stop_training
 from baps.server.web.layout import POLICY, redirect, render, render_part, require_own_page
-from baps.server.web.overview import trainer_stats
 from baps.server.web.plots import CurvePlot, plot_curves
 from baps.server.web.state import WebState, state_of
 from baps.server.web.train_options import Option, list_options
-from baps.server.web.trainings import Training, last_task, read_trainings
+from baps.server.web.trainings import Training, last_task, read_trainings, trainer_stats
 from baps.utils.redaction import shorten_paths
 
 _STREAM_SECONDS = 60.0
@@ -34,9 +33,9 @@ TITLES = {"baps": "Adapt clicks", "organs": "Adapt the organ model"}
 """What each trainer does."""
 
 
-def train_page(request: Request) -> Response:
+def train_page(request: Request, organ: str = "") -> Response:
     """Show the last trainings, and the forms to start one."""
-    return _page(request)
+    return _page(request, chosen={"label": organ} if organ else None)
 
 
 async def start(request: Request) -> Response:
@@ -131,7 +130,7 @@ def _page(
     patients = {organ.organ: organ.patients for organ in counts.organs} if counts else {}
     forms: list[tuple[str, str, list[Option]]] = []
     for name, trainer in state.app._trainers.items():
-        values = chosen if chosen and name == model else {}
+        values = chosen if chosen and model in ("", name) else {}
         forms.append((name, TITLES.get(name, name), list_options(name, trainer.config(), values, patients)))
     return render(
         request,

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from baps.server.train.stats import TIME_FORMAT
+
+if TYPE_CHECKING:
+    from baps.server.app import BapsApp
 
 
 class Progress(str, Enum):
@@ -206,3 +209,12 @@ def read_trainings(stats: Mapping[str, Mapping[str, Any]], task: Mapping[str, An
 
 def _time_of(training: Training) -> float:
     return training.started.timestamp() if training.started else 0.0
+
+
+def trainer_stats(app: BapsApp) -> dict[str, dict[str, Any]]:
+    """Return the statistics of the last training of each trainer, by its name.
+
+    Args:
+        app: The app.
+    """
+    return {name: trainer.stats() for name, trainer in app._trainers.items()}
