@@ -117,7 +117,7 @@ def search(
     wanted: AuditFilter,
     start: str = "",
     max_entries: int = 50,
-    max_seconds: float = 0.12,
+    max_seconds: float = 0.1,
     clock: Callable[[], float] = time.monotonic,
 ) -> AuditPage:
     """Search lines, newest first.
@@ -210,7 +210,10 @@ def parse_entry(line: bytes) -> AuditEntry | None:
     status, number = record.get("status"), record.get("n")
     return AuditEntry(
         _parse_time(record.get("time")),
-        *(_text(record.get(key)) for key in ("user", "role", "by", "what")),
+        _text(record.get("user")),
+        _text(record.get("role")),
+        _text(record.get("by")),
+        _text(record.get("what")),
         tuple(map(str, images)),
         _text(record.get("adapter")),
         status if isinstance(status, int) else None,

@@ -80,7 +80,7 @@ def audit_page(
         filters=filters,
         actions=ACTIONS,
         problem=problem,
-        check=state.audit_check.get(),
+        check=state.audit_check.get(wait=0.05),
         first=not start,
         newest=urlencode(query),
         older=urlencode({**query, "start": found.next}),
@@ -89,7 +89,7 @@ def audit_page(
 
 def usage_page(request: Request) -> Response:
     """Show how many clicks, labels and trainings there were in each week."""
-    usage = state_of(request).usage.get()
+    usage = state_of(request).usage.get(wait=0.05)
     plots = {kind: plot_weeks(usage.value, kind) for kind in KINDS} if usage.value else {}
     return render(request, "web/usage.html", usage=usage, plots=plots, kinds=KINDS)
 

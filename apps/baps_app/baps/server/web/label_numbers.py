@@ -164,7 +164,7 @@ def _pacs_numbers(datastore: PacsDatastore, row: LabelRow) -> Numbers:
         if label is None:
             continue
         volume = read_volume(label.file)
-        mask = volume.voxels > 0
+        mask = np.asarray(volume.voxels, np.uint8) > 0
         voxel = float(abs(np.linalg.det(volume.affine[:3, :3]))) / 1000
         numbers[organ.organ] = OrganNumbers(float(mask.sum()) * voxel, int(mask.any((0, 1)).sum()))
     return numbers

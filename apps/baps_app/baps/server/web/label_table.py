@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ class LabelRow:
     problem: str = ""
     file: Path | None = None
 
-    @property
+    @cached_property
     def text(self) -> str:
         """What a search looks at, in lower case."""
         drawn = (part for one in self.organs for part in (one.organ, one.author))

@@ -103,25 +103,46 @@ def read_versions(datastore: Datastore, image: str) -> ImageLabels:
         NotFoundError: If there is no such image.
         BapsError: If the PACS does not respond.
     """
-    if not isinstance(datastore, AtomicIndex) or not datastore.has_image(image):
-        raise NotFoundError("There is no such image. Open the page Labels again.")
+    index = find_index(datastore, image)
     versions: dict[str, tuple[VersionRow, ...]] = {}
     removed: dict[str, tuple[RemovedVersion, ...]] = {}
     newest = {}
-    if isinstance(datastore, PacsDatastore):
+    if isinstance(index, PacsDatastore):
         segments: dict[str, list[tuple[StoredSegment, str]]] = {}
-        for of, segment, reason in datastore.label_listing():
-            if of == image:
-                segments.setdefault(segment.name, []).append((segment, reason))
+        for _, segment, reason in index.label_listing(image):
+            segments.setdefault(segment.name, []).append((segment, reason))
         versions |= {organ: _pacs_versions(listed) for organ, listed in sorted(segments.items())}
     for tag in TAGS:
-        kept = datastore.history.versions(image, tag)
+        kept = index.history.versions(image, tag)
         if kept:
             versions[tag] = _kept_versions(tag, kept)
             newest[tag] = kept[-1].name
-        if gone := datastore.history.removed(image, tag):
+        if gone := index.history.removed(image, tag):
             removed[tag] = tuple(RemovedVersion(one["version"], one["removed"], one["why"]) for one in gone)
     return ImageLabels(image, versions, removed, newest)
+
+
+def find_index(datastore: Datastore, image: str) -> AtomicIndex:
+    """Return a datastore if it has an image. Neither the disk nor a PACS is searched for new images.
+
+    Args:
+        datastore: Datastore of the server.
+        image: Name of the image.
+
+    Returns:
+        The datastore.
+
+    Raises:
+        NotFoundError: If there is no such image.
+    """
+    is_known = isinstance(datastore, AtomicIndex) and (
+        image in datastore._datastore.objects
+        or (isinstance(datastore, PacsDatastore) and bool(datastore.label_listing(image)))
+    )
+    if not is_known:
+        raise NotFoundError("There is no such image, or no label of it. Open the page Labels again.")
+    index: AtomicIndex = datastore
+    return index
 
 
 def _kept_versions(tag: str, versions: list[Version]) -> tuple[VersionRow, ...]:
@@ -188,12 +209,11 @@ def read_version(datastore: Datastore, labels: Mapping[str, int], image: str, ta
         InputError: If it does not fit the image.
         BapsError: If it is damaged, or the PACS does not respond.
     """
-    if not isinstance(datastore, AtomicIndex) or not datastore.has_image(image):
-        raise NotFoundError("There is no such image. Open the page Labels again.")
+    index = find_index(datastore, image)
     volume = read_volume(Path(datastore.get_image_uri(image)))
-    if isinstance(datastore, PacsDatastore) and tag == FINAL:
-        return _read_segment(datastore, image, name, volume)
-    version = datastore.history.version(image, tag, name)
+    if isinstance(index, PacsDatastore) and tag == FINAL:
+        return _read_segment(index, image, name, volume)
+    version = index.history.version(image, tag, name)
     source = datastore.source(image) if isinstance(datastore, StudiesDatastore) else None
     label_map = read_label_map(version.file, volume, source)
     info = read_label_info(version.info)
@@ -229,7 +249,7 @@ class LoadedVersion:
 def _read_segment(datastore: PacsDatastore, image: str, name: str, volume: Volume) -> LoadedVersion:
     instance, _, organ = name.partition(" ")
     segment = next(
-        (one for of, one, _ in datastore.label_listing() if (of, one.instance, one.name) == (image, instance, organ)),
+        (one for _, one, _ in datastore.label_listing(image) if (one.instance, one.name) == (instance, organ)),
         None,
     )
     if segment is None:

@@ -16,13 +16,12 @@ from baps.annotations.history import LabelHistory, OutdatedError, check_tag
 from baps.errors import InputError, NotFoundError
 from baps.server.datastores.dicomweb import PacsDatastore
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.datastores.index import AtomicIndex
 from baps.server.request_context import context_of
 from baps.server.request_names import checked_name
 from baps.server.web.label_differences import SHOWN, Comparison
 from baps.server.web.label_numbers import Numbers
 from baps.server.web.label_table import FINAL, LabelRow, LabelState, Selection, select
-from baps.server.web.label_versions import ImageLabels, VersionRow, read_versions
+from baps.server.web.label_versions import ImageLabels, VersionRow, find_index, read_versions
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
 from baps.server.web.readers import ReaderPair, ReaderTable
 from baps.server.web.state import Change, WebState, state_of
@@ -218,14 +217,14 @@ def confirm(request: Request, image: str = Form(""), organ: str = Form(""), show
 
 def readers_page(request: Request) -> Response:
     """Show how well people agree who drew the same organ on the same image."""
-    readers = state_of(request).readers.get()
+    readers = state_of(request).readers.get(wait=0.05)
     context_of(request).images = [pair.image for pair in readers.value.pairs] if readers.value else []
     return render(request, "web/readers.html", readers=readers)
 
 
 def next_page(request: Request) -> Response:
     """Show what each strategy of Next Sample would offer, and why."""
-    return render(request, "web/next.html", previews=state_of(request).next_samples.get())
+    return render(request, "web/next.html", previews=state_of(request).next_samples.get(wait=0.05))
 
 
 ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
@@ -271,7 +270,7 @@ def show_row(row: LabelRow, numbers: Numbers | None) -> ShownRow:
 
 def _table(request: Request, template: str, query: str, wanted: str, sort: str, page: str) -> Response:
     state = state_of(request)
-    listed = state.labels.get()
+    listed = state.labels.get(wait=0.05)
     is_newest_first = sort == "newest"
     number = int(page) if page.isdecimal() and page.isascii() and len(page) < 7 else 1
     found, rows = Selection((), 0, 1, 1), list[ShownRow]()
@@ -319,7 +318,7 @@ def _pairs_of(readers: ReaderTable | None, image: str) -> list[ReaderPair]:
 
 def _rows_of(state: WebState, image: str) -> list[LabelRow]:
     """Return the rows of an image in the table, for their states and problems."""
-    listed = state.labels.get().value
+    listed = state.labels.get(wait=0.05).value
     return [row for row in listed.rows if row.image == image] if listed else []
 
 
@@ -349,9 +348,7 @@ def _history_to_change(request: Request, image: str, tag: str) -> LabelHistory:
     require_own_page(request)
     check_tag(tag)
     context_of(request).image = image
-    datastore = state_of(request).app.datastore()
-    if not isinstance(datastore, AtomicIndex) or not datastore.has_image(checked_name(image, "image")):
-        raise NotFoundError("There is no such image. Nothing was changed.")
+    datastore = find_index(state_of(request).app.datastore(), checked_name(image, "image"))
     if isinstance(datastore, PacsDatastore) and tag == FINAL:
         raise InputError(
             "The PACS keeps the versions of this label. To use an earlier one again, or to confirm one, open it in the "

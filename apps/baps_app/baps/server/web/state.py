@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _COUNT_SECONDS, _EXAMINE_SECONDS = 15.0, 300.0
 """Age from which labels are counted, and the site is examined, again."""
 
-_LIST_SECONDS, _READERS_SECONDS = 5.0, 30.0
+_LIST_SECONDS, _READERS_SECONDS = 10.0, 30.0
 """Age from which labels are listed, and people are compared, again."""
 
 _AUDIT_SECONDS, _USAGE_SECONDS = 600.0, 300.0

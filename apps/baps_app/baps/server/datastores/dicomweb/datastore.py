@@ -284,15 +284,19 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         """Return the number of labels that wait for the PACS, and of those that it has refused."""
         return self._sender.counts()
 
-    def label_listing(self) -> list[tuple[str, StoredSegment, str]]:
-        """List all segments in the PACS whose image is served, see ``LabelRegister.listing``.
+    def label_listing(self, image_id: str | None = None) -> list[tuple[str, StoredSegment, str]]:
+        """List the segments in the PACS whose image is served, see ``LabelRegister.listing``.
+
+        Args:
+            image_id: Name of one image, to list what is known of it without a request to the PACS; or None for all.
 
         Raises:
             BapsError: if the PACS does not respond.
         """
-        self._refresh()
+        if image_id is None:
+            self._refresh()
         listed = self._series_list.is_listed
-        return [row for row in self._label_index.register.listing() if listed(row[1].study)]
+        return [row for row in self._label_index.register.listing(image_id) if listed(row[1].study)]
 
     def outbox_listing(self) -> list[tuple[StoredSegment, bool]]:
         """List the segments of the labels that wait for the PACS, and of those that it has refused.
