@@ -96,6 +96,11 @@ POLICIES = (
     _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
     _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
+    _policy(_READ, r"/web/labels/(picture|differences)", "see a picture of an image", ANNOTATOR, True, repeated=True),
+    _policy(_READ, r"/web/labels/rows", "see the labels", ANNOTATOR, audited=True, repeated=True, automatic=True),
+    _policy(_READ, r"/web/labels(/.*)?", "see the labels", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/web/people/audit", "read who did what", ADMIN, audited=True, repeated=True),
+    _policy(_READ, r"/web/people(/.*)?", "see the users", ADMIN),
     _policy(_READ, r"/web/.*", "look", ANNOTATOR),
     _policy(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, audited=True),
@@ -119,7 +124,14 @@ POLICIES = (
     _policy("POST", r"/web/adapters/publish", "publish an adapter", TRAINER, audited=True),
     _policy("POST", r"/web/adapters/rollback", "roll back an adapter", TRAINER, audited=True),
     _policy("POST", r"/web/adapters/withdraw", "withdraw an adapter", TRAINER, audited=True),
-    # What shows what people did.
+    _policy("POST", r"/web/labels/restore", "restore a label", TRAINER, audited=True),
+    _policy("POST", r"/web/labels/confirm", "confirm a label", TRAINER, audited=True),
+    # What admins do.
+    _policy("POST", r"/web/people/add", "add a user", ADMIN, audited=True),
+    _policy("POST", r"/web/people/renew", "renew a user's token", ADMIN, audited=True),
+    _policy("POST", r"/web/people/role", "change a user's role", ADMIN, audited=True),
+    _policy("POST", r"/web/people/remove", "remove a user", ADMIN, audited=True),
+    _policy("POST", r"/web/people/end-session", "end a session", ADMIN, audited=True),
     _policy("GET", "/audit", "read who did what", ADMIN, audited=True),
 )
 

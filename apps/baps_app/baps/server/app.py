@@ -314,9 +314,13 @@ class BapsApp(MONAILabelApp):
         notes = baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
+        self.labels_changed()
+        return notes
+
+    def labels_changed(self) -> None:
+        """Let new labels judge the adapters."""
         if self._collector:
             self._collector.wake()
-        return notes
 
     def save_mask(
         self,

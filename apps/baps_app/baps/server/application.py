@@ -133,7 +133,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS + _FILE_THREADS
         app = monai_label.start()
-        application.state.web = WebState(app)
+        application.state.web = WebState(app, authenticator)
         on_start(app)
         try:
             yield

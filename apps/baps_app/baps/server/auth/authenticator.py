@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from baps.errors import BapsError
-from baps.server.auth.browser_sessions import BrowserSessions
+from baps.server.auth.browser_sessions import BrowserSessions, SessionInfo
 from baps.server.auth.login_throttle import LoginThrottle, network_key
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
@@ -230,9 +230,19 @@ class Authenticator:
 
     def _authenticate_cookie(self, value: str, is_use: bool) -> Principal | None:
         session = self.sessions.find(value, is_use)
-        if session is None:
-            return None
-        principal, token_sha256 = session
+        return self._current(*session) if session else None
+
+    def active_sessions(self) -> list[tuple[SessionInfo, Principal]]:
+        """List the sessions whose users are still known, the last used first, each with its user as of now.
+
+        Raises:
+            BapsError: if the users cannot be read.
+        """
+        sessions = ((one, self._current(one.principal, one.token_sha256)) for one in self.sessions.all())
+        return [(one, principal) for one, principal in sessions if principal]
+
+    def _current(self, principal: Principal, token_sha256: str) -> Principal | None:
+        """Return the user of a session as of now, or None if the token of the session is not valid any more."""
         if principal.by == "openid":
             return principal
         user = self._user(principal)  # Read again, because users are removed and roles change.

@@ -45,6 +45,7 @@ class BackgroundValue(Generic[Value]):
         self._result: Computed[Value] = Computed()
         self._computed_at: float | None = None
         self._thread: threading.Thread | None = None
+        self._expiries = 0
         self._lock = threading.Lock()
 
     def get(self, wait: float = 0.1) -> Computed[Value]:
@@ -67,12 +68,13 @@ class BackgroundValue(Generic[Value]):
         return self._result
 
     def expire(self) -> None:
-        """Let the next call compute the value again."""
+        """Let the next call compute the value again, and wait for it as for a first result."""
         with self._lock:
-            if self._computed_at is not None:
-                self._computed_at = float("-inf")
+            self._computed_at = None
+            self._expiries += 1
 
     def _run(self) -> None:
+        expiries = self._expiries
         try:
             result: Computed[Value] = Computed(self._compute())
         except BapsError as error:
@@ -82,4 +84,6 @@ class BackgroundValue(Generic[Value]):
             sentence = f"This could not be computed ({type(error).__name__}). The log of the server has the details."
             result = Computed(self._result.value, sentence)
         with self._lock:
-            self._result, self._computed_at, self._thread = result, self._clock(), None
+            self._result, self._thread = result, None
+            # What was computed while the value expired may be out of date.
+            self._computed_at = self._clock() if expiries == self._expiries else None

@@ -133,6 +133,14 @@ class ImageCounter:
             *outbox,
         )
 
+    def known_patient(self, image: str) -> str:
+        """Return the patient of an image if it has been read, else "".
+
+        Args:
+            image: Name of the image.
+        """
+        return self._patients.get(image, "")
+
     def _patient(self, datastore: Datastore, table: Mapping[str, str], image: str) -> str:
         """Return the patient of an image as a training does, see ``labelled_cases``."""
         if image not in self._patients:

@@ -71,6 +71,8 @@ TABS = (
     Tab("/", "Overview", Role.ANNOTATOR),
     Tab("/web/train", "Train", Role.ANNOTATOR),
     Tab("/web/adapters", "Adapters", Role.ANNOTATOR),
+    Tab("/web/labels", "Labels", Role.ANNOTATOR),
+    Tab("/web/people", "People", Role.ADMIN),
 )
 """The navigation. Pages below a path of it mark it as the current one."""
 
