@@ -136,6 +136,7 @@ def test_an_annotator_sees_what_serves_and_for_whom_it_is_better(watched: Watche
 
 def test_the_page_works_with_the_keyboard(watched: Watched, served: Served) -> None:
     page = _sign_in(watched, served, "anna")
+    _check(watched, served, "train-annotator")
     page.goto(f"{served.address}/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
@@ -148,6 +149,7 @@ def test_the_page_works_with_the_keyboard(watched: Watched, served: Served) -> N
     page.get_by_role("heading", name="Train", exact=True).wait_for()
 
 
+@pytest.mark.parametrize("watched", ["desktop"], indirect=True)  # A training takes a minute or more.
 def test_a_trainer_watches_a_training_to_its_verdict_and_chooses_what_serves(watched: Watched, served: Served) -> None:
     before = served.store.versions("liver")
     page = _sign_in(watched, served, "theo")
@@ -177,7 +179,6 @@ def test_a_trainer_watches_a_training_to_its_verdict_and_chooses_what_serves(wat
     assert served.store.published("liver") == version
     page.get_by_role("link", name="Roll back").click()
     page.get_by_text("for everyone who uses this server").wait_for()
-    _check(watched, served, "confirm")
     page.get_by_role("button", name="Roll back").click()
     page.get_by_text("theo chose").wait_for()
     assert served.store.published("liver") != version
@@ -191,8 +192,10 @@ def test_a_page_that_is_out_of_date_changes_nothing(watched: Watched, served: Se
         served.store.publish("spleen", "v0001")
     for tab in (page, other):
         tab.goto(confirm)
+    _check(watched, served, "confirm")
     page.get_by_role("button", name="Withdraw").click()
     page.get_by_text("What serves now").wait_for()
+    _check(watched, served, "organ")
     other.get_by_role("button", name="Withdraw").click()
     other.get_by_role("alert").get_by_text("theo chose the unadapted model in place of v0001").wait_for()
     served.store.publish("spleen", "v0001")
