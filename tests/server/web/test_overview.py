@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from baps.errors import BapsError
-from baps.server.web.attention import adapter_warnings, finding_warnings
-from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, image_index
+from baps.server.web.attention import adapter_warnings, finding_warnings, outbox_warnings
+from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, OutboxCounts, image_index
 from baps.server.web.served import served_organs, suggest
 from baps.site.doctor import Finding, Status
 from baps.site.roles import Role
@@ -67,6 +67,15 @@ def test_an_adapter_that_is_damaged_is_a_warning_with_a_remedy(own_pages: WebSit
     text = own_pages.browser("anna").get("/").text
     assert "Needs attention" in text
     assert "Restore it from your backup, or train again." in text.replace("\n", " ")
+
+
+def test_labels_that_are_not_in_the_pacs_are_warnings_with_a_remedy() -> None:
+    assert outbox_warnings(OutboxCounts(0, 0)) == []
+    waiting, refused = outbox_warnings(OutboxCounts(2, 1))
+    assert (waiting.failed, waiting.message) == (False, "2 labels wait on this server to be sent to the PACS.")
+    assert "Nobody needs to submit again" in waiting.remedy
+    assert (refused.failed, refused.message) == (True, "The PACS refused 1 label, kept on this server alone.")
+    assert "submit again" in refused.remedy
 
 
 def test_a_chosen_version_that_loses_dice_is_a_warning(own_pages: WebSite) -> None:
