@@ -2,7 +2,8 @@
 
 The masks are the bundled model's on the phantoms of ``sample-data``, computed by the code that serves clicks, without
 a server. Arguments select pictures, as in ``make_pictures.py clicks box``. ``adapted`` takes one to three minutes,
-because it adapts the model first.
+because it adapts the model first. The pictures of the site's page (``make_pictures.py page-overview``) are screenshots
+of the last run of ``tests/viewers/test_site_page.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
 from baps.blackbox import load_black_box
 from baps.evaluation.cases import Case, load_cases
@@ -314,14 +316,32 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "adapted": adapted,
 }
 
+SCREENSHOTS = {
+    "page-overview": "page-overview-trained-1280",
+    "page-version": "page-version-1280",
+    "page-train": "page-train-1280",
+    "page-labels": "page-label-1280",
+}
+"""Pictures of the site's page, and the screenshots that they are made of."""
+
+
+def save_screenshot(name: str, path: Path) -> None:
+    """Save the top of a screenshot of the browser tests with few colours."""
+    picture = Image.open(HERE.parent / "tests-output" / "viewers" / f"{SCREENSHOTS[name]}.png").convert("RGB")
+    top = picture.crop((0, 0, picture.width, min(picture.height, 1500)))
+    top.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
 
 def main() -> None:
-    """Draw the pictures that the arguments name, or all."""
+    """Draw the pictures that the arguments name, or all but the screenshots."""
     (HERE / "pictures").mkdir(exist_ok=True)
     for name in sys.argv[1:] or PICTURES:
-        figure = PICTURES[name]()
         path = HERE / "pictures" / f"{name}.png"
-        figure.savefig(path, dpi=110, facecolor=figure.get_facecolor())
+        if name in SCREENSHOTS:
+            save_screenshot(name, path)
+        else:
+            figure = PICTURES[name]()
+            figure.savefig(path, dpi=110, facecolor=figure.get_facecolor())
         print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size // 1000} KB")
 
 

@@ -307,6 +307,11 @@ def test_a_trainer_watches_a_training_to_its_verdict_and_chooses_what_serves(wat
     else:
         page.goto(f"{served.address}/web/adapters/organ?model=baps&organ=liver")
     assert served.store.published("liver") == version
+    organ_page = page.url
+    page.goto(f"{served.address}/")
+    assert version in page.get_by_role("row", name="liver").first.inner_text()
+    _check(watched, served, "overview-trained")
+    page.goto(organ_page)
     page.get_by_role("link", name="Roll back").click()
     page.get_by_text("for everyone who uses this server").wait_for()
     page.get_by_role("button", name="Roll back").click()
