@@ -48,13 +48,16 @@ _SECONDS = {
     "white_box": 170,
     "zoom_and_white_box": 170,
     "zoom": 20,
+    "spsa_gc_reference": 150,
     "spsa_gc_80000": 1400,
+    "spsa_gc_reference_80000": 2500,
+    "unet_from_scratch": 150,
 }
 """Seconds of a run on one core, by arm, for the estimate; other arms take about ``_USUAL``."""
 _USUAL = 90
 _QUICK_ARMS = ("zero_shot", "window", "spsa_gc_fixed", "default", "zoom_and_white_box")
 
-_CORRECTED = ("zero_shot", "default", "prompt_space")
+_CORRECTED = ("zero_shot", "default", "tone")
 """Arms that are also measured by box and by corrective clicks."""
 
 console = Console(soft_wrap=True, highlight=False)

@@ -35,10 +35,15 @@ from baps.prompts.simulated import MAX_CLICKS
 from baps.training.adapt import adapt
 from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
-from baps.training.steps import IMAGE_LR_DIVISOR, PromptSpaceStepper, SpsaGcStepper, Stepper
+from baps.training.steps import SpsaGcStepper, Stepper
 from baps.training.training import train_visual_prompt
+from benchmarks.adaptation.constant_prompt import constant_prompt
+from benchmarks.adaptation.craft import craft_like
+from benchmarks.adaptation.spsa_reference import spsa_gc_reference, spsa_gc_reference_80000
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
+from benchmarks.adaptation.unet import unet_from_scratch
 from benchmarks.adaptation.wrapped import CropAroundClick, HardMasks
+from benchmarks.adaptation.zip_prompt import zip_like
 
 CLICK_SETS = 5
 _WATCHED_SLICES = 4
@@ -151,20 +156,18 @@ def best_of_several(arena: Arena) -> Outcome:
 
 def constant_1(arena: Arena) -> Outcome:
     """Brightness: one number for all images."""
-    settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
-    stepper = PromptSpaceStepper(replace(settings, learning_rate=IMAGE_LR_DIVISOR * settings.learning_rate))
-    return _train(arena, settings, _Brightness(), stepper)
+    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _Brightness())
 
 
 def constant_12(arena: Arena) -> Outcome:
     """One set of 12 coefficients for all images, trained on first clicks only, as it is measured."""
-    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), _constant())
+    return _train(arena, _settings(arena, zoom="none", head="none", correction_ratio=0), constant_prompt())
 
 
 def cma_es(arena: Arena) -> Outcome:
     """The same 12 coefficients with CMA-ES."""
     settings = _settings(arena, zoom="none", head="none", correction_ratio=0)
-    return _train(arena, settings, _constant(), CmaEsStepper(arena.seed))
+    return _train(arena, settings, constant_prompt(), CmaEsStepper(arena.seed))
 
 
 def spsa_gc_published(arena: Arena) -> Outcome:
@@ -182,14 +185,19 @@ def spsa_gc_80000(arena: Arena) -> Outcome:
     return spsa_gc_fixed(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
 
 
-def prompt_space(arena: Arena) -> Outcome:
-    """Our visual prompt only."""
+def tone(arena: Arena) -> Outcome:
+    """Our visual prompt alone, which depends on the clicked grey level."""
     return _train(arena, _settings(arena, zoom="none", head="none"))
 
 
-def prompt_space_by_click(arena: Arena) -> Outcome:
-    """Our visual prompt only, conditioned on the click."""
-    return _train(arena, _settings(arena, zoom="none", head="none", condition="click"))
+def basis(arena: Arena) -> Outcome:
+    """A visual prompt alone, which depends on the image."""
+    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="basis"))
+
+
+def basis_by_click(arena: Arena) -> Outcome:
+    """The same, and on the position of the click."""
+    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="basis", condition="click"))
 
 
 def zoom(arena: Arena) -> Outcome:
@@ -202,7 +210,7 @@ def zoom_and_head(arena: Arena) -> Outcome:
     return _adapt(arena, _settings(arena, visual_prompt="none"))
 
 
-def zoom_and_prompt_space(arena: Arena) -> Outcome:
+def zoom_and_tone(arena: Arena) -> Outcome:
     """The zoom and our visual prompt, without a head."""
     return _train(arena, _settings(arena, head="none"))
 
@@ -213,8 +221,8 @@ def zoom_and_white_box(arena: Arena) -> Outcome:
     return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
-def head_without_zoom(arena: Arena) -> Outcome:
-    """Our visual prompt and the head, without a zoom: one encoding serves every click of a slice."""
+def tone_and_head(arena: Arena) -> Outcome:
+    """Our visual prompt, where it earns its place, and the head, without a zoom."""
     return _adapt(arena, _settings(arena, zoom="none"))
 
 
@@ -258,25 +266,30 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "zoom_and_head": zoom_and_head,
     "default": default,
     "zoom_and_white_box": zoom_and_white_box,
+    "unet_from_scratch": unet_from_scratch,
+    "spsa_gc_reference": spsa_gc_reference,
+    "craft_like": craft_like,
+    "zip_like": zip_like,
     "spsa_gc_fixed": spsa_gc_fixed,
     "spsa_gc_published": spsa_gc_published,
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),
     "default_5_volumes": _volumes(5),
-    "zoom_and_prompt_space": zoom_and_prompt_space,
-    "prompt_space": prompt_space,
+    "zoom_and_tone": zoom_and_tone,
+    "tone": tone,
     "cma_es": cma_es,
     "constant_12": constant_12,
-    "head_without_zoom": head_without_zoom,
+    "tone_and_head": tone_and_head,
     "default_hard_masks": default_hard_masks,
-    "prompt_space_by_click": prompt_space_by_click,
+    "basis": basis,
+    "basis_by_click": basis_by_click,
     "constant_1": constant_1,
     "head_alone": head_alone,
     "white_box": white_box,
 }
 """Arms in the order in which they are run, the most informative first."""
 
-ONCE = {"spsa_gc_80000": spsa_gc_80000}
+ONCE = {"spsa_gc_80000": spsa_gc_80000, "spsa_gc_reference_80000": spsa_gc_reference_80000}
 
 
 def _published(arena: Arena) -> AdaptationSettings:
@@ -336,23 +349,17 @@ def _train(
 def _window(low: float, high: float) -> Adapter:
     """(I - low) / (high - low) in our basis."""
     slope = 1 / (high - low)
-    result = _constant()
+    result = constant_prompt()
     with torch.no_grad():
         code = result.head.bias.view(3, 4)
         code[:, 0], code[:, 1] = (slope - 1) / 2 - slope * low, (slope - 1) / 2
     return Adapter(result)
 
 
-def _constant() -> BasisVisualPrompt:
-    """One set of 12 coefficients, without the part that depends on the image."""
-    result = BasisVisualPrompt(ImageStatistics())
-    for name, value in result.named_parameters():
-        value.requires_grad_(name == "head.bias")
-    return result
-
-
 class _Brightness(BasisVisualPrompt):
     """One coefficient, of the constant function, for all images and colours."""
+
+    general_weights = ("brightness",)
 
     def __init__(self) -> None:
         super().__init__(ImageStatistics())
@@ -360,7 +367,7 @@ class _Brightness(BasisVisualPrompt):
             value.requires_grad_(False)
         self.brightness = nn.Parameter(torch.zeros(1))
 
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], side: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         code = features.new_zeros(len(features), 3, 4, 1, 1)
         code[:, :, 0] = self.brightness.view(1, 1, 1, 1)
         return code

@@ -32,12 +32,13 @@ class CmaEsStepper(Stepper):
     batch_size = 8
 
     def __init__(self, seed: int, population: int = 10, spread: float = 0.1) -> None:
-        self.seed, self.queries_per_slice, self.spread = seed, population, spread
+        self.seed, self.population, self.spread = seed, population, spread
+        self.queries_per_slice = population
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
         self.visual_prompt = visual_prompt
         first = parameters_to_vector(trainable_parameters(visual_prompt)).detach().numpy()
-        options = {"popsize": self.queries_per_slice, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
+        options = {"popsize": self.population, "seed": self.seed + 1, "verbose": -9, "maxiter": steps + 1}
         self.search = cma.CMAEvolutionStrategy(first, self.spread, options)
 
     @torch.no_grad()
@@ -48,15 +49,18 @@ class CmaEsStepper(Stepper):
             codes = []
             for candidate in candidates:
                 self._set_weights(candidate)
-                codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1]))
+                codes.append(self.visual_prompt(batch.features, batch.prompts, batch.images))
             images = self.visual_prompt.apply_code(batch.images, torch.cat(codes))
             answers = query_black_box(black_box, images, batch.prompts * len(candidates), batch.sizes * len(candidates))
-            target = batch.target.repeat(len(candidates), 1, 1)
-            losses: list[float] = image_losses(answers, target).view(len(candidates), -1).mean(1).tolist()
+            losses: list[float] = self.answer_losses(answers, batch).view(len(candidates), -1).mean(1).tolist()
             return losses
 
         self.search.tell(candidates, get_or_query(query))
         self._set_weights(self.search.result.xfavorite)  # The mean of the distribution.
+
+    def answer_losses(self, answers: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Compute one loss per answer, (P * B,), those of the first candidate on all B slices first."""
+        return image_losses(answers, batch.target.repeat(len(answers) // len(batch.target), 1, 1))
 
     def _set_weights(self, weights: NDArray[np.float64]) -> None:
         vector_to_parameters(torch.from_numpy(weights).float(), trainable_parameters(self.visual_prompt))
@@ -73,7 +77,7 @@ class WhiteBoxStepper(PromptSpaceStepper):
         self.model = bundled_network()[0].eval().requires_grad_(False)
 
     def step(self, black_box: BlackBox, batch: Batch, generator: torch.Generator, get_or_query: GetOrQuery) -> None:
-        code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
+        code = self.visual_prompt(batch.features, batch.prompts, batch.images)
         images = self.visual_prompt.apply_unrounded(batch.images, code).clamp(0, 255)
         self.descend(image_losses(self._segment(images, batch.prompts), batch.target).mean())
 

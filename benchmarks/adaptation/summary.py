@@ -13,18 +13,32 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from baps.evaluation.evidence import HARMFUL_LOSS
 from benchmarks.adaptation.arms import EVERYWHERE
 
 Run = Mapping[str, Any]
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "prompt_space", "default", "zoom_and_white_box")
+PARTS = {
+    "nothing": "zero_shot",
+    "zoom": "zoom",
+    "visual prompt": "tone",
+    "head": "head_alone",
+    "zoom + visual prompt": "zoom_and_tone",
+    "zoom + head": "zoom_and_head",
+    "visual prompt + head": "tone_and_head",
+    "all (default)": "default",
+}
+"""The arm of each set of parts."""
+
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "tone", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Summarise each domain and arm over seeds.
 
-    ``gain`` is relative to zero-shot on the same test patients with the same clicks, ``gain_std`` its standard
-    deviation over seeds and ``gain_std_patients`` over test patients (mean of the seeds). ``images_to_90`` is the
+    ``gain`` is relative to zero-shot on the same test patients with the same clicks, ``gain_std`` its sample standard
+    deviation over seeds and ``gain_std_patients`` over test patients (mean of the seeds), each None from one value.
+    ``lost`` counts the test patients whose mean over seeds is lower by more than .05. ``images_to_90`` is the
     number of images after which an arm first reaches nine tenths of the best gain of any arm of its domain with at most
     4,000 black-box images, on the watched test slices; None if it never does. ``white_box_share`` is its gain as a
     share of the gain of the same zoom and decoder trained with exact gradients. ``rejected`` lists the Dice of
@@ -50,8 +64,9 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     "test_patients": len(gains[0]),
                     "dice": float(np.mean([np.mean(run["by_patient"]) for run in arm_runs])),
                     "gain": float(np.mean(means)),
-                    "gain_std": float(np.std(means)),
-                    "gain_std_patients": float(np.mean(gains, axis=0).std()),
+                    "gain_std": _sample_std(means),
+                    "gain_std_patients": _sample_std(np.mean(gains, axis=0)),
+                    "lost": int((np.mean(gains, axis=0) < -HARMFUL_LOSS).sum()),
                     "images": float(np.mean([run["black_box_images"] for run in arm_runs])),
                     "images_to_90": float(np.median(reached)) if len(reached) * 2 > len(arm_runs) else None,
                     "white_box_share": float(np.mean(means) / np.mean(bound)) if bound and np.mean(bound) > 0 else None,
@@ -65,6 +80,10 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _gain(run: Run, unadapted: Mapping[int, NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.array(run["by_patient"]) - unadapted[run["seed"]]
+
+
+def _sample_std(values: Sequence[float] | NDArray[np.float64]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -98,7 +117,8 @@ def _reached(curve: Sequence[tuple[int, float]], target: float) -> int | None:
 
 
 def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format Markdown tables of each domain with many arms, of the other domains, and of corrective clicks."""
+    """Format Markdown tables of the parts, of each domain with many arms, of the other domains, and of corrective
+    clicks."""
     lines, others, core_rows = [], [], []
     for domain in dict.fromkeys(row["domain"] for row in summary):
         rows = [row for row in summary if row["domain"] == domain]
@@ -107,44 +127,74 @@ def all_tables(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         else:
             lines += [*_domain_table(rows), ""]
             core_rows += rows
-    return [*lines, *_other_domains_table(others), "", *_corrections_table(core_rows)]
+    return [*_parts_table(core_rows), *lines, *_other_domains_table(others), "", *_corrections_table(core_rows)]
+
+
+def _parts_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the Dice of every set of parts that every core domain has, and the mean gain and images."""
+    by_arm = {(row["arm"], row["domain"]): row for row in rows}
+    domains = list(dict.fromkeys(row["domain"] for row in rows))
+    complete = {name: arm for name, arm in PARTS.items() if all((arm, domain) in by_arm for domain in domains)}
+    if not domains or len(complete) < 2:
+        return []
+    lines = [
+        "What each part brings (Dice; a visual prompt beside a head is trained only where it earns its place):",
+        "",
+        f"| parts | {' | '.join(domains)} | mean gain | mean images |",
+        "| --- |" + " --- |" * (len(domains) + 2),
+    ]
+    for name, arm in complete.items():
+        arm_rows = [by_arm[arm, domain] for domain in domains]
+        dice = " | ".join(f"{row['dice']:.3f}" for row in arm_rows)
+        gain, images = (np.mean([row[key] for row in arm_rows]) for key in ("gain", "images"))
+        lines.append(f"| {name} | {dice} | {gain:+.3f} | {images:,.0f} |")
+    return [*lines, ""]
+
+
+def _plus_minus(value: float, spread: float | None) -> str:
+    return f"{value:+.3f}" if spread is None else f"{value:+.3f} ± {spread:.3f}"
 
 
 def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"**{rows[0]['domain']}** ({rows[0]['test_patients']} test patients)",
         "",
-        "| arm | seeds | Dice | gain ± over seeds | ± over patients | images | images to 90 % | of white box "
-        "| seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | seeds | Dice | gain ± over seeds | ± over patients | patients lost | images | images to 90 % "
+        "| of white box | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda row: -row["gain"]):
         reached = "" if row["images_to_90"] is None else f"{row['images_to_90']:,.0f}"
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
             f"| {row['arm']}{_rejected_dice(row)} | {row['seeds']} | {row['dice']:.3f} | "
-            f"{row['gain']:+.3f} ± {row['gain_std']:.3f} | {row['gain_std_patients']:.3f} | "
+            f"{_plus_minus(row['gain'], row['gain_std'])} | {_spread(row)} | {row['lost']} | "
             f"{row['images']:,.0f} | {reached} | {share} | {row['seconds']:.0f} |"
         )
     return lines
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return "" if row["gain_std_patients"] is None else f"{row['gain_std_patients']:.3f}"
 
 
 def _other_domains_table(domains: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     lines = [
         "Other domains (those with few images only check the transfer):",
         "",
-        "| domain | test patients | seeds | unadapted | default | gain ± over patients | white box | share of it |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| domain | test patients | lost | seeds | unadapted | default | gain ± over patients | images | white box "
+        "| share of it |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arms in domains:
         if "default" not in arms:
             continue
         unadapted, row, bound = arms["zero_shot"], arms["default"], arms.get("zoom_and_white_box")
-        white, gain = f"{bound['dice']:.3f}" if bound else "", f"{row['gain']:+.3f} ± {row['gain_std_patients']:.3f}"
+        white, gain = f"{bound['dice']:.3f}" if bound else "", _plus_minus(row["gain"], row["gain_std_patients"])
         share = "" if row["white_box_share"] is None else f"{100 * row['white_box_share']:.0f} %"
         lines.append(
-            f"| {row['domain']} | {row['test_patients']} | {row['seeds']} | {unadapted['dice']:.3f} | "
-            f"{row['dice']:.3f}{_rejected_dice(row)} | {gain} | {white} | {share} |"
+            f"| {row['domain']} | {row['test_patients']} | {row['lost']} | {row['seeds']} | {unadapted['dice']:.3f} | "
+            f"{row['dice']:.3f}{_rejected_dice(row)} | {gain} | {row['images']:,.0f} | {white} | {share} |"
         )
     return lines
 
@@ -173,9 +223,9 @@ def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format a Markdown table of the default against the unadapted model, for domains with corrective clicks."""
     lines = [
-        "| images | test patients | one click: unadapted | best window | adapted | gain (± over patients) | "
+        "| images | test patients | lost | one click: unadapted | best window | adapted | gain (± over patients) | "
         "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     by_arm = {(row["domain"], row["arm"]): row for row in summary}
     for row in summary:
@@ -184,8 +234,9 @@ def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         before, after = unadapted["corrected"]["click"], row["corrected"]["click"]
         lines.append(
-            f"| {row['domain']} | {row['test_patients']} | {unadapted['dice']:.3f} | {window['dice']:.3f} | "
-            f"{row['dice']:.3f} | {row['gain']:+.3f} ± {row['gain_std_patients']:.3f} | {before['by_clicks'][4]:.3f} | "
+            f"| {row['domain']} | {row['test_patients']} | {row['lost']} | {unadapted['dice']:.3f} | "
+            f"{window['dice']:.3f} | {row['dice']:.3f} | {_plus_minus(row['gain'], row['gain_std_patients'])} | "
+            f"{before['by_clicks'][4]:.3f} | "
             f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} |"
         )
     return lines

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.adaptation.weekly_training`` processes the patients of real data sets in order. Each patient is
 first segmented from one click by the unadapted model, by what serves, and by the newest candidate, which is evidence
-for the adapters in play, as on a server. Then the patient's label is there, and at some patients a training on all
+for the active adapters, as on a server. Then the patient's label is there, and at some patients a training on all
 labels so far follows, with 1,000 black-box images, after which the gate decides what serves.
 
 Beside the gate stands the rule of version 0.1 on the same candidates: serve a candidate if its gain over the patients
@@ -136,7 +136,7 @@ def live(stream: Stream, black_box: BlackBox, examiner: BlackBox, max_images: in
                 later.setdefault(str(version), []).append(dice[version] - dice[None])
             if newest:
                 with change_evidence(store, stream.name, examiner.capabilities.identity) as evidence:
-                    for judged in evidence.gate.in_play(key):
+                    for judged in evidence.gate.active_streams(key):
                         difference = dice[judged.candidate] - dice[None]
                         judged.add_volume(patient_hash(patient), patient_hash(patient), "label", difference)
             best = max(dice[None], dice[newest])

@@ -107,7 +107,8 @@ def test_the_budget_is_never_exceeded(lives: list[list[float]]) -> None:
 def test_a_claim_goes_with_its_evidence() -> None:
     ledger, evidence = ClaimLedger(), stream(CLEAR)
     ledger.update(evidence)
-    evidence.remove("3")
+    evidence.remember_label("3", "volume", "label")
+    assert evidence.drop_changed({"volume": "another label"}) == 1
     assert not ledger.holds(evidence)
     assert not ledger.holds(stream([]))
 

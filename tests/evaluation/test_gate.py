@@ -85,12 +85,12 @@ def test_an_adapter_that_turns_harmful_is_withdrawn_and_not_published_again() ->
     assert gate.statuses("sam")[0].state is State.ON_TRIAL
 
 
-def test_a_published_candidate_stays_in_play_beside_the_newest_one() -> None:
+def test_a_published_candidate_stays_active_beside_the_newest_one() -> None:
     gate = Gate()
     judge(gate, "v0001", GOOD)
     judge(gate, "v0002", np.array(GOOD) - 0.05)
     judge(gate, "v0003", np.array(GOOD) - 0.08)
-    assert [stream.candidate for stream in gate.in_play("sam")] == ["v0001", "v0003"]
+    assert [stream.candidate for stream in gate.active_streams("sam")] == ["v0001", "v0003"]
     states = {status.candidate: status for status in gate.statuses("sam")}
     assert states["v0001"].serves
     assert states["v0002"].state is State.REJECTED
@@ -117,10 +117,12 @@ def test_a_model_that_changed_starts_a_new_stream() -> None:
     assert gate.statuses("sam")[0].state is State.PUBLISHED
 
 
-def test_a_patient_who_is_removed_takes_the_claim_along() -> None:
+def test_a_patient_whose_label_changed_takes_the_claim_along() -> None:
     gate = Gate()
     judge(gate, "v0001", GOOD)
-    gate.remove_patient("p3")
+    stream = gate.open("v0001", "sam")
+    stream.remember_label("p3", "volume", "label")
+    stream.drop_changed({"volume": "another label"})
     gate.update("sam")
     assert gate.statuses("sam")[0].state is State.ON_TRIAL
 

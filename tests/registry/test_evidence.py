@@ -13,7 +13,7 @@ from baps.adapters.adapter import identity_adapter
 from baps.errors import BapsError
 from baps.evaluation.gate import State
 from baps.registry import evidence as module
-from baps.registry.evidence import change_evidence, choose, read_evidence, read_statuses
+from baps.registry.evidence import change_evidence, read_evidence, read_statuses, record_choice
 from baps.registry.store import AdapterStore
 
 GOOD = {f"p{number}": 0.1 + 0.02 * number for number in range(8)}
@@ -73,7 +73,7 @@ def test_a_choice_of_a_person_is_kept_until_the_next_training(store: AdapterStor
     first, second = add(store, {}), add(store, GOOD)
     judge(store, second)
     assert store.published("spleen") == second
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         if choice == "withdraw":
             store.withdraw("spleen")
         elif choice == "roll back":
@@ -93,7 +93,7 @@ def test_a_choice_of_a_person_is_kept_until_the_next_training(store: AdapterStor
 def test_the_same_evidence_does_not_undo_a_rollback(store: AdapterStore) -> None:
     version = add(store, GOOD)
     judge(store, version)
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.roll_back("spleen")
     judge(store, version)
     assert store.published("spleen") is None
@@ -177,7 +177,7 @@ def test_a_person_overrules_what_a_process_that_died_would_have_published(
         patch.setattr(AdapterStore, "publish", die)
         with pytest.raises(KeyboardInterrupt):
             judge(store, second)
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.withdraw("spleen")
     with change_evidence(store, "spleen", ("sam",)):
         pass
@@ -208,11 +208,11 @@ def test_where_what_serves_is_damaged_the_version_before_it_serves_only_while_it
     else:
         (folder / ("record.json" if damage == "record" else "adapter.safetensors")).write_text("rubbish")
     with change_evidence(store, "spleen", ("sam",)) as evidence:
-        assert [stream.candidate for stream in evidence.in_play()] == [first]
+        assert [stream.candidate for stream in evidence.active_streams()] == [first]
     assert store.served("spleen", "sam") == ("spleen", first)
     for number in range(10):
         with change_evidence(store, "spleen", ("sam",)) as evidence:
-            evidence.in_play()[0].add_volume(f"late {number}", "image", "label", -0.3)
+            evidence.active_streams()[0].add_volume(f"late {number}", "image", "label", -0.3)
     assert store.served("spleen", "sam") is None
 
 

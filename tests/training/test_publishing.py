@@ -18,7 +18,7 @@ from baps.errors import BudgetSpentError
 from baps.evaluation.scoring import score_slices
 from baps.evaluation.slices import LabelledSlice
 from baps.evaluation.splits import patient_hash
-from baps.registry.evidence import choose, read_statuses
+from baps.registry.evidence import read_statuses, record_choice
 from baps.registry.store import SHARED, AdapterStore
 from baps.training.publishing import adapt_and_publish
 from baps.training.settings import AdaptationSettings
@@ -196,15 +196,15 @@ def test_rollback_is_not_undone(store: AdapterStore, new_black_box: NewBox, dim_
     for settings in (SETTINGS, second):
         adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
     for version in ("v0001", "v0002"):
-        with choose(store, "spleen"):
+        with record_choice(store, "spleen"):
             store.publish("spleen", version)
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.roll_back("spleen")
     assert store.published("spleen") == "v0001"
     for settings, version in ((SETTINGS, "v0001"), (second, "v0002")):
         outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)
         assert (outcome["version"], store.published("spleen")) == (version, "v0001")
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.withdraw("spleen")
     for settings in (SETTINGS, second):
         outcome = adapt_and_publish(store, ("spleen",), new_black_box(), slices, settings)

@@ -87,7 +87,7 @@ def test_codes_of_several_weights_equal_single_ones(batch: Batch, kind: str, con
     for theta in thetas:
         vector_to_parameters(theta.clone(), adapter.parameters())
         with torch.no_grad():
-            alone.append(adapter.code(batch.features, batch.prompts, batch.images.shape[-1]))
+            alone.append(adapter.code(batch.features, batch.prompts, batch.images))
     assert together.shape == (4 * 3, *alone[0].shape[1:])
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)
@@ -155,7 +155,7 @@ def test_prompt_space_step_by_hand(new_black_box: Callable[..., Any], batch: Bat
     black_box = new_black_box(batch_size=100)
     stepper.step(black_box, batch, torch.Generator().manual_seed(5), _query_directly)
     by_hand = build_visual_prompt("basis")
-    code = by_hand.code(batch.features, batch.prompts, 32)
+    code = by_hand.code(batch.features, batch.prompts, batch.images)
     directions = by_hand.sample_directions(code.shape, torch.Generator().manual_seed(5))
     trials = [by_hand.apply_code(batch.images, code.detach() + sign * 0.2 * directions) for sign in (1, -1)]
     np.testing.assert_array_equal(black_box.queries[0][0], np.concatenate([to_pixels(images) for images in trials]))

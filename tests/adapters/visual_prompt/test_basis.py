@@ -39,7 +39,7 @@ def test_shapes(grid: int) -> None:
     images = _images()
     visual_prompt = BasisVisualPrompt(ImageStatistics(), grid)
     _set_random_weights(visual_prompt)
-    code = visual_prompt.code(image_statistics(images), CLICKS, 48)
+    code = visual_prompt.code(image_statistics(images), CLICKS, _images())
     assert code.shape == (2, 3, FUNCTIONS, grid, grid)
     assert visual_prompt.apply_code(images, code).shape == images.shape
     assert visual_prompt.sample_directions(code.shape, torch.Generator().manual_seed(0)).shape == code.shape
@@ -47,7 +47,7 @@ def test_shapes(grid: int) -> None:
 
 def test_with_one_cell_the_code_has_twelve_numbers() -> None:
     visual_prompt = BasisVisualPrompt(ImageStatistics())
-    assert visual_prompt.code(torch.zeros(1, STATISTICS), CLICKS[:1], 48).numel() == 12
+    assert visual_prompt.code(torch.zeros(1, STATISTICS), CLICKS[:1], _images()).numel() == 12
 
 
 def test_code_for_a_label_depends_on_the_image_only() -> None:
@@ -56,9 +56,9 @@ def test_code_for_a_label_depends_on_the_image_only() -> None:
     features = image_statistics(images)
     visual_prompt = BasisVisualPrompt(ImageStatistics())
     _set_random_weights(visual_prompt)
-    code = visual_prompt.code(features, CLICKS, 48)
-    assert torch.equal(code, visual_prompt.code(features, CLICKS[::-1], 48))
-    assert torch.equal(code, visual_prompt.code(features, [Prompt(box=(0.0, 0.0, 9.0, 9.0))] * 2, 48))
+    code = visual_prompt.code(features, CLICKS, _images())
+    assert torch.equal(code, visual_prompt.code(features, CLICKS[::-1], _images()))
+    assert torch.equal(code, visual_prompt.code(features, [Prompt(box=(0.0, 0.0, 9.0, 9.0))] * 2, _images()))
     assert not torch.allclose(code[0], code[1])
     assert not visual_prompt.conditioned_on_click
 
@@ -69,10 +69,10 @@ def test_code_for_a_click_depends_on_the_image_and_the_click() -> None:
     features = image_statistics(images)
     visual_prompt = BasisVisualPrompt(ImageStatistics(), condition="click")
     _set_random_weights(visual_prompt)
-    code = visual_prompt.code(features, CLICKS, 48)
+    code = visual_prompt.code(features, CLICKS, _images())
     assert visual_prompt.conditioned_on_click
-    assert not torch.allclose(code, visual_prompt.code(features, CLICKS[::-1], 48))
-    assert not torch.allclose(code, visual_prompt.code(features.flip(0), CLICKS, 48))
+    assert not torch.allclose(code, visual_prompt.code(features, CLICKS[::-1], _images()))
+    assert not torch.allclose(code, visual_prompt.code(features.flip(0), CLICKS, _images()))
     assert not torch.equal(
         visual_prompt.transform_images(images, features, CLICKS),
         visual_prompt.transform_images(images, features, CLICKS[::-1]),
@@ -83,10 +83,10 @@ def test_click_code_scales_with_the_image_and_survives_a_round_trip() -> None:
     features = torch.zeros(2, STATISTICS)
     visual_prompt, different = (BasisVisualPrompt(ImageStatistics(), seed=seed, condition="click") for seed in (1, 2))
     _set_random_weights(visual_prompt)
-    code = visual_prompt.code(features, CLICKS, 48)
-    assert not torch.allclose(code, visual_prompt.code(features, CLICKS, 96))
+    code = visual_prompt.code(features, CLICKS, _images())
+    assert not torch.allclose(code, visual_prompt.code(features, CLICKS, _images(96)))
     different.load_state_dict(visual_prompt.state_dict())
-    assert torch.equal(code, different.code(features, CLICKS, 48))
+    assert torch.equal(code, different.code(features, CLICKS, _images()))
 
 
 def test_other_weights_change_the_image() -> None:

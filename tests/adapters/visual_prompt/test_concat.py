@@ -8,6 +8,7 @@ from baps.adapters.visual_prompt.concat import choose_channels
 from baps.errors import InputError
 from baps.prompts import Prompt
 
+IMAGES = torch.zeros(2, 3, 224, 224)
 CLICKS = [Prompt(((10.0, 20.0),)), Prompt(((200.0, 3.0), (50.0, 60.0)), ((0.0, 0.0),))]
 
 
@@ -55,7 +56,7 @@ def _set_random_weights(visual_prompt: ConcatVisualPrompt, size: float = 0.2) ->
 def test_number_of_parameters_is_as_published(features: int, parameters: int, condition: str) -> None:
     visual_prompt = _new_prompt(features, condition=condition)
     assert sum(parameter.numel() for parameter in visual_prompt.parameters()) == parameters
-    assert visual_prompt.code(_features(features), CLICKS, 224).shape == (2, 3, 224, 224)
+    assert visual_prompt.code(_features(features), CLICKS, IMAGES).shape == (2, 3, 224, 224)
 
 
 @pytest.mark.parametrize(("features", "channels"), [(224, 21), (512, 21), (768, 32), (2048, 58)])
@@ -75,7 +76,7 @@ def test_gradients_reach_the_body_of_an_untrained_prompt() -> None:
     """If all weights were zero, as in the reference code, no gradient would reach the body."""
     visual_prompt = _new_prompt()
     _set_random_weights(visual_prompt)
-    visual_prompt.code(_features(512), CLICKS, 224).square().sum().backward()
+    visual_prompt.code(_features(512), CLICKS, IMAGES).square().sum().backward()
     for name, parameter in visual_prompt.named_parameters():
         assert parameter.grad is not None, name
         assert float(parameter.grad.abs().max()) > 0, name
@@ -84,18 +85,18 @@ def test_gradients_reach_the_body_of_an_untrained_prompt() -> None:
 def test_the_code_depends_on_the_click_and_on_the_features() -> None:
     visual_prompt = _new_prompt()
     _set_random_weights(visual_prompt)
-    first_code = visual_prompt.code(_features(512), CLICKS, 224)
-    assert not torch.allclose(first_code, visual_prompt.code(_features(512), CLICKS[::-1], 224))
-    assert not torch.allclose(first_code, visual_prompt.code(_features(512, seed=9), CLICKS, 224))
+    first_code = visual_prompt.code(_features(512), CLICKS, IMAGES)
+    assert not torch.allclose(first_code, visual_prompt.code(_features(512), CLICKS[::-1], IMAGES))
+    assert not torch.allclose(first_code, visual_prompt.code(_features(512, seed=9), CLICKS, IMAGES))
     assert visual_prompt.conditioned_on_click
 
 
 def test_code_for_a_label_depends_on_the_features_only() -> None:
     visual_prompt = _new_prompt(condition="label")
     _set_random_weights(visual_prompt)
-    first_code = visual_prompt.code(_features(512), CLICKS, 224)
-    assert torch.equal(first_code, visual_prompt.code(_features(512), CLICKS[::-1], 224))
-    assert not torch.allclose(first_code, visual_prompt.code(_features(512, seed=9), CLICKS, 224))
+    first_code = visual_prompt.code(_features(512), CLICKS, IMAGES)
+    assert torch.equal(first_code, visual_prompt.code(_features(512), CLICKS[::-1], IMAGES))
+    assert not torch.allclose(first_code, visual_prompt.code(_features(512, seed=9), CLICKS, IMAGES))
     assert not visual_prompt.conditioned_on_click
 
 
@@ -103,9 +104,9 @@ def test_rows_of_a_batch_do_not_mix() -> None:
     visual_prompt = _new_prompt()
     _set_random_weights(visual_prompt)
     features = _features(512)
-    batch = visual_prompt.code(features, CLICKS, 224)
+    batch = visual_prompt.code(features, CLICKS, IMAGES)
     for row in range(2):
-        alone = visual_prompt.code(features[row : row + 1], CLICKS[row : row + 1], 224)
+        alone = visual_prompt.code(features[row : row + 1], CLICKS[row : row + 1], IMAGES[row : row + 1])
         torch.testing.assert_close(alone[0], batch[row], atol=1e-4, rtol=1e-4)
 
 
@@ -116,7 +117,9 @@ def test_state_contains_the_click_code() -> None:
     assert "fourier" in visual_prompt.state_dict()
     assert not torch.equal(visual_prompt.fourier, different.fourier)
     different.load_state_dict(visual_prompt.state_dict())
-    assert torch.equal(visual_prompt.code(_features(512), CLICKS, 224), different.code(_features(512), CLICKS, 224))
+    assert torch.equal(
+        visual_prompt.code(_features(512), CLICKS, IMAGES), different.code(_features(512), CLICKS, IMAGES)
+    )
 
 
 def test_the_fourier_matrix_is_not_trained() -> None:

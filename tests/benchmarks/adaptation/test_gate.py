@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.adaptation.gate import (
+from benchmarks.adaptation.gate_replays import RealStream, read_streams, replay, replay_null
+from benchmarks.adaptation.gate_simulation import (
     NO_BETTER,
     PLAIN,
     Domain,
     Noise,
-    RealStream,
     discrete,
     heavy_tailed,
     left_skewed,
@@ -21,10 +21,7 @@ from benchmarks.adaptation.gate import (
     live_with_gate,
     normal,
     published_share,
-    read_streams,
     regret,
-    replay,
-    replay_null,
     withdrawn_share,
 )
 

@@ -15,7 +15,8 @@ from baps.prompts import Prompt
 from baps.training.batches import Batches
 from baps.training.settings import AdaptationSettings
 from baps.training.training import train_visual_prompt
-from benchmarks.adaptation.arms import CORE, EVERYWHERE, WINDOWS, _constant, _window
+from benchmarks.adaptation.arms import CORE, EVERYWHERE, WINDOWS, _window
+from benchmarks.adaptation.constant_prompt import constant_prompt
 from benchmarks.adaptation.steppers import CmaEsStepper, WhiteBoxStepper
 
 
@@ -37,7 +38,7 @@ def test_a_window_in_our_basis_is_a_window(limits: tuple[float, float]) -> None:
 def test_cma_es_learns(new_black_box: Callable[..., Any], dim_slices: Callable[..., Any]) -> None:
     slices = [piece for pieces in dim_slices(3).values() for piece in pieces]
     settings = AdaptationSettings(zoom="none", head="none", curve_points=1, curve_slices=1)
-    prompt, batches = _constant(), Batches(slices, load_encoder())
+    prompt, batches = constant_prompt(), Batches(slices, load_encoder())
     train_visual_prompt(new_black_box(), prompt, batches, settings, 2000, stepper=CmaEsStepper(0))
     made = Adapter(prompt)
     before, after = (score_slices(new_black_box(), arm, slices, "click", 99, 1).mean() for arm in (None, made))

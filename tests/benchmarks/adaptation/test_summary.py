@@ -36,10 +36,18 @@ def test_gains_are_relative_to_zero_shot_on_the_same_patients(runs: list[dict[st
     rows = {row["arm"]: row for row in summarise(runs)}
     assert rows["default"]["gain"] == pytest.approx(0.2)
     assert rows["default"]["gain_std"] == pytest.approx(0.0)
-    assert rows["default"]["gain_std_patients"] == pytest.approx(0.05)
+    assert rows["default"]["gain_std_patients"] == pytest.approx(0.1 / 2**0.5)
+    assert rows["window"]["gain_std"] is None
     assert rows["default"]["white_box_share"] == pytest.approx(0.2 / 0.25)
     assert (rows["default"]["seeds"], rows["default"]["rejected"]) == (2, [0.456])
     assert rows["window"]["images_to_90"] is None
+
+
+def test_patients_who_lost_are_counted_by_their_mean_over_seeds(runs: list[dict[str, Any]]) -> None:
+    worse = [_run("window", [0.21, 0.6], seed=1), _run("crop", [0.34, 0.56])]
+    rows = {row["arm"]: row for row in summarise([*runs, *worse])}
+    assert rows["window"]["lost"] == 0  # +.10 and -.19 for the first patient.
+    assert rows["crop"]["lost"] == 1
 
 
 def test_images_to_nine_tenths_of_the_best_gain(runs: list[dict[str, Any]]) -> None:
@@ -62,8 +70,8 @@ def test_tables_are_written_between_the_marks(runs: list[dict[str, Any]], tmp_pa
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| default (rejected: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.050 |" in text
-    assert "| organ | 2 | 0.500 | 0.550 | 0.700 |" in text
+    assert "| default (rejected: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.071 | 0 |" in text
+    assert "| organ | 2 | 0 | 0.500 | 0.550 | 0.700 |" in text
 
 
 def test_domains_with_few_arms_share_a_table(runs: list[dict[str, Any]]) -> None:
@@ -73,12 +81,19 @@ def test_domains_with_few_arms_share_a_table(runs: list[dict[str, Any]]) -> None
         {**_run("zero_shot", [0.3], corrected=CORRECTED), "domain": "not yet"},
     ]
     lines = all_tables(summarise([*runs, *few]))
-    assert "| other | 2 | 1 | 0.400 | 0.550 | +0.150 ± 0.050 |  |  |" in lines
+    assert "| other | 2 | 0 | 1 | 0.400 | 0.550 | +0.150 ± 0.071 | 4,000 |  |  |" in lines
     assert sum("other" in line for line in lines) == 1
     assert not any("not yet" in line for line in lines)
 
 
+def test_parts_that_every_core_domain_has_share_a_table(runs: list[dict[str, Any]]) -> None:
+    lines = all_tables(summarise([*runs, _run("zoom", [0.5, 0.6])]))
+    assert "| nothing | 0.500 | +0.000 | 4,000 |" in lines
+    assert "| zoom | 0.550 | +0.050 | 4,000 |" in lines
+    assert not any(line.startswith("| head |") for line in lines)
+
+
 def test_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "prompt_space")]
+    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "tone")]
     draw([*runs, *more], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000

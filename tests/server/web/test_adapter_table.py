@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from baps.registry.evidence import choose
+from baps.registry.evidence import record_choice
 from baps.registry.store import AdapterStore
 from baps.server.web.adapter_table import CLICKS, DAMAGED, AdapterTable, read_organ
 from tests.support.web_site import GAINS, WEIGHTS, add_version
@@ -92,10 +92,10 @@ def test_a_table_notices_changes(store: AdapterStore) -> None:
     table = _table(store, {"spleen": 1})
     first = table.read(CLICKS, "spleen")
     assert table.read(CLICKS, "spleen") is first
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.withdraw("spleen")
     assert table.read(CLICKS, "spleen").serves is None
-    with choose(store, "spleen"):
+    with record_choice(store, "spleen"):
         store.publish("spleen", version)
     assert table.read(CLICKS, "spleen").serves == version
     store.file("spleen", version).write_bytes(b"broken")

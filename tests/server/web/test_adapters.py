@@ -32,7 +32,7 @@ def test_a_version_has_its_verdict_numbers_and_patients(pages: WebSite) -> None:
     assert "ct_01" in text
     assert patient_hash("gone_0") in text  # Its image is gone.
     assert text.count("cross-fitted") == 0
-    assert "in the training, held back" in text
+    assert ">held back<" in text
 
 
 def test_annotators_see_hashes_instead_of_names(pages: WebSite) -> None:

@@ -4,15 +4,17 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from baps.server.train.stats import Stats
 from baps.server.web import train
 from baps.server.web.train import format_event
 from baps.server.web.train_options import EXPLANATIONS, list_options
-from tests.support.client import ADDRESS
+from tests.support.client import ADDRESS, threaded_site
 from tests.support.web_site import HTML, WebSite, send
 
 Started = list[dict[str, Any]]
@@ -163,3 +165,12 @@ def test_trainings_need_the_role_and_a_form_of_this_server(own_pages: WebSite, s
         assert browser.post(path, data=form, headers=headers).status_code == 403
     assert own_pages.client.post(path, data=form, headers={"Origin": ADDRESS, **HTML}).status_code == 401
     assert started == []
+
+
+def test_the_end_of_the_server_does_not_wait_for_open_pages(tmp_path: Path) -> None:
+    with threaded_site(tmp_path, cases=0) as site:
+        stream = requests.get(f"{site.address}/web/train/events", stream=True, timeout=60)
+        lines = stream.iter_lines()
+        assert next(lines) == b"retry: 1000"
+    with pytest.raises(requests.RequestException):  # It was cut off, instead of ending after a minute.
+        list(lines)

@@ -107,7 +107,9 @@ class Adapter:
         Returns:
             The part of a cache key that belongs to the prompt.
         """
-        return crops.regions[0], crops.prompts[0] if self.visual_prompt.conditioned_on_click else None
+        if not self.visual_prompt.conditioned_on_click:
+            return crops.regions[0], None
+        return crops.regions[0], self.visual_prompt.encoding_key(crops.images, crops.prompts)
 
     @property
     def prompt_independent(self) -> bool:

@@ -109,7 +109,7 @@ def evidence(
         stream = found.gate.open(version, status.black_box)
         differences = stream.differences()
         sequences[version] = differences, confidence_sequence(differences)
-        if status.in_play and len(stream):
+        if status.is_active and len(stream):
             table = Table("patient", "measured", "difference", "confidence sequence")
             rows = zip(stream.patients, stream.measured(), differences, sequences[version][1], strict=True)
             for patient, measured, difference, (low, high) in rows:
@@ -164,11 +164,11 @@ def add(
 @app.command()
 def rollback(label: Label, adapters: Adapters = "") -> None:
     """Serve the previous version from the next click on. Run it twice to go back two versions."""
-    from baps.registry.evidence import choose
+    from baps.registry.evidence import record_choice
 
     store = _store(adapters)
     before = store.published(_label(label))
-    with choose(store, _label(label)):
+    with record_choice(store, _label(label)):
         now = store.roll_back(_label(label))
     add_audit_line("roll back an adapter", adapter=f"{label}/{now or 'none'}", adapters=adapters)
     _print_served(store, label, before, now)
@@ -177,21 +177,21 @@ def rollback(label: Label, adapters: Adapters = "") -> None:
 @app.command()
 def withdraw(label: Label, adapters: Adapters = "") -> None:
     """Serve the unadapted model from the next click on. All versions are kept."""
-    from baps.registry.evidence import choose
+    from baps.registry.evidence import record_choice
 
     store = _store(adapters)
     before = store.published(_label(label))
-    with choose(store, _label(label)):
+    with record_choice(store, _label(label)):
         store.withdraw(_label(label))
     add_audit_line("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
 
 
 def _publish(store: AdapterStore, label: str, version: str, adapters: str) -> None:
-    from baps.registry.evidence import choose
+    from baps.registry.evidence import record_choice
 
     before = store.published(_label(label))
-    with choose(store, _label(label)):
+    with record_choice(store, _label(label)):
         store.publish(_label(label), version)
     add_audit_line("publish an adapter", adapter=f"{label}/{version}", adapters=adapters)
     _print_served(store, label, before, version)

@@ -18,7 +18,7 @@ whatever their spread and tails, and however alike or unlike the candidates are 
 are sampled, which adds an error of some 0.001). The t-test is exact for normal differences. Both are approximate for
 skewed ones: a few patients who lose much, and have not come yet, cannot be seen. Therefore nothing is claimed with
 fewer than 8 patients, nor on a mean that chance could give if patients had a standard deviation of 0.115, and the
-t-test assumes that one at least. ``benchmarks/adaptation/gate.py`` measures what remains.
+t-test assumes that one at least. ``benchmarks/adaptation/gate_simulation.py`` measures what remains.
 
 Packages were considered: confseq has no t-test and installs from source only, savvi needs numpy 2, expectation Python
 3.12.

@@ -154,14 +154,6 @@ class EvidenceStream:
                 del self._entries[patient]
         return dropped
 
-    def remove(self, patient: str) -> None:
-        """Remove a patient, for example because the label was deleted.
-
-        Args:
-            patient: hash of the patient; a patient without evidence is ignored.
-        """
-        self._entries.pop(patient, None)
-
     def __len__(self) -> int:
         """Count the patients.
 
@@ -204,11 +196,6 @@ class EvidenceStream:
             ``cross-fitted`` or ``after training``, in order of arrival.
         """
         return ["after training" if entry.cross_fitted is None else "cross-fitted" for entry in self._entries.values()]
-
-    @property
-    def prospective_count(self) -> int:
-        """Number of patients who came after the training."""
-        return sum(entry.cross_fitted is None for entry in self._entries.values())
 
     def differences(self, patients: Iterable[str] | None = None) -> NDArray[np.float64]:
         """Return the paired differences.

@@ -1,8 +1,8 @@
 """Say what is known of the candidates of a label: on trial, published, withdrawn or rejected; and which one serves.
 
 Two questions are kept apart. What to serve is a decision by expected Dice, see ``serving``. What to claim is a test
-with an error budget, see ``claims``. Two candidates are in play at a time: the newest one, and the one that serves.
-Let the patients who come judge both, see ``Gate.in_play``.
+with an error budget, see ``claims``. Two candidates are active at a time: the newest one, and the one that serves.
+Let the patients who come judge both, see ``Gate.active_streams``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CandidateStatus:
         black_box: the model that it was judged with.
         state: its state.
         serves: whether it is the one to serve.
-        in_play: whether the next patients judge it; otherwise a newer candidate took its place.
+        is_active: whether the next patients judge it; otherwise a newer candidate took its place.
         patients: number of patients that judged it.
         gain: the estimate of its present gain, or None without a patient.
         worse_count: number of patients who lose more than 0.05.
@@ -66,7 +66,7 @@ class CandidateStatus:
     black_box: str
     state: State
     serves: bool
-    in_play: bool
+    is_active: bool
     patients: int
     gain: GainEstimate | None
     worse_count: int
@@ -91,7 +91,7 @@ class CandidateStatus:
             parts.append(
                 f"{self.worse_count} of {self.patients} lost more than {loss} (worst {format_gain(self.worst)})"
             )
-        if not self.in_play:
+        if not self.is_active:
             parts.append("a newer candidate took its place")
         return "; ".join(parts)
 
@@ -170,15 +170,6 @@ class Gate:
             self._serves[black_box] = candidate
             self._served.add(EvidenceStream(candidate, black_box).key)
 
-    def remove_patient(self, patient: str) -> None:
-        """Remove a patient from all evidence, for example because the label was deleted.
-
-        Args:
-            patient: hash of the patient.
-        """
-        for stream in self._streams.values():
-            stream.remove(patient)
-
     def update(
         self, black_box: str, serve_trials: bool = True, is_available: Callable[[str], bool] = any_version
     ) -> str | None:
@@ -194,7 +185,7 @@ class Gate:
         """
         if (serves := self.serves(black_box)) is not None and not is_available(serves):
             self.serve(None, black_box)
-        streams = self.in_play(black_box, is_available)
+        streams = self.active_streams(black_box, is_available)
         if streams:
             self.ledger.update(streams[-1], streams[:-1])
         for stream in streams:
@@ -212,7 +203,7 @@ class Gate:
     def _is_served(self, stream: EvidenceStream) -> bool:
         return self._serves.get(stream.black_box) == stream.candidate
 
-    def in_play(self, black_box: str, is_available: Callable[[str], bool] = any_version) -> list[EvidenceStream]:
+    def active_streams(self, black_box: str, is_available: Callable[[str], bool] = any_version) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
 
         Args:
@@ -236,13 +227,13 @@ class Gate:
         Returns:
             One status for each candidate that has been opened with this model, oldest first.
         """
-        in_play = self.in_play(black_box)
-        return [self._status(stream, stream in in_play) for stream in self._of(black_box)]
+        active = self.active_streams(black_box)
+        return [self._status(stream, stream in active) for stream in self._of(black_box)]
 
     def _of(self, black_box: str) -> list[EvidenceStream]:
         return [stream for stream in self._streams.values() if stream.black_box == black_box]
 
-    def _status(self, stream: EvidenceStream, in_play: bool) -> CandidateStatus:
+    def _status(self, stream: EvidenceStream, is_active: bool) -> CandidateStatus:
         gain = estimate_gain(stream.differences()) if len(stream) else None
         serves, helps = self._is_served(stream), len(stream) > 0 and stream.differences().mean() > 0
         if gain is None:
@@ -251,7 +242,7 @@ class Gate:
             state = State.WITHDRAWN
         elif self.ledger.holds(stream):
             state = State.PUBLISHED
-        elif serves or (in_play and helps and gain.probability_better >= _REJECTION_PROBABILITY):
+        elif serves or (is_active and helps and gain.probability_better >= _REJECTION_PROBABILITY):
             state = State.ON_TRIAL
         else:
             state = State.REJECTED
@@ -260,7 +251,7 @@ class Gate:
             black_box=stream.black_box,
             state=state,
             serves=serves,
-            in_play=in_play,
+            is_active=is_active,
             patients=len(stream),
             gain=gain,
             worse_count=stream.worse_count,

@@ -2,8 +2,9 @@
 
 ``<root>/<label>/evidence.json`` has the gate of a label, see ``baps.evaluation.gate``, and the history of its states.
 It is written before a version is published and again afterwards, so that a process that dies in between is finished by
-the next one. Where a person has published, rolled back or withdrawn a version, see ``choose``, that choice serves until
-the next candidate. Its lock file shows that there was evidence: if evidence is lost, its error budget counts as spent.
+the next one. What a person has published, rolled back or withdrawn, see ``record_choice``, serves until the next
+candidate. Its lock file shows that there was evidence: if evidence is lost, its error budget counts as
+spent.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class LabelEvidence:
     black_box: str = ""
     is_available: Callable[[str], bool] = any_version
 
-    def in_play(self) -> list[EvidenceStream]:
+    def active_streams(self) -> list[EvidenceStream]:
         """Return the evidence of the candidates that the next patients should judge.
 
         Returns:
-            The streams, see ``Gate.in_play``.
+            The streams, see ``Gate.active_streams``.
         """
-        return self.gate.in_play(self.black_box, self.is_available)
+        return self.gate.active_streams(self.black_box, self.is_available)
 
     def open(self, store: AdapterStore, label: str, version: str, black_box: str) -> EvidenceStream:
         """Return the evidence of a version; a version that is new here begins with what its training measured.
@@ -162,7 +163,7 @@ def change_evidence(
 
         @cache  # It reads the version's whole file.
         def is_available(version: str) -> bool:
-            return _fits(store, label, version, black_box) and store.is_intact(label, version)
+            return _model(store, label, version) == black_box and store.is_intact(label, version)
 
         evidence.is_available = is_available
         yield evidence
@@ -182,7 +183,7 @@ def change_evidence(
 
 
 @contextmanager
-def choose(store: AdapterStore, label: str) -> Iterator[None]:
+def record_choice(store: AdapterStore, label: str) -> Iterator[None]:
     """Remember that a person publishes, rolls back or withdraws a version: it serves until the next candidate.
 
     Args:
@@ -241,11 +242,19 @@ def read_statuses(store: AdapterStore, label: str) -> dict[str, CandidateStatus]
         The statuses by version, each with the model that the version was trained for; versions without evidence are
             left out.
     """
-    gate, statuses = read_evidence(store, label).gate, {}
-    for version in store.versions(label):
-        if black_box := _model(store, label, version):
-            statuses.update({s.candidate: s for s in gate.statuses(black_box) if s.candidate == version})
-    return statuses
+    gate = read_evidence(store, label).gate
+    models = {version: _model(store, label, version) for version in store.versions(label)}
+    statuses = {
+        (black_box, status.candidate): status
+        for black_box in set(models.values())
+        if black_box
+        for status in gate.statuses(black_box)
+    }
+    return {
+        version: statuses[black_box, version]
+        for version, black_box in models.items()
+        if black_box and (black_box, version) in statuses
+    }
 
 
 def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box: str) -> None:
@@ -254,11 +263,11 @@ def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box
         logger.warning("%s: %s", label or "shared", note)
     if evidence.notes:
         for version in store.versions(label):
-            if _fits(store, label, version, black_box):
+            if _model(store, label, version) == black_box:
                 evidence.open(store, label, version, black_box)
         published = store.published(label)
         evidence.gate.serve_choice(
-            published if published and _fits(store, label, published, black_box) else None, black_box
+            published if published and _model(store, label, published) == black_box else None, black_box
         )
 
 
@@ -269,10 +278,6 @@ def _model(store: AdapterStore, label: str, version: str) -> str | None:
         return evidence_key(trained_for["weights_sha256"], trained_for.get("preprocessing", "canvas"))
     except (BapsError, KeyError, TypeError):
         return None
-
-
-def _fits(store: AdapterStore, label: str, version: str, black_box: str) -> bool:
-    return _model(store, label, version) == black_box
 
 
 def _add_changes(evidence: LabelEvidence, black_box: str) -> None:

@@ -211,7 +211,7 @@ class EvidenceCollector:
         prefix = "" if label in names else f"{label} "  # The shared adapter is judged on several labels of an image.
         volumes = {image: patient_hash(f"{prefix}{image}") for image in versions}
         labels = {volume: versions[image] for image, volume in volumes.items()}
-        with self._in_play(judge, names, model) as streams:
+        with self._active_streams(judge, names, model) as streams:
             counts = [stream.drop_changed(labels, complete and not prefix) for stream in streams.values()]
         if any(counts):
             logger.info("%s: labels of %d patients have changed; their evidence is dropped.", label, max(counts))
@@ -232,7 +232,7 @@ class EvidenceCollector:
     def _judge_image(
         self, judge: Judge, label: str, names: tuple[str, ...], image: str, volume: str, version: str
     ) -> None:
-        """Judge the adapters in play on one image.
+        """Judge the active adapters on one image.
 
         Raises:
             InputError: If the image, its label or an adapter cannot be used.
@@ -243,7 +243,7 @@ class EvidenceCollector:
             raise InputError("The label does not show the organ.")
         case = cases[label][0]
         patient = patient_hash(case.patient)
-        with self._in_play(judge, names, model) as streams:
+        with self._active_streams(judge, names, model) as streams:
             for key, stream in streams.items():
                 record = judge.store.record(*key)
                 if patient not in {*record.get("seen_patients", ()), *record.get("training_patients", ())}:
@@ -265,13 +265,13 @@ class EvidenceCollector:
         differences = {key: score for fingerprint, score in scores.items() for key in same[fingerprint]}
         if not differences:
             raise InputError("There are too few images to judge adapters.")
-        with self._in_play(judge, names, model) as streams:
+        with self._active_streams(judge, names, model) as streams:
             for key, stream in streams.items():
                 if key in differences:
                     stream.add_volume(patient, volume, version, differences[key])
 
     @contextmanager
-    def _in_play(
+    def _active_streams(
         self, judge: Judge, names: tuple[str, ...], model: tuple[str, ...]
     ) -> Iterator[dict[tuple[str, str], EvidenceStream]]:
         """Change the evidence of the adapters that the next patients should judge, by name and version."""
@@ -279,7 +279,7 @@ class EvidenceCollector:
             streams = {}
             for name in names:
                 evidence = stack.enter_context(change_evidence(judge.store, name, model, self._site.serve_trials))
-                streams.update({(name, stream.candidate): stream for stream in evidence.in_play()})
+                streams.update({(name, stream.candidate): stream for stream in evidence.active_streams()})
             yield streams
 
     def _histories(self) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:

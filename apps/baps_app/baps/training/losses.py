@@ -22,10 +22,8 @@ def image_losses(probability: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     return dice + _cross_entropy(probability, target).mean((1, 2))
 
 
-def batch_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Compute the published loss: soft Dice over the batch plus cross-entropy.
-
-    The soft Dice is ``1 - (2 sum py + 1) / (sum p + sum y + 1)``.
+def batch_dice_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute soft Dice over the batch, ``1 - (2 sum py + 1) / (sum p + sum y + 1)``.
 
     Args:
         probability: (B, H, W), 0 to 1.
@@ -34,8 +32,20 @@ def batch_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Returns:
         The loss of the batch, a scalar.
     """
-    dice = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
-    return dice + _cross_entropy(probability, target).mean()
+    return 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
+
+
+def batch_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Compute the published loss: soft Dice over the batch plus cross-entropy.
+
+    Args:
+        probability: (B, H, W), 0 to 1.
+        target: (B, H, W), 0 to 1.
+
+    Returns:
+        The loss of the batch, a scalar.
+    """
+    return batch_dice_loss(probability, target) + _cross_entropy(probability, target).mean()
 
 
 def _cross_entropy(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,14 @@ from baps.training.losses import batch_loss, image_losses
 from baps.training.settings import AdaptationSettings
 
 IMAGE_LR_DIVISOR = 30
-"""The weights that depend on the image learn this many times slower than the constant part, because they harm images of
+"""The weights that depend on the image learn this many times slower than the others, because they harm images of
 another kind."""
 
 GetOrQuery = Callable[[Callable[[], Sequence[float]]], list[float]]
 """Return the losses of a step: logged ones, or those that the given function queries from the black box."""
+
+BatchLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Compute one loss, or one per image, from the probabilities and the targets of a batch, (B, S, S) each."""
 
 
 def query_black_box(
@@ -47,7 +50,7 @@ def query_losses(
     black_box: BlackBox,
     images: torch.Tensor,
     batch: Batch,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss: BatchLoss,
 ) -> list[float]:
     """Query the black box with a batch under several perturbations, and compute the losses.
 
@@ -123,9 +126,9 @@ class PromptSpaceStepper(Stepper):
         """
         self.visual_prompt, rate = visual_prompt, self.settings.learning_rate
         trainable = [(name, value) for name, value in visual_prompt.named_parameters() if value.requires_grad]
-        constant = [value for name, value in trainable if name == "head.bias"]
-        image_dependent = [value for name, value in trainable if name != "head.bias"]
-        groups = [{"params": constant, "lr": rate}, {"params": image_dependent, "lr": rate / IMAGE_LR_DIVISOR}]
+        general = [value for name, value in trainable if name in visual_prompt.general_weights]
+        image_dependent = [value for name, value in trainable if name not in visual_prompt.general_weights]
+        groups = [{"params": general, "lr": rate}, {"params": image_dependent, "lr": rate / IMAGE_LR_DIVISOR}]
         self.adam = torch.optim.Adam([group for group in groups if group["params"]])
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.adam, steps, rate / 100)
 
@@ -138,7 +141,7 @@ class PromptSpaceStepper(Stepper):
             generator: source of the perturbations.
             get_or_query: returns logged losses, or queries new ones.
         """
-        code = self.visual_prompt(batch.features, batch.prompts, batch.images.shape[-1])
+        code = self.visual_prompt(batch.features, batch.prompts, batch.images)
 
         def losses(codes: torch.Tensor) -> torch.Tensor:
             def query() -> list[float]:
@@ -169,6 +172,7 @@ class SpsaGcStepper(Stepper):
     Args:
         visible: keep perturbations above one grey level of the image, because smaller ones are lost in rounding. The
             reference code does not.
+        loss: computes the loss of a batch.
 
     Attributes:
         batch_size: 4, as published.
@@ -176,8 +180,8 @@ class SpsaGcStepper(Stepper):
 
     batch_size = 4
 
-    def __init__(self, visible: bool = True) -> None:
-        self.optimiser, self.visible = SpsaGc(), visible
+    def __init__(self, visible: bool = True, loss: BatchLoss = batch_loss) -> None:
+        self.optimiser, self.visible, self.loss = SpsaGc(), visible, loss
         self.queries_per_slice = 2 * self.optimiser.settings.directions
 
     def start(self, visual_prompt: VisualPrompt, steps: int) -> None:
@@ -205,7 +209,7 @@ class SpsaGcStepper(Stepper):
             return self.visual_prompt.apply_code(batch.images, self._codes(thetas, batch))
 
         def losses(thetas: torch.Tensor) -> torch.Tensor:
-            return torch.tensor(get_or_query(lambda: query_losses(black_box, transform(thetas), batch, batch_loss)))
+            return torch.tensor(get_or_query(lambda: query_losses(black_box, transform(thetas), batch, self.loss)))
 
         if self.visible:
             self._keep_visible(transform, generator)
@@ -218,7 +222,7 @@ class SpsaGcStepper(Stepper):
         for name, value in self.visual_prompt.named_parameters():
             weights[name] = thetas[:, offset : offset + value.numel()].view(-1, *value.shape)
             offset += value.numel()
-        inputs = (batch.features, batch.prompts, batch.images.shape[-1])
+        inputs = (batch.features, batch.prompts, batch.images)
         return vmap(lambda candidate: functional_call(self.visual_prompt, candidate, inputs))(weights).flatten(0, 1)
 
     def _keep_visible(self, transform: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:

@@ -1,8 +1,9 @@
 """SAM in Triton's Python backend: segments batches of square images with one prompt per image.
 
 The prompts are the tensors of SAM's exported decoder: points (B, N, 2) are (X, Y) in pixels; labels (B, N) are 1 for a
-positive click, 0 for a negative click, 2 and 3 for the corners of the box, and -1 for padding. This file needs torch
-and segment-anything, and nothing of BAPS.
+positive click, 0 for a negative click, 2 and 3 for the corners of the box, and -1 for padding. sizes (B, 2) are the
+height and the width of the slice in the upper left corner of each image; the rest is padding. This file needs torch and
+segment-anything, and nothing of BAPS.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from segment_anything import sam_model_registry
 
-_INPUTS = ("image", "points", "labels")
+_INPUTS = ("image", "points", "labels", "sizes")
 _BOX_CORNER, _PADDING = 2, -1
 
 
@@ -45,11 +46,14 @@ class TritonPythonModel:
         return responses
 
     @torch.inference_mode()
-    def segment(self, images: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def segment(self, images: np.ndarray, points: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Compute probabilities (B, S, S) for images (B, S, S, 3) uint8: encode all images, then decode each prompt."""
         size = images.shape[1:3]
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        embeddings = self.model.image_encoder(self.model.preprocess(pixels.float()))
+        pixels = self.model.preprocess(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float())
+        for row, (height, width) in enumerate(sizes):  # SAM's padding is 0 after normalisation.
+            pixels[row, :, height:] = 0
+            pixels[row, :, :, width:] = 0
+        embeddings = self.model.image_encoder(pixels)
         masks = []
         for row in range(len(images)):
             clicks = (labels[row] < _BOX_CORNER) & (labels[row] != _PADDING)

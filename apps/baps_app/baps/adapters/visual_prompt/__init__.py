@@ -10,6 +10,7 @@ from baps.adapters.visual_prompt.interface import CONDITIONS, VisualPrompt
 from baps.adapters.visual_prompt.loading import ENCODERS, load_encoder
 from baps.adapters.visual_prompt.pixels import to_pixels, to_tensor
 from baps.adapters.visual_prompt.statistics import STATISTICS, ImageStatistics, image_statistics
+from baps.adapters.visual_prompt.tone import ToneVisualPrompt
 
 __all__ = [
     "CONDITIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "ConcatVisualPrompt",
     "Encoder",
     "ImageStatistics",
+    "ToneVisualPrompt",
     "VisualPrompt",
     "build_visual_prompt",
     "image_statistics",

@@ -24,7 +24,31 @@ FUNCTIONS = 4
 """Number of basis functions."""
 
 
-class BasisVisualPrompt(VisualPrompt):
+class BasisChange(VisualPrompt):
+    """Change an image by a linear combination of basis functions. Subclasses predict the coefficients.
+
+    A code is (B, 3, FUNCTIONS, G, G): a coarse grid of coefficients for each colour channel and function.
+    """
+
+    @override
+    def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        x, image_size = images / 255.0, images.shape[-1]
+        fields = code.flatten(1, 2)
+        if fields.shape[-1] > 1:
+            fields = F.interpolate(fields, (image_size, image_size), mode="bilinear", align_corners=False)
+        # (directions, images, colours, functions, H, W); the functions depend on the image alone.
+        fields = fields.view(-1, len(images), 3, FUNCTIONS, *fields.shape[-2:])
+        transformed = x
+        for n, function in enumerate(basis_functions(x)):
+            transformed = torch.addcmul(transformed, fields[:, :, :, n], function)
+        return transformed.flatten(0, 1) * 255.0
+
+    @override
+    def sample_directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+
+class BasisVisualPrompt(BasisChange):
     """Predict basis coefficients from the features of the image and, if conditioned on it, from the click.
 
     Args:
@@ -39,6 +63,7 @@ class BasisVisualPrompt(VisualPrompt):
     """
 
     kind: ClassVar[str] = "basis"
+    general_weights: ClassVar[tuple[str, ...]] = ("head.bias",)
     fourier: torch.Tensor
 
     def __init__(self, encoder: Encoder, grid: int = 1, seed: int = 0, condition: str = "label") -> None:
@@ -55,27 +80,10 @@ class BasisVisualPrompt(VisualPrompt):
         nn.init.zeros_(self.head.bias)
 
     @override
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         if self.conditioned_on_click:
-            features = torch.cat([features, click_code(prompts, image_size, self.fourier)], 1)
+            features = torch.cat([features, click_code(prompts, images.shape[-1], self.fourier)], 1)
         return self.head(self.body(features)).view(-1, 3, FUNCTIONS, self.grid, self.grid)
-
-    @override
-    def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        x, image_size = images / 255.0, images.shape[-1]
-        fields = code.flatten(1, 2)
-        if self.grid > 1:
-            fields = F.interpolate(fields, (image_size, image_size), mode="bilinear", align_corners=False)
-        # (directions, images, colours, functions, H, W); the functions depend on the image alone.
-        fields = fields.view(-1, len(images), 3, FUNCTIONS, *fields.shape[-2:])
-        transformed = x
-        for n, function in enumerate(basis_functions(x)):
-            transformed = torch.addcmul(transformed, fields[:, :, :, n], function)
-        return transformed.flatten(0, 1) * 255.0
-
-    @override
-    def sample_directions(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
 
 
 def basis_functions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,9 +11,10 @@ from baps.adapters.visual_prompt.encoder import Encoder
 from baps.adapters.visual_prompt.interface import VisualPrompt
 from baps.adapters.visual_prompt.loading import load_encoder
 from baps.adapters.visual_prompt.statistics import ImageStatistics
+from baps.adapters.visual_prompt.tone import ToneVisualPrompt
 from baps.errors import BapsError, InputError
 
-KINDS = ("basis", "concat")
+KINDS = ("tone", "basis", "concat")
 """Names of the visual prompts."""
 
 
@@ -23,9 +24,9 @@ def build_visual_prompt(
     """Build an untrained visual prompt.
 
     Args:
-        kind: ``basis`` (ours) or ``concat`` (as published).
+        kind: ``tone`` or ``basis`` (ours), or ``concat`` (as published).
         seed: seed of its initial weights.
-        condition: see ``VisualPrompt``.
+        condition: see ``VisualPrompt``; ``tone`` always depends on the click.
         encoder: encoder that supplies the features of an image; None for image statistics.
 
     Returns:
@@ -37,6 +38,8 @@ def build_visual_prompt(
     encoder = encoder or ImageStatistics()
     if kind == "basis":
         return BasisVisualPrompt(encoder, seed=seed, condition=condition)
+    if kind == "tone":
+        return ToneVisualPrompt(encoder)
     if kind == "concat":
         return ConcatVisualPrompt(encoder, seed=seed, condition=condition)
     raise InputError(f"There is no visual prompt named {kind!r}. Known ones: {', '.join(KINDS)}.")

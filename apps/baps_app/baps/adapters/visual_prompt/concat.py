@@ -104,9 +104,9 @@ class ConcatVisualPrompt(VisualPrompt):
         nn.init.zeros_(self.last.bias)
 
     @override
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         if self.conditioned_on_click:
-            click = click_code(prompts, image_size, self.fourier)
+            click = click_code(prompts, images.shape[-1], self.fourier)
         else:
             click = features.new_zeros(len(features), CLICK_LENGTH)
         joined = torch.cat([features, self.click(click)], 1)

@@ -8,7 +8,7 @@ Optimisers search in the weights of the network (SPSA-GC) or in the space of cod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,7 @@ class VisualPrompt(nn.Module, ABC):
 
     Attributes:
         kind: name in settings and records.
+        general_weights: names of the weights that are the same for all images, which learn at the full rate.
         conditioned_on_click: whether the change depends on the click.
 
     Raises:
@@ -39,6 +40,7 @@ class VisualPrompt(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    general_weights: ClassVar[tuple[str, ...]] = ()
 
     conditioned_on_click: bool
 
@@ -58,30 +60,42 @@ class VisualPrompt(nn.Module, ABC):
         return {"kind": self.kind, "condition": self.condition, "encoder": self.encoder.to_dict()}
 
     @abstractmethod
-    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+    def code(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         """Compute the codes of a batch, which describe the changes.
 
         Args:
             features: features from the encoder, (B, encoder.length).
             prompts: one per image, in pixels of the image.
-            image_size: width and height of the images, pixels.
+            images: images, (B, 3, S, S) float in [0, 255].
 
         Returns:
             Codes, (B, ...), differentiable in the weights.
         """
 
-    def forward(self, features: torch.Tensor, prompts: Sequence[Prompt], image_size: int) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, prompts: Sequence[Prompt], images: torch.Tensor) -> torch.Tensor:
         """Call ``code``.
 
         Args:
             features: features from the encoder, (B, encoder.length).
             prompts: one per image, in pixels of the image.
-            image_size: width and height of the images, pixels.
+            images: images, (B, 3, S, S) float in [0, 255].
 
         Returns:
             Codes, (B, ...).
         """
-        return self.code(features, prompts, image_size)
+        return self.code(features, prompts, images)
+
+    def encoding_key(self, images: torch.Tensor, prompts: Sequence[Prompt]) -> Hashable:
+        """Return what the change of an image depends on beside the image. Equal keys share an encoding.
+
+        Args:
+            images: one image, (1, 3, S, S) float in [0, 255].
+            prompts: its prompt, in pixels of the image.
+
+        Returns:
+            The prompt, or None if the change does not depend on it.
+        """
+        return prompts[0] if self.conditioned_on_click else None
 
     @abstractmethod
     def apply_unrounded(self, images: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
@@ -131,4 +145,4 @@ class VisualPrompt(nn.Module, ABC):
         Returns:
             Changed images, (B, 3, S, S), of whole grey levels.
         """
-        return self.apply_code(images, self.code(features, prompts, images.shape[-1]))
+        return self.apply_code(images, self.code(features, prompts, images))

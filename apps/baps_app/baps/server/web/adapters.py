@@ -12,7 +12,7 @@ from fastapi import Form, HTTPException, Request
 from fastapi.responses import Response
 
 from baps.errors import NotFoundError
-from baps.registry.evidence import choose
+from baps.registry.evidence import record_choice
 from baps.registry.store import AdapterStore
 from baps.server.request_context import context_of
 from baps.server.web.adapter_table import CLICKS, ORGANS, AdapterVersion, OrganAdapters, PatientEvidence
@@ -21,7 +21,7 @@ from baps.server.web.layout import principal_of, redirect, render, require_own_p
 from baps.server.web.pictures import SHOWN, LabelledImage, chosen_cases
 from baps.server.web.plots import plot_curves, plot_evidence
 from baps.server.web.report import write_report
-from baps.server.web.served import served_organs
+from baps.server.web.served import judged_versions, served_organs
 from baps.server.web.state import Change, WebState, state_of
 from baps.server.web.trainings import Curve
 from baps.site.roles import Role
@@ -65,11 +65,7 @@ def organ_page(request: Request, model: str = CLICKS, organ: str = "") -> Respon
     """
     state = state_of(request)
     adapters = _read(state, model, organ)
-    plots = [
-        (version, plot)
-        for version in adapters.versions
-        if (version.serves or (version.status and version.status.in_play)) and (plot := plot_evidence(version.patients))
-    ]
+    plots = [(one, plot) for one in judged_versions(adapters) if (plot := plot_evidence(one.patients))]
     change = state.changes.get((model, organ))
     return render(request, "web/organ.html", adapters=adapters, models=MODELS, plots=plots, change=change)
 
@@ -298,7 +294,7 @@ def _change(
     _read(state, model, organ)
     store = state.adapters.store(model)
     context_of(request).adapter = "/".join(filter(None, (organ or "shared", version)))
-    with choose(store, organ):
+    with record_choice(store, organ):
         before = store.published(organ)
         if (before or "") != shown:
             raise HTTPException(409, _changed_meanwhile(state, model, organ, before))

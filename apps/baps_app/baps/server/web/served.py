@@ -89,6 +89,18 @@ def _read(table: AdapterTable, model: str, organ: str, problems: list[Warned]) -
         return None
 
 
+def judged_versions(adapters: OrganAdapters) -> list[AdapterVersion]:
+    """List the versions that the next patients judge: what serves, and the newest one.
+
+    Args:
+        adapters: The adapters of an organ.
+
+    Returns:
+        The versions, newest first.
+    """
+    return [one for one in adapters.versions if one.serves or (one.status is not None and one.status.is_active)]
+
+
 def evidence_plots(served: Iterable[ServedOrgan]) -> list[tuple[ServedOrgan, AdapterVersion, EvidencePlot]]:
     """Plot the evidence of the versions that the next patients judge: what serves, and the newest one.
 
@@ -100,10 +112,8 @@ def evidence_plots(served: Iterable[ServedOrgan]) -> list[tuple[ServedOrgan, Ada
     """
     plots = []
     for organ in served:
-        for version in organ.adapters.versions:
-            is_shown = version.serves or (version.status is not None and version.status.in_play)
-            plot = plot_evidence(version.patients) if is_shown else None
-            if plot:
+        for version in judged_versions(organ.adapters):
+            if plot := plot_evidence(version.patients):
                 plots.append((organ, version, plot))
     return plots
 
@@ -136,7 +146,7 @@ def suggest(served: Iterable[ServedOrgan], counts: ImageCounts | None) -> list[S
             more = patients - trained
             sentence = f"{newest.version} has not seen {more} labelled patient{'s' * (more != 1)}. Train again."
             suggestions.append(Suggestion(organ, sentence, True))
-        elif newest.status and newest.status.in_play and newest.status.patients_needed and not newest.is_proven:
+        elif newest.status and newest.status.is_active and newest.status.patients_needed and not newest.is_proven:
             needed = newest.status.patients_needed
             sentence = f"Confirm labels of about {needed} more patient{'s' * (needed != 1)} to prove {newest.version}."
             suggestions.append(Suggestion(organ, sentence, False))

@@ -81,10 +81,15 @@ EXPLANATIONS: Mapping[str, Mapping[str, Explanation]] = {
                 ("spsa_gc", "SPSA-GC: as published"),
             ),
         ),
-        "condition": Explanation(
-            "Visual prompt depends on",
-            "With the organ alone, an encoded slice serves every click on it, so clicks are fast.",
-            choices=(("label", "the organ"), ("click", "the organ and the click")),
+        "visual_prompt": Explanation(
+            "Visual prompt",
+            "Changes the image before the model sees it.",
+            choices=(
+                ("tone", "by the grey level at the click, where the labels show that it helps"),
+                ("basis", "by the image: every click sees the same image"),
+                ("concat", "by image and click, as published"),
+                ("none", "never"),
+            ),
         ),
         "seed": Explanation("Seed", "Another seed draws other clicks. The same seed repeats a training exactly."),
     },
