@@ -293,10 +293,13 @@ def test_readers_are_compared_on_what_both_annotated(site: WebSite) -> None:
     (pair,) = table.pairs
     assert (pair.image, pair.organ, pair.first, pair.second) == ("ct_01", "spleen", "anna", "boris")
     assert pair.dice == pytest.approx(1.0)  # On the slices that boris annotated, both drew the same.
+    assert pair.slices == int((corrected("ct_01") == SPLEEN).any((0, 1)).sum())
     assert (table.remaining, table.skipped) == (0, 0)
     text = text_of(site.browser("anna").get("/web/labels/readers").text)
-    assert "spleen anna and boris 1 1.000 1.000 ct_01" in text
-    assert "spleen anna boris 1.000" in text_of(site.browser("anna").get("/web/labels/image?image=ct_01").text)
+    assert f"spleen anna and boris 1 {pair.slices} 1.000 1.000 ct_01" in text
+    assert f"spleen anna boris {pair.slices} 1.000" in text_of(
+        site.browser("anna").get("/web/labels/image?image=ct_01").text
+    )
 
 
 def test_next_sample_says_its_order_and_why(site: WebSite) -> None:
