@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -276,7 +275,9 @@ class Segmenter:
                 answer = used.refine_masks(used.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
-    def _prepare(self, path: Source, plane: Plane, loaded: LoadedAdapter | None, window: Window | None) -> _PreparedSlice:
+    def _prepare(
+        self, path: Source, plane: Plane, loaded: LoadedAdapter | None, window: Window | None
+    ) -> _PreparedSlice:
         identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
