@@ -298,17 +298,18 @@ class _SliceWork:
             return mask
         every = self._groups[k]
         negative, kept = tuple(every.negative), tuple(point for point in every.positive if mask[_pixel(point)])
-        after = mask.copy()
-        if self._capabilities.negative_clicks:
-            prompt = Prompt(kept, negative) if kept else prompt_from_mask(mask, self._capabilities, negative)
-            smaller = mask & self._ask(k, prompt)
-            if smaller.any():
-                after = smaller
+        after, core = mask.copy(), kept or self._core(k, mask, negative)
+        if not self._capabilities.clicks or not self._capabilities.negative_clicks:
+            core = ()
+        keep = self._ask_probability(k, Prompt(core, negative)) if core else np.zeros(mask.shape, np.float32)
+        if (mask & (keep > 0.5)).any():
+            after &= keep > 0.5
         for point in wrong:
             if after[_pixel(point)] and self._capabilities.clicks:
-                part = self._ask(k, Prompt((point,), kept if self._capabilities.negative_clicks else ()))
-                if part[_pixel(point)] and not any(part[_pixel(one)] for one in kept):
-                    after &= ~part
+                part = self._ask_probability(k, Prompt((point,), core))
+                part_mask = (part > 0.5) & (part >= keep)
+                if part_mask[_pixel(point)] and not any(part_mask[_pixel(one)] for one in kept):
+                    after &= ~part_mask
             if after[_pixel(point)]:
                 after &= ~_disc(mask.shape, point)
         for point in kept:
@@ -328,15 +329,16 @@ class _SliceWork:
             now = self._read(index)
             background = slices.background.get(index, ())
             prompt = prompt_from_mask(last, self._capabilities, background)
-            rest = now & ~last
-            if not adds and rest.any() and self._capabilities.clicks and self._capabilities.negative_clicks:
-                prompt = Prompt(prompt.positive, (*background, deepest_point(rest)))
-            answer = self._segmenter.segment(
-                self._loaded, Plane(SLICE_AXIS, index), prompt, self._adapter, interactive=False
-            )
-            self._note(answer.adapter)
-            allowed = self._without_erased(self._inside & ~now, self._groups.get(index)) if adds else now
-            return np.where(allowed, answer.probability, 0).astype(np.float32)
+            if adds:
+                allowed = self._without_erased(self._inside & ~now, self._groups.get(index))
+                return np.where(allowed, self._ask_probability(index, prompt, False), 0).astype(np.float32)
+            core = self._core(index, now & ~last)
+            if not core or not self._capabilities.clicks or not self._capabilities.negative_clicks:
+                return np.where(now, self._ask_probability(index, prompt, False), 0).astype(np.float32)
+            # What belongs rather to the rest of the object is not removed.
+            part = self._ask_probability(index, Prompt(prompt.positive, (*background, *core)), False)
+            keep = self._ask_probability(index, Prompt(core, prompt.positive), False)
+            return np.where(now & (part >= keep), part, 0).astype(np.float32)
 
         background = {
             k: tuple(group.negative if adds else group.positive)
@@ -355,13 +357,29 @@ class _SliceWork:
             if k not in changes and k not in propagation.interpolated:
                 self._write(k, self._read(k) | one if adds else self._read(k) & ~one)
 
-    def _ask(self, k: int, prompt: Prompt) -> Mask:
-        answer = self._segmenter.segment(self._loaded, Plane(SLICE_AXIS, k), prompt, self._adapter)
-        self._note(answer.adapter)
-        return answer.mask
+    def _core(self, k: int, mask: Mask, background: Sequence[Point] = ()) -> tuple[Point, ...]:
+        """Find a point of a mask that is surely on the object: deep inside, and where the nearest clicked slice has it.
 
-    def _note(self, adapter: tuple[str, str] | None) -> None:
-        self.used_adapter = self.used_adapter or adapter
+        Returns:
+            One point, or none if the mask is empty.
+        """
+        free = mask.copy()
+        for point in background:  # They count as borders of the mask.
+            free[_pixel(point)] = False
+        clicked = [one for one, group in self._groups.items() if group.adds and one != k]
+        if clicked:
+            common = free & self._read(min(clicked, key=lambda one: abs(one - k)))
+            free = common if common.any() else free
+        return (deepest_point(free),) if free.any() else ()
+
+    def _ask(self, k: int, prompt: Prompt) -> Mask:
+        return self._ask_probability(k, prompt) > 0.5
+
+    def _ask_probability(self, k: int, prompt: Prompt, interactive: bool = True) -> NDArray[np.float32]:
+        plane = Plane(SLICE_AXIS, k)
+        answer = self._segmenter.segment(self._loaded, plane, prompt, self._adapter, interactive=interactive)
+        self.used_adapter = self.used_adapter or answer.adapter
+        return answer.probability
 
     def _read(self, k: int) -> Mask:
         return Plane(SLICE_AXIS, k).extract(self._mask)
