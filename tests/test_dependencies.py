@@ -39,6 +39,7 @@ _NOT_IMPORTED = {
         "torchvision",  # segment-anything
     },
     "server": {
+        "baps-monailabel",  # the extra nninteractive
         "dcmqi",  # programs
         "httptools",  # uvicorn
         "tensorboard",  # torch.utils.tensorboard

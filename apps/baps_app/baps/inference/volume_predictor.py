@@ -156,7 +156,20 @@ class SlicePredictor(VolumePredictor):
         should_continue: Callable[[], bool] = lambda: True,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> VolumeAnswer:
-        """Segment the object, see ``VolumePredictor.predict``. ``slicing_axis`` chooses the slices."""
+        """Segment the object slice by slice; ``slicing_axis`` chooses the slices.
+
+        Args:
+            image: see ``VolumePredictor.predict``, for this and the other arguments.
+            prompts: all prompts.
+            new: number of new ones.
+            mask: the answer so far.
+            label: the organ, or "".
+            should_continue: called before each slice.
+            progress: called with the number of slices.
+
+        Returns:
+            The new mask.
+        """
         loaded, order = image.sliced_across(slicing_axis(image.shape, image.spacing, prompts))
         adapter = self._segmenter.load_adapter(label)
         groups, bounds = group_by_slice(

@@ -46,7 +46,14 @@ class VolumePoint:
         return None
 
     def moved(self, order: Sequence[int]) -> VolumePoint:
-        """Return the point in an array whose axes are ``order`` of this one."""
+        """Convert the point to an array with the axes of this one in another order.
+
+        Args:
+            order: axes of this array that are the axes of the other one.
+
+        Returns:
+            The same point in the other array.
+        """
         return VolumePoint(_triple(self.voxel[axis] for axis in order), self.include)
 
 
@@ -75,7 +82,14 @@ class VolumeBox:
         return _flat_axis(np.subtract(self.high, self.low))
 
     def moved(self, order: Sequence[int]) -> VolumeBox:
-        """Return the box in an array whose axes are ``order`` of this one."""
+        """Convert the box to an array with the axes of this one in another order.
+
+        Args:
+            order: axes of this array that are the axes of the other one.
+
+        Returns:
+            The same box in the other array.
+        """
         low, high = (_triple(corner[axis] for axis in order) for corner in (self.low, self.high))
         return VolumeBox(low, high, self.include)
 
@@ -132,12 +146,23 @@ class VolumeRegion:
         return _flat_axis(self.shape)
 
     def moved(self, order: Sequence[int]) -> VolumeRegion:
-        """Return the region in an array whose axes are ``order`` of this one."""
+        """Convert the region to an array with the axes of this one in another order.
+
+        Args:
+            order: axes of this array that are the axes of the other one.
+
+        Returns:
+            The same region in the other array.
+        """
         low, shape = (_triple(values[axis] for axis in order) for values in (self.low, self.shape))
         return VolumeRegion(low, shape, np.packbits(self.unpack().transpose(order)), self.lasso, self.include)
 
     def unpack(self) -> Mask:
-        """Return the painted voxels of the part, of its shape."""
+        """Unpack the painted voxels.
+
+        Returns:
+            The painted part, of its shape.
+        """
         return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).view(bool)
 
 
@@ -215,7 +240,14 @@ class Bounds:
     high: Triple
 
     def on_slice(self, shape: tuple[int, int]) -> Mask:
-        """Return the part of a slice (rows, columns) across the last axis that it contains."""
+        """Mark what lies inside on a slice across the last axis.
+
+        Args:
+            shape: (rows, columns).
+
+        Returns:
+            The part of the slice inside, (rows, columns).
+        """
         inside = np.zeros(shape, bool)
         inside[self.low[1] : self.high[1], self.low[0] : self.high[0]] = True
         return inside
@@ -259,7 +291,14 @@ def group_by_slice(
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice, slice] | None:
-    """Find the smallest box around the marked voxels of a mask (X, Y, Z), or None if there are none."""
+    """Find the smallest box around the marked voxels of a mask.
+
+    Args:
+        mask: (X, Y, Z).
+
+    Returns:
+        The range along each axis, or None if nothing is marked.
+    """
     ranges = []
     for axis in range(3):
         marked = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
@@ -318,7 +357,9 @@ def _add_region(
     if not crosses:
         return
     assert across is not None
-    flat = painted.take(0, axis=across)  # (the other axis, K): points of its transpose are (the other axis, K).
+    flat: Mask = np.moveaxis(painted, across, 0)[
+        0
+    ]  # (the other axis, K): points of its transpose are (the other axis, K).
     if region.lasso and region.include:
         points: Sequence[Point] = [deepest_point(flat.T)]
         end = _triple(np.add(region.low, region.shape))
