@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import httpx
 import nibabel
 import numpy as np
 import pytest
+import torch
 from nnInteractive.inference.remote import (
     ServerAtCapacityError,
     SessionExpiredError,
@@ -23,7 +25,11 @@ from nnInteractive.inference.remote import (
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from baps.adapters.adapter import Adapter
+from baps.adapters.visual_prompt import build_visual_prompt
+from baps.blackbox import load_black_box
 from baps.imaging.metrics import dice
+from baps.registry.store import AdapterStore
 from tests.support.client import threaded_site
 from tests.support.sites import SAMPLES, Site, sample_labels, site, spleen_click
 
@@ -306,3 +312,25 @@ def test_the_server_of_baps_serve_answers_it(served: Site, connect: Connect) -> 
     audit = (served.adapters / "audit.jsonl").read_text()
     assert '"segment an unnamed image"' in audit
     assert "Traceback" not in served.log.read_text()
+
+
+def test_the_label_in_the_address_chooses_the_adapter(tmp_path: Path) -> None:
+    with threaded_site(tmp_path, cases=1) as running:
+        store, capabilities = AdapterStore(running.adapters), load_black_box("bundled").capabilities
+        visual_prompt = build_visual_prompt("basis", condition="label")
+        with torch.no_grad():
+            dict(visual_prompt.named_parameters())["head.bias"].view(3, -1)[:, 0] = -0.4  # It darkens the image.
+        adapter = Adapter(visual_prompt, None, 1.0)
+        record = {"adapter": adapter.to_dict(), "black_box": {"weights_sha256": capabilities.weights_sha256}}
+        store.publish("spleen", store.add("spleen", adapter, record))
+        masks = []
+        for place in ("", "/liver", "/spleen"):
+            with closing(nnInteractiveRemoteInferenceSession(f"{running.address}/nninteractive{place}")) as session:
+                client = opened(session)
+                client.click(spleen_click("ct_01"))
+                masks.append(client.mask)
+    assert np.array_equal(masks[0], masks[1])
+    assert not np.array_equal(masks[0], masks[2])
+    lines = [json.loads(line) for line in (running.adapters / "audit.jsonl").read_text().splitlines()]
+    adapters = [line["adapter"] for line in lines if line["what"] == "segment an unnamed image"]
+    assert adapters == [None, None, "spleen/v0001"]
