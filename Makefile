@@ -1,4 +1,4 @@
-# make demo | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-gate [SEED=n] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
+# make demo [KEEP=1] | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-gate [SEED=n] | make bench-clicks | make bench-whole-organ | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -48,7 +48,7 @@ help:
 	@echo "==> Installed."
 
 demo: .venv/installed
-	@.venv/bin/baps demo --seed $(SEED)
+	@.venv/bin/baps demo --seed $(SEED) $(if $(KEEP),--keep)
 
 test: .venv/installed
 	@$(PYTEST) -m "not ($(NOT_FAST))"

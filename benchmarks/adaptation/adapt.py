@@ -57,7 +57,7 @@ _SECONDS = {
 _USUAL = 90
 _QUICK_ARMS = ("zero_shot", "window", "spsa_gc_fixed", "default", "zoom_and_white_box")
 
-_CORRECTED = ("zero_shot", "default", "prompt_space")
+_CORRECTED = ("zero_shot", "default", "tone")
 """Arms that are also measured by box and by corrective clicks."""
 
 console = Console(soft_wrap=True, highlight=False)

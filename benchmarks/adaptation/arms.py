@@ -185,19 +185,19 @@ def spsa_gc_80000(arena: Arena) -> Outcome:
     return spsa_gc_fixed(replace(arena, max_images=80_000, curve=arena.curve, notes=arena.notes))
 
 
-def prompt_space(arena: Arena) -> Outcome:
-    """Our visual prompt only."""
+def tone(arena: Arena) -> Outcome:
+    """Our visual prompt alone, which depends on the clicked grey level."""
     return _train(arena, _settings(arena, zoom="none", head="none"))
 
 
-def tone(arena: Arena) -> Outcome:
-    """The visual prompt that depends on the clicked grey level, alone."""
-    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="tone"))
+def basis(arena: Arena) -> Outcome:
+    """A visual prompt alone, which depends on the image."""
+    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="basis"))
 
 
-def prompt_space_by_click(arena: Arena) -> Outcome:
-    """Our visual prompt only, conditioned on the click."""
-    return _train(arena, _settings(arena, zoom="none", head="none", condition="click"))
+def basis_by_click(arena: Arena) -> Outcome:
+    """The same, and on the position of the click."""
+    return _train(arena, _settings(arena, zoom="none", head="none", visual_prompt="basis", condition="click"))
 
 
 def zoom(arena: Arena) -> Outcome:
@@ -210,7 +210,7 @@ def zoom_and_head(arena: Arena) -> Outcome:
     return _adapt(arena, _settings(arena, visual_prompt="none"))
 
 
-def zoom_and_prompt_space(arena: Arena) -> Outcome:
+def zoom_and_tone(arena: Arena) -> Outcome:
     """The zoom and our visual prompt, without a head."""
     return _train(arena, _settings(arena, head="none"))
 
@@ -221,8 +221,8 @@ def zoom_and_white_box(arena: Arena) -> Outcome:
     return _train(arena, settings, stepper=WhiteBoxStepper(settings))
 
 
-def prompt_space_and_head(arena: Arena) -> Outcome:
-    """Our visual prompt, where it earns its place, and the head, without a zoom: one encoding serves a slice."""
+def tone_and_head(arena: Arena) -> Outcome:
+    """Our visual prompt, where it earns its place, and the head, without a zoom."""
     return _adapt(arena, _settings(arena, zoom="none"))
 
 
@@ -240,11 +240,6 @@ def head_alone(arena: Arena) -> Outcome:
 def default(arena: Arena) -> Outcome:
     """What ``baps adapt`` does, including the evaluation."""
     return _adapt(arena, _settings(arena))
-
-
-def default_tone(arena: Arena) -> Outcome:
-    """The default with the visual prompt that depends on the clicked grey level."""
-    return _adapt(arena, _settings(arena, visual_prompt="tone"))
 
 
 def default_hard_masks(arena: Arena) -> Outcome:
@@ -280,15 +275,14 @@ CORE: dict[str, Callable[[Arena], Outcome]] = {
     "default_1_volume": _volumes(1),
     "default_3_volumes": _volumes(3),
     "default_5_volumes": _volumes(5),
-    "zoom_and_prompt_space": zoom_and_prompt_space,
-    "prompt_space": prompt_space,
+    "zoom_and_tone": zoom_and_tone,
     "tone": tone,
     "cma_es": cma_es,
     "constant_12": constant_12,
-    "prompt_space_and_head": prompt_space_and_head,
+    "tone_and_head": tone_and_head,
     "default_hard_masks": default_hard_masks,
-    "default_tone": default_tone,
-    "prompt_space_by_click": prompt_space_by_click,
+    "basis": basis,
+    "basis_by_click": basis_by_click,
     "constant_1": constant_1,
     "head_alone": head_alone,
     "white_box": white_box,

@@ -21,16 +21,16 @@ Run = Mapping[str, Any]
 PARTS = {
     "nothing": "zero_shot",
     "zoom": "zoom",
-    "visual prompt": "prompt_space",
+    "visual prompt": "tone",
     "head": "head_alone",
-    "zoom + visual prompt": "zoom_and_prompt_space",
+    "zoom + visual prompt": "zoom_and_tone",
     "zoom + head": "zoom_and_head",
-    "visual prompt + head": "prompt_space_and_head",
+    "visual prompt + head": "tone_and_head",
     "all (default)": "default",
 }
 """The arm of each set of parts."""
 
-_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "prompt_space", "default", "zoom_and_white_box")
+_DRAWN = ("cma_es", "spsa_gc_published", "spsa_gc_fixed", "tone", "default", "zoom_and_white_box")
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -223,21 +223,21 @@ def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format a Markdown table of the default against the unadapted model, for domains with corrective clicks."""
     lines = [
-        "| images | test patients | lost | one click: unadapted | best window | adapted | gain (± over patients) | "
-        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
+        "| images | test patients | lost more than .05 | one click: unadapted | adapted | gain (± over patients) | "
+        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted | images sent |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     by_arm = {(row["domain"], row["arm"]): row for row in summary}
     for row in summary:
-        unadapted, window = by_arm.get((row["domain"], "zero_shot")), by_arm.get((row["domain"], "window"))
-        if row["arm"] != "default" or unadapted is None or window is None:
+        unadapted = by_arm.get((row["domain"], "zero_shot"))
+        if row["arm"] != "default" or unadapted is None or not row["corrected"]:
             continue
         before, after = unadapted["corrected"]["click"], row["corrected"]["click"]
         lines.append(
             f"| {row['domain']} | {row['test_patients']} | {row['lost']} | {unadapted['dice']:.3f} | "
-            f"{window['dice']:.3f} | {row['dice']:.3f} | {_plus_minus(row['gain'], row['gain_std_patients'])} | "
+            f"{row['dice']:.3f} | {_plus_minus(row['gain'], row['gain_std_patients'])} | "
             f"{before['by_clicks'][4]:.3f} | "
-            f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} |"
+            f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} | {row['images']:,.0f} |"
         )
     return lines
 

@@ -290,8 +290,9 @@ def commands(app: typer.Typer) -> Iterator[Any]:
 @pytest.mark.parametrize("line", json.loads((FIXTURE / "training_options.json").read_text()))
 def test_training_options_are_read_as_before(line: Mapping[str, Any], tmp_path: Path) -> None:
     store = AdapterStore(tmp_path)
+    defaults = AdaptationSettings(visual_prompt="basis")  # It is tone by now.
     trainers: dict[str, Any] = {
-        "baps": AdaptationTrainer(lambda: pytest.fail("no model"), {}, store, None, AdaptationSettings()),
+        "baps": AdaptationTrainer(lambda: pytest.fail("no model"), {}, store, None, defaults),
         "organs": OrgansTrainer(lambda: pytest.fail("no model"), {}, store.inference_lock_file, tmp_path, None),
     }
     trainer = trainers[line["trainer"]]

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from baps.errors import BapsError, InputError, NotFoundError, StorageError
 from baps.server.error_handlers import handle_domain_error, handle_http_error, handle_os_error, handle_validation_error
 
-REQUEST = Request({"type": "http"})
+REQUEST = Request({"type": "http", "path": "/info/", "headers": []})
 
 
 def _reply(answer: Coroutine[Any, Any, Response]) -> Response:

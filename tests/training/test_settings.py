@@ -11,7 +11,7 @@ from baps.training.settings import AdaptationSettings
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("visual_prompt", "basis, concat"),
+        ("visual_prompt", "tone, basis, concat"),
         ("optimiser", "prompt_space, spsa_gc"),
         ("zoom", "chosen, none"),
         ("head", "convolutional, none"),

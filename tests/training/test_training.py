@@ -65,11 +65,11 @@ def test_the_published_method_runs(new_black_box: Callable[..., Any], dim_slices
 
 def test_the_other_pairings_run(new_black_box: Callable[..., Any], dim_slices: Slices) -> None:
     slices = _pieces(dim_slices(2))
-    for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc")):
+    for visual_prompt, optimiser in (("concat", "prompt_space"), ("basis", "spsa_gc"), ("tone", "spsa_gc")):
         settings = replace(SETTINGS, visual_prompt=visual_prompt, optimiser=optimiser)
         made, _ = train(new_black_box(), slices, settings, 100)
         assert made.visual_prompt.kind == visual_prompt
-        moved = [value for name, value in made.state_dict().items() if name.endswith(("head.bias", "last.bias"))]
+        moved = [value for name, value in made.state_dict().items() if name.endswith(("bias", "constant"))]
         assert any(bool((value != 0).any()) for value in moved)
 
 
@@ -206,15 +206,15 @@ def test_who_watches_is_shown_every_point_of_the_curve(new_black_box: Callable[.
     shown: list[tuple[int, torch.Tensor]] = []
 
     def watch(images: int, adapter: Adapter) -> None:
-        bias = adapter.state_dict()["visual_prompt.head.bias"].clone()
-        shown.append((images, bias))
+        constant = adapter.state_dict()["visual_prompt.constant"].clone()
+        shown.append((images, constant))
         black_box.segment(slices[0].image[None], [Prompt(((1.0, 1.0),))])  # Not counted.
 
     watched, curve = train(black_box, slices, SETTINGS, 200, callback=watch)
     assert [images for images, _ in shown] == [point.images for point in curve]
     assert len(shown) == 3
     assert not shown[0][1].any()
-    assert torch.equal(shown[2][1], watched.state_dict()["visual_prompt.head.bias"])
+    assert torch.equal(shown[2][1], watched.state_dict()["visual_prompt.constant"])
     alone, same = train(new_black_box(), slices, SETTINGS, 200)
     assert same == curve
     assert all(torch.equal(alone.state_dict()[key], value) for key, value in watched.state_dict().items())

@@ -35,12 +35,12 @@ def _set_random_weights(visual_prompt: VisualPrompt) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_an_identity_until_it_is_trained(kind: str, condition: str) -> None:
     visual_prompt = build_visual_prompt(kind, 2, condition)
-    assert (visual_prompt.kind, visual_prompt.condition) == (kind, condition)
+    assert (visual_prompt.kind, visual_prompt.condition) == (kind, "click" if kind == "tone" else condition)
     assert torch.equal(visual_prompt.transform_images(IMAGES, visual_prompt.encoder.features(IMAGES), PROMPTS), IMAGES)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["basis", "concat"])
 def test_the_condition_decides_whether_the_click_matters(kind: str, condition: str) -> None:
     visual_prompt = build_visual_prompt(kind, condition=condition)
     _set_random_weights(visual_prompt)
@@ -84,7 +84,7 @@ def test_code_is_differentiable_and_transform_keeps_no_graph(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"kind": "vp"}, "'vp'.*basis, tone, concat"), ({"kind": "basis", "condition": "organ"}, "'organ'.*label, click")],
+    [({"kind": "vp"}, "'vp'.*tone, basis, concat"), ({"kind": "basis", "condition": "organ"}, "'organ'.*label, click")],
 )
 def test_error_for_unknown_names_lists_the_known_ones(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -71,7 +71,7 @@ def test_tables_are_written_between_the_marks(runs: list[dict[str, Any]], tmp_pa
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| default (rejected: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.071 | 0 |" in text
-    assert "| organ | 2 | 0 | 0.500 | 0.550 | 0.700 |" in text
+    assert "| organ | 2 | 0 | 0.500 | 0.700 | +0.200 ± 0.071 |" in text
 
 
 def test_domains_with_few_arms_share_a_table(runs: list[dict[str, Any]]) -> None:
@@ -94,6 +94,6 @@ def test_parts_that_every_core_domain_has_share_a_table(runs: list[dict[str, Any
 
 
 def test_figure_is_drawn(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "prompt_space")]
+    more = [_run(arm, [0.5], curve=[[0, 0.5], [4000, 0.6]]) for arm in ("cma_es", "tone")]
     draw([*runs, *more], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000

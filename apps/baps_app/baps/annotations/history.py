@@ -73,7 +73,8 @@ class Version:
         sha256: SHA-256 of the file.
         info: information about the label: ``author``, ``authors`` by organ, ``annotated_slices``, ``model``,
             ``confirmed``. ``found`` if somebody placed the file there, ``restored`` names the version that it repeats,
-            and ``disputed`` names, by organ, the version that trainings use until a trainer confirms this one.
+            ``restored_by`` the person who restored it, and ``disputed`` names, by organ, the version that trainings use
+            until a trainer confirms this one.
     """
 
     name: str
@@ -167,6 +168,18 @@ class LabelHistory:
             except BapsError as error:
                 versions.append(Version(name, folder / name, "", {"damaged": str(error)}))
         return versions
+
+    def version_names(self, image: str, tag: str) -> tuple[str, ...]:
+        """List the names of the versions of a label, oldest first, without reading them.
+
+        Args:
+            image: name of the image.
+            tag: tag of the label.
+
+        Returns:
+            The names.
+        """
+        return tuple(self._version_names(self._folder / tag / image))
 
     def served(self, image: str, tag: str) -> tuple[Path, dict[str, Any]]:
         """Return the file of the served label, and the information about it.
@@ -330,7 +343,15 @@ class LabelHistory:
         if not marked:
             raise InputError(f"This version is empty. {unchanged}")
 
-    def restore(self, image: str, tag: str, name: str, check: Callable[[Version], None] | None = None) -> str:
+    def restore(
+        self,
+        image: str,
+        tag: str,
+        name: str,
+        check: Callable[[Version], None] | None = None,
+        by: str = "",
+        shown: str | None = None,
+    ) -> str:
         """Save an earlier version again, as the newest.
 
         Args:
@@ -338,23 +359,28 @@ class LabelHistory:
             tag: tag of the label.
             name: name of the version.
             check: see ``save``.
+            by: name of the person who restores it.
+            shown: name of the newest version that this person knows of, or None for any.
 
         Returns:
             The name of the new version.
 
         Raises:
             NotFoundError: if there is no such image or version.
+            OutdatedError: if another version than ``shown`` is the newest.
             BapsError: if the version is damaged, or the disk is full, or as ``check``; nothing is changed then.
         """
         try:
             with self.locked(image, tag):
                 version = self.version(image, tag, name)
-                info = {**version.info, "restored": name}
-                return self.save(image, tag, version.file, version.suffix, info, check)
+                info = {**version.info, "restored": name, "restored_by": by}
+                return self.save(image, tag, version.file, version.suffix, info, check, shown)
         except OSError as error:
             raise BapsError(f"The label could not be restored ({error.strerror}). It is unchanged.") from error
 
-    def confirm(self, image: str, tag: str, organs: Collection[str] = (), by: str = "") -> list[str]:
+    def confirm(
+        self, image: str, tag: str, organs: Collection[str] = (), by: str = "", shown: str | None = None
+    ) -> list[str]:
         """Confirm disputed organs of a label, so that trainings use them; this saves a new version.
 
         Args:
@@ -362,18 +388,22 @@ class LabelHistory:
             tag: tag of the label.
             organs: organs to confirm; empty for all that are disputed.
             by: name of the person who confirms them.
+            shown: name of the newest version that this person knows of, or None for any.
 
         Returns:
             The confirmed organs.
 
         Raises:
             NotFoundError: if there is no such image, or it has no such label.
+            OutdatedError: if another version than ``shown`` is the newest.
             InputError: if none of the organs is disputed.
             BapsError: if the newest version is damaged, or the disk is full; nothing is changed then.
         """
         try:
             with self.locked(image, tag):
-                _, version = self.newest(image, tag)
+                newest, version = self.newest(image, tag)
+                if shown not in (None, newest):
+                    raise OutdatedError(f"The label {tag} of {image} was changed by others meanwhile.")
                 if version is None:
                     raise NotFoundError(f"There is no label {tag} of {image}. See `baps labels list`.")
                 disputed = version.info.get("disputed") or {}

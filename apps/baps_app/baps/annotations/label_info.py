@@ -139,7 +139,7 @@ _CLIENT_KEYS = ("label_info", "author", "model", "confirmed", "slices")
 
 _SERVER_KEYS = frozenset((
     "annotated_slices", *_OLD_KEYS, "authors", "basis", "disputed", "erased", "confirmed_by", "found", "restored",
-    "damaged", "version", "ts", "name", "checksum", "extra",
+    "restored_by", "damaged", "version", "ts", "name", "checksum", "extra",
 ))  # fmt: skip
 """Keys that only the server sets; a client that sends back what it received sends them too."""
 

@@ -41,10 +41,13 @@ def adapt(
         str, typer.Option(help="Output head that refines the masks: convolutional (ours) or none (as published).")
     ] = "convolutional",
     visual_prompt: Annotated[
-        str, typer.Option(help="Visual prompt: basis (ours), concat (as published) or none.")
-    ] = "basis",
+        str,
+        typer.Option(
+            help="Visual prompt: tone (ours, by the click), basis (ours, by the image), concat (as published) or none."
+        ),
+    ] = "tone",
     condition: Annotated[
-        str, typer.Option(help="What the visual prompt depends on beside the image: label or click.")
+        str, typer.Option(help="What basis and concat depend on beside the image: label or click.")
     ] = "label",
     correction_ratio: Annotated[
         float, typer.Option(help="Share of training prompts with corrective clicks: 0.5 (ours) or 0 (as published).")

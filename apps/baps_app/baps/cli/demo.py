@@ -19,6 +19,7 @@ def demo(
     remote: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address of a model on another machine, instead of the bundled one.")
     ] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running, to look at its page.")] = False,
 ) -> None:
     """Start a server on phantoms, click, save labels, train, and click again, in a minute or two.
 
@@ -29,4 +30,4 @@ def demo(
     check_installed()
     from baps.demo.run import run
 
-    run(out.absolute(), seed, max_images, remote)
+    run(out.absolute(), seed, max_images, remote, keep)

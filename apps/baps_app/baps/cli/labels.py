@@ -18,7 +18,7 @@ from baps.cli.console import Console
 from baps.cli.options import Adapters
 
 if TYPE_CHECKING:
-    from baps.annotations.history import LabelHistory, Version
+    from baps.annotations.history import LabelHistory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,6 +47,8 @@ def list_labels(
     studies: Studies, image: Annotated[str, typer.Option(help="Name of one image. Default: all.")] = ""
 ) -> None:
     """List every version, who saved it, and the slices of each organ; the newest of each label is served."""
+    from baps.annotations.remarks import describe
+
     history = _history(studies)
     version_column = Column("version", no_wrap=True, min_width=23)  # Not wrapped, so that it can be copied.
     table = Table("image", "label", version_column, "served", "author", "organs and their slices", "remarks")
@@ -57,7 +59,7 @@ def list_labels(
         for version in versions:
             info = version.info
             served = "yes" if version is versions[-1] else ""
-            cells = (name, tag, version.name, served, _authors(info), _organs(info), _remarks(version))
+            cells = (name, tag, version.name, served, _authors(info), _organs(info), ", ".join(describe(version)))
             table.add_row(*map(escape, cells))
         for removed in history.removed(name, tag):
             table.add_row(*map(escape, (name, tag, removed["version"], "", "", "", f"removed: {removed['why']}")))
@@ -75,7 +77,7 @@ def show(studies: Studies, image: Image, version: Name, tag: Tag = "final") -> N
 def restore(studies: Studies, image: Image, version: Name, tag: Tag = "final", adapters: Adapters = "") -> None:
     """Serve an earlier version again, also in a running server. The version that it replaces is kept."""
     history = _history(studies)
-    name = history.restore(image, tag, version, partial(history.check_fits, image))
+    name = history.restore(image, tag, version, partial(history.check_fits, image), by="the command line")
     add_audit_line("restore a label", image, adapters=adapters, version=version)
     console.print(f"The label {tag} of {image} is {version} again, saved as version {name}.", markup=False)
 
@@ -267,18 +269,3 @@ def _organs(info: dict[str, object]) -> str:
     if not isinstance(annotated, dict):
         return "all"
     return ", ".join(f"{organ} {len(slices)}" for organ, slices in annotated.items())
-
-
-def _remarks(version: Version) -> str:
-    info = version.info
-    remarks = [f"made by {info['model']}"] if info.get("model") else []
-    remarks += ["damaged: restore it from your backup"] if info.get("damaged") else []
-    remarks += ["not confirmed"] if info.get("confirmed") is False else []
-    remarks += ["found in the folder"] if info.get("found") else []
-    remarks += [f"restored from {info['restored']}"] if info.get("restored") else []
-    for organ, standing in (info.get("disputed") or {}).items():
-        before = f"the version by {standing['author'] or 'an unnamed author'} ({standing['version']})"
-        remarks.append(f"{organ} is disputed: trainings use {before} until `baps labels confirm`")
-    confirmed = info.get("confirmed_by") or {}
-    remarks += [f"{organ} confirmed by {who}" for organ, who in confirmed.items()]
-    return ", ".join(remarks)

@@ -17,7 +17,11 @@ from baps.site.roles import Role
 if TYPE_CHECKING:
     from baps.site.users import Users
 
-app = typer.Typer(no_args_is_help=True, callback=private_files, help="Add, list, renew and remove users of the server.")
+app = typer.Typer(
+    no_args_is_help=True,
+    callback=private_files,
+    help="Add, list, renew and remove users of the server, and change their roles.",
+)
 
 Name = Annotated[str, typer.Argument(help="Name of the user: letters, digits and . @ + - _")]
 File = Annotated[str, typer.Option(metavar="FILE", help="File of users. Default: that of the settings.")]
@@ -68,6 +72,16 @@ def renew(name: Name, file: File = "", days: Days = None, adapters: Adapters = "
     token = _users(file).renew(name, days)
     add_audit_line("renew a user's token", adapters=adapters, about=name)
     _print_token(name, token)
+
+
+@app.command("role")
+def change_role(
+    name: Name, role: Annotated[Role, typer.Argument(help="The new role.")], file: File = "", adapters: Adapters = ""
+) -> None:
+    """Give a user another role, at once, also in a running server. The token stays valid."""
+    _users(file).change_role(name, role)
+    add_audit_line("change a user's role", adapters=adapters, about=name, as_role=role.value)
+    console.print(f"{name} is {role.value} now.", markup=False)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def train(client: MONAILabelClient, max_images: int, seed: int) -> dict[str, Any
     return stats
 
 
-def run(out: Path, seed: int, max_images: int, remote: str) -> None:
+def run(out: Path, seed: int, max_images: int, remote: str, keep: bool = False) -> None:
     """Run the demo.
 
     Args:
@@ -200,6 +201,7 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
         seed: Random seed of the clicks, the choice of volumes, and the training.
         max_images: Maximum number of black-box images of the adaptation.
         remote: Address of a model on another machine, or "" for the bundled one.
+        keep: Leave the server running at the end, until the user interrupts it.
 
     Raises:
         InputError: If the folder contains other files of these names.
@@ -252,39 +254,50 @@ def run(out: Path, seed: int, max_images: int, remote: str) -> None:
             if n == 0:
                 console.print(f"    served by adapter {reply['adapter']}")
 
-    console.print("[bold]6. Compare[/] with the best simple window, chosen on the labelled volumes")
-    black_box = load_black_box("remote", remote=RemoteSettings(remote)) if remote else load_black_box()
-    segmenter = Segmenter(black_box, AdapterStore(out / "no-adapters"))
-    window, window_images = best_window(segmenter, samples, labelled, seed)
-    for click in clicks:
-        image = image_file(samples, click.case)
-        click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
+        console.print("[bold]6. Compare[/] with the best simple window, chosen on the labelled volumes")
+        black_box = load_black_box("remote", remote=RemoteSettings(remote)) if remote else load_black_box()
+        segmenter = Segmenter(black_box, AdapterStore(out / "no-adapters"))
+        window, window_images = best_window(segmenter, samples, labelled, seed)
+        for click in clicks:
+            image = image_file(samples, click.case)
+            click.masks["window"] = segmenter.segment(image, click.plane, click.prompt, window=window).mask
 
-    means = {
-        arm: {case: float(np.mean([click.dice(arm) for click in clicks if click.case == case])) for case in unseen}
-        for arm in ("zero_shot", "window", "adapted")
-    }
-    summary = {
-        "zero_shot_dice": float(np.mean(list(means["zero_shot"].values()))),
-        "best_window_dice": float(np.mean(list(means["window"].values()))),
-        "adapted_dice": float(np.mean(list(means["adapted"].values()))),
-        "black_box_images": result["black_box_images"],
-        "best_window_images": window_images,
-        "first_click_ms": round(float(np.median(first_ms)), 1),
-        # A remote model has no encodings, so a repeated click takes as long as the first.
-        "repeat_click_ms": round(float(np.median(repeat_ms or first_ms)), 1),
-        "labels_saved": saved,
-        "adapter_version": result["version"],
-        "adapter_status": result["status"],
-        "seed": seed,
-        "trained_on": labelled,
-        "measured_on": unseen,
-        "best_window": [window.low, window.high],
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    write_report(out / "report.html", studies, ORGAN, clicks, means, summary, result)
-    _print_results(means, summary, out)
+        means = {
+            arm: {case: float(np.mean([click.dice(arm) for click in clicks if click.case == case])) for case in unseen}
+            for arm in ("zero_shot", "window", "adapted")
+        }
+        summary = {
+            "zero_shot_dice": float(np.mean(list(means["zero_shot"].values()))),
+            "best_window_dice": float(np.mean(list(means["window"].values()))),
+            "adapted_dice": float(np.mean(list(means["adapted"].values()))),
+            "black_box_images": result["black_box_images"],
+            "best_window_images": window_images,
+            "first_click_ms": round(float(np.median(first_ms)), 1),
+            # A remote model has no encodings, so a repeated click takes as long as the first.
+            "repeat_click_ms": round(float(np.median(repeat_ms or first_ms)), 1),
+            "labels_saved": saved,
+            "adapter_version": result["version"],
+            "adapter_status": result["status"],
+            "seed": seed,
+            "trained_on": labelled,
+            "measured_on": unseen,
+            "best_window": [window.low, window.high],
+            "seconds": round(time.monotonic() - begun, 1),
+        }
+        (out / "summary.json").write_text(json.dumps(summary, indent=1))
+        write_report(out / "report.html", studies, ORGAN, clicks, means, summary, result)
+        _print_results(means, summary, out)
+        if keep:
+            console.print(
+                f"The server is still running. Open {address} in a browser to see what it has learned. "
+                "Press Ctrl+C to stop it."
+            )
+            _wait_for_interrupt()
+
+
+def _wait_for_interrupt() -> None:
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def _clear(out: Path) -> None:

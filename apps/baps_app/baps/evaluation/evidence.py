@@ -178,6 +178,17 @@ class EvidenceStream:
         """Hashes of the patients, in order of arrival."""
         return tuple(self._entries)
 
+    def volumes(self, patient: str) -> tuple[str, ...]:
+        """List the labelled images of a patient.
+
+        Args:
+            patient: hash of the patient.
+
+        Returns:
+            Hashes of the images; empty for a patient without evidence, or of an earlier release.
+        """
+        return tuple(self._entries[patient].volumes) if patient in self._entries else ()
+
     def measured(self) -> list[str]:
         """Say how each patient's difference was measured.
 

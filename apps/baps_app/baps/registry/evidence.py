@@ -242,11 +242,19 @@ def read_statuses(store: AdapterStore, label: str) -> dict[str, CandidateStatus]
         The statuses by version, each with the model that the version was trained for; versions without evidence are
             left out.
     """
-    gate, statuses = read_evidence(store, label).gate, {}
-    for version in store.versions(label):
-        if black_box := _model(store, label, version):
-            statuses.update({s.candidate: s for s in gate.statuses(black_box) if s.candidate == version})
-    return statuses
+    gate = read_evidence(store, label).gate
+    models = {version: _model(store, label, version) for version in store.versions(label)}
+    statuses = {
+        (black_box, status.candidate): status
+        for black_box in set(models.values())
+        if black_box
+        for status in gate.statuses(black_box)
+    }
+    return {
+        version: statuses[black_box, version]
+        for version, black_box in models.items()
+        if black_box and (black_box, version) in statuses
+    }
 
 
 def _restore(evidence: LabelEvidence, store: AdapterStore, label: str, black_box: str) -> None:

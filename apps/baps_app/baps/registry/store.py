@@ -397,6 +397,23 @@ class AdapterStore:
         if version != self.published(label):
             self._serve(label, [version, *self._history(label)])
 
+    def previous(self, label: str) -> str | None:
+        """Return what ``roll_back`` would serve.
+
+        Args:
+            label: the label.
+
+        Returns:
+            The version, or None for the unadapted model.
+
+        Raises:
+            NotFoundError: if the unadapted model is served, and nothing was served before.
+        """
+        served = self._served_versions(label)
+        if not served:
+            raise NotFoundError(self._no_rollback_reason(label))
+        return next(iter(served[1:]), "") or None
+
     def roll_back(self, label: str) -> str | None:
         """Serve what was served before; calling it twice goes back twice.
 
@@ -410,9 +427,8 @@ class AdapterStore:
             NotFoundError: if the unadapted model is served, and nothing was served before.
             BapsError: as ``publish``.
         """
+        self.previous(label)
         served = self._served_versions(label)
-        if not served:
-            raise NotFoundError(self._no_rollback_reason(label))
         self._serve(label, [*self._history(label)[1:], *(f"-{version}" for version in served[:1] if version)])
         return self.published(label)
 

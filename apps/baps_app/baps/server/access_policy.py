@@ -24,6 +24,7 @@ class RoutePolicy:
         audited: Whether the audit file gets a line for each request.
         brings_images: Whether the body may be as large as an image.
         repeated: Whether viewers send it so often that the audit file gets one line per user and image in ten minutes.
+        automatic: Whether pages send it on their own, so that it does not keep an idle session alive.
         option: Name of a query parameter, and the values, separated by spaces, with which this policy applies. ""
             stands for all values except false ones.
     """
@@ -35,6 +36,7 @@ class RoutePolicy:
     audited: bool = False
     brings_images: bool = False
     repeated: bool = False
+    automatic: bool = False
     option: tuple[str, str] | None = None
 
     def matches(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> bool:
@@ -69,9 +71,12 @@ def _policy(
     audited: bool = False,
     brings_images: bool = False,
     repeated: bool = False,
+    automatic: bool = False,
     option: tuple[str, str] | None = None,
 ) -> RoutePolicy:
-    return RoutePolicy(tuple(methods.split()), re.compile(path), action, role, audited, brings_images, repeated, option)
+    return RoutePolicy(
+        tuple(methods.split()), re.compile(path), action, role, audited, brings_images, repeated, automatic, option
+    )
 
 
 _READ = "GET HEAD"
@@ -90,6 +95,14 @@ POLICIES = (
     _policy(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What viewers do.
     _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
+    _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
+    _policy(_READ, r"/web/labels/(picture|differences)", "see a picture of an image", ANNOTATOR, True, repeated=True),
+    _policy(_READ, r"/web/labels/rows", "see the labels", ANNOTATOR, audited=True, repeated=True, automatic=True),
+    _policy(_READ, r"/web/labels(/.*)?", "see the labels", ANNOTATOR, audited=True, repeated=True),
+    _policy(_READ, r"/web/people/audit", "read who did what", ADMIN, audited=True, repeated=True),
+    _policy(_READ, r"/web/people(/.*)?", "see the users", ADMIN),
+    _policy(_READ, r"/web/.*", "look", ANNOTATOR),
     _policy(_READ, r"/datastore/(image|label)(/.*)?", "fetch an image or a label", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/dataset/?", "fetch all labelled images", ANNOTATOR, audited=True),
     _policy(_READ, r"/datastore/?", "list the images", ANNOTATOR, audited=True, option=("output", "all train")),
@@ -127,7 +140,19 @@ POLICIES = (
     # What changes the results of all users.
     _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
     _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),
-    # What shows what people did.
+    _policy("POST", r"/web/train", "start a training", TRAINER, audited=True),
+    _policy("POST", r"/web/train/stop", "stop the training", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/publish", "publish an adapter", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/rollback", "roll back an adapter", TRAINER, audited=True),
+    _policy("POST", r"/web/adapters/withdraw", "withdraw an adapter", TRAINER, audited=True),
+    _policy("POST", r"/web/labels/restore", "restore a label", TRAINER, audited=True),
+    _policy("POST", r"/web/labels/confirm", "confirm a label", TRAINER, audited=True),
+    # What admins do.
+    _policy("POST", r"/web/people/add", "add a user", ADMIN, audited=True),
+    _policy("POST", r"/web/people/renew", "renew a user's token", ADMIN, audited=True),
+    _policy("POST", r"/web/people/role", "change a user's role", ADMIN, audited=True),
+    _policy("POST", r"/web/people/remove", "remove a user", ADMIN, audited=True),
+    _policy("POST", r"/web/people/end-session", "end a session", ADMIN, audited=True),
     _policy("GET", "/audit", "read who did what", ADMIN, audited=True),
 )
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import baps.server.labels.save_labels
 from baps.annotations.first_prompts import FirstPrompts
-from baps.blackbox import BlackBox, load_black_box
+from baps.blackbox import BlackBox, Capabilities, load_black_box
 from baps.errors import BapsError, InputError
 from baps.evaluation.splits import patient_hash
 from baps.imaging.volume import Volume
@@ -140,6 +140,18 @@ class BapsApp(MONAILabelApp):
             self._prompts.add(patient_hash(image), label, index, prompt)
         except (sqlite3.Error, OSError) as error:
             logger.warning("A prompt could not be kept (%s).", type(error).__name__)
+
+    def first_prompts(self, volume: str, label: str) -> dict[int, Prompt]:
+        """Return the first prompts that users made on an image, see ``FirstPrompts.read``.
+
+        Args:
+            volume: Hash of the image.
+            label: The label.
+
+        Returns:
+            Prompts by slice.
+        """
+        return self._prompts.read(volume, label)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         """Run an infer task, which gets both the name of the image and its file.
@@ -266,6 +278,29 @@ class BapsApp(MONAILabelApp):
         """Whether the black box has been loaded."""
         return self._segmenter is not None
 
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """Capabilities of the black box, or None if it has not been loaded."""
+        return self._black_box.capabilities if self._black_box else None
+
+    @property
+    def organ_model_name(self) -> str:
+        """Name of the organ model, or "" if it has not been loaded."""
+        return str(self._organs.model.name) if self._organs else ""
+
+    def identity(self, model: str) -> tuple[str, ...] | None:
+        """Return what the adapters of a model depend on, without loading the model.
+
+        Args:
+            model: ``baps`` or ``organs``.
+
+        Returns:
+            The hash of the weights and, for ``baps``, the preprocessing; None if the model has not been loaded.
+        """
+        if model == "organs":
+            return (self._organs.model.sha256,) if self._organs else None
+        return self._black_box.capabilities.identity if self._black_box else None
+
     def cleanup_sessions(self) -> None:
         """Remove the sessions that have expired."""
         if self._sessions is not None:
@@ -279,9 +314,13 @@ class BapsApp(MONAILabelApp):
         notes = baps.server.labels.save_labels.save_label(
             self.datastore(), site.labels, image_id, path, tag, info, site.complete_labels, confirms
         )
+        self.labels_changed()
+        return notes
+
+    def labels_changed(self) -> None:
+        """Let new labels judge the adapters."""
         if self._collector:
             self._collector.wake()
-        return notes
 
     def save_mask(
         self,

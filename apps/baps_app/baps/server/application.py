@@ -56,11 +56,13 @@ from baps.server.routes.exports import label_for_radiotherapy
 from baps.server.routes.infer import cancel, progress, run_infer
 from baps.server.routes.login import Login
 from baps.server.routes.ohif import configure_ohif, ohif_file
-from baps.server.routes.pages import docs_page, favicon, start_page
+from baps.server.routes.pages import docs_page, favicon
 from baps.server.routes.request_targets import find_missing_target
 from baps.server.routes.sessions import close_session, open_session, read_session
 from baps.server.routes.train import next_sample, start_all_training, start_training
 from baps.server.routes.without_paths import stop_training, training_status, without_folders
+from baps.server.web.routes import ROUTES
+from baps.server.web.state import WebState
 from baps.site.app_folder import app_folder
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings, check_settings
@@ -132,6 +134,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = THREADS + _FILE_THREADS
         app = monai_label.start()
+        application.state.web = WebState(app, authenticator)
         on_start(app)
         try:
             yield
@@ -141,7 +144,7 @@ def create_app(
 
     limit_memory_of_forms()
     application = Application(monai_label, lifespan)
-    routes = [*_routes(), *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)]
+    routes = [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)]
     _add_routes(application, [*routes, *NnInteractive(settings).routes()])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
@@ -155,7 +158,6 @@ def create_app(
 def _routes() -> list[Route]:
     """Return the routes of this project. If two match a request, the first is used."""
     return [
-        ("GET", "/", start_page),
         ("GET", "/docs", docs_page),
         ("GET", "/favicon.ico", favicon),
         ("POST", "/infer/{model}", run_infer),

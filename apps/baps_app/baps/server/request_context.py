@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -40,6 +41,7 @@ class RequestContext:
         adapter: Adapters that the result was made with, or "".
         images: Names of the images, if there are several.
         further_actions: Further actions of the request. Each gets a line in the audit file.
+        details: Further entries of its line in the audit file; no names of patients or images.
     """
 
     policy: RoutePolicy | None
@@ -48,6 +50,7 @@ class RequestContext:
     adapter: str = ""
     images: list[str] = field(default_factory=list)
     further_actions: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

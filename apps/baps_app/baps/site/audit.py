@@ -359,11 +359,29 @@ def _lines(file: Path) -> Iterator[bytes]:
 def _backwards(file: Path) -> Iterator[bytes]:
     """Yield the lines of a file, last one first, also an incomplete last line."""
     with file.open("rb") as content:
-        place, rest = content.seek(0, os.SEEK_END), b""
-        while place:
-            size = min(_BLOCK, place)
-            place -= size
-            content.seek(place)
-            rest, *whole = (content.read(size) + rest).split(b"\n")
-            yield from reversed(whole)
-        yield rest
+        for _, line in read_backwards(content, content.seek(0, os.SEEK_END)):
+            yield line
+
+
+def read_backwards(content: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines before a place in a file, last one first, without their ends.
+
+    Args:
+        content: The file.
+        end: The place, in bytes from the beginning.
+
+    Yields:
+        The place at which the line begins, and the line. If the place follows the end of a line, the first is empty.
+    """
+    place, rest = end, b""
+    while place:
+        size = min(_BLOCK, place)
+        place -= size
+        content.seek(place)
+        rest, *whole = (content.read(size) + rest).split(b"\n")
+        at, starts = place + len(rest) + 1, []
+        for line in whole:
+            starts.append(at)
+            at += len(line) + 1
+        yield from zip(reversed(starts), reversed(whole), strict=True)
+    yield 0, rest

@@ -128,6 +128,31 @@ def examine(
     return findings | {name: _run(check) for name, check in with_settings.items()}
 
 
+def examine_server(site: Settings, studies: str) -> dict[str, Finding]:
+    """Run the checks that make sense while the server runs and serves its model. Nothing is changed.
+
+    Args:
+        site: Settings of the server.
+        studies: Folder or DICOMweb address.
+
+    Returns:
+        Findings by the name of the check.
+    """
+    places = [site.adapters, *_written_places(studies), Path(tempfile.gettempdir())]
+    checks: dict[str, Callable[[], Finding]] = {
+        **(
+            {"PACS": partial(pacs, studies, site.pacs_credentials, site.worklist), "dcmqi": partial(dcmqi, studies)}
+            if is_pacs(studies)
+            else {"studies": partial(folder, studies)}
+        ),
+        "users": partial(access, site, "127.0.0.1"),  # The start has checked the address that it listens on.
+        "memory, CPUs": partial(memory, 0),  # The cache is part of what is used already.
+        "adapters": partial(adapters, site.adapters),
+        "disk": partial(disk, places),
+    }
+    return {name: _run(check) for name, check in checks.items()}
+
+
 def _run(check: Callable[[], Finding]) -> Finding:
     try:
         return check()

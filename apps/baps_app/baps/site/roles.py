@@ -11,7 +11,7 @@ class Role(str, Enum):
     Attributes:
         ANNOTATOR: Segments and saves labels.
         TRAINER: Also trains, publishes adapters, and confirms labels.
-        ADMIN: Also reads the audit file.
+        ADMIN: Also manages users and reads the audit file.
     """
 
     ANNOTATOR = "annotator"

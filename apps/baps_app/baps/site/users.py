@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -28,6 +28,9 @@ from baps.site.secret_file import read_private
 from baps.utils.atomic_write import atomic_write
 
 _NAME = re.compile(r"[\w.@+-]{1,64}")
+Check = Callable[[Mapping[str, "User"]], None]
+"""A check of the users, by name, just before a change. If it raises an error, nothing is changed."""
+
 _TOKEN = "baps_"  # noqa: S105 (the prefix of all tokens, by which leaked ones are recognised)
 
 
@@ -53,6 +56,11 @@ class User:
     def expired(self) -> bool:
         """Whether the token has expired."""
         return self.expires is not None and self.expires <= datetime.now(timezone.utc)
+
+    @property
+    def state(self) -> str:
+        """A text that changes with every change of the user, and tells nothing about the token."""
+        return hashlib.sha256(json.dumps(["state", _to_dict(self)]).encode()).hexdigest()[:16]
 
 
 class _Record(BaseModel, extra="forbid"):
@@ -139,12 +147,13 @@ class Users:
             users[name], token = _with_new_token(name, role, days)
         return token
 
-    def renew(self, name: str, days: int | None = None) -> str:
+    def renew(self, name: str, days: int | None = None, check: Check = lambda _: None) -> str:
         """Give a user a new token. The old one becomes invalid at once.
 
         Args:
             name: Name of the user.
             days: Days until the new token expires, or None for never.
+            check: See ``Check``.
 
         Returns:
             The new token.
@@ -153,20 +162,35 @@ class Users:
             InputError: If the days cannot be used.
             NotFoundError: If there is no such user.
         """
-        with self._changing() as users:
+        with self._changing(check=check) as users:
             users[name], token = _with_new_token(name, self._known(users, name).role, days)
         return token
 
-    def remove(self, name: str) -> None:
-        """Remove a user. The token becomes invalid at once.
+    def change_role(self, name: str, role: Role, check: Check = lambda _: None) -> None:
+        """Give a user another role, from the next request on. The token stays valid.
 
         Args:
             name: Name of the user.
+            role: The new role.
+            check: See ``Check``.
 
         Raises:
             NotFoundError: If there is no such user.
         """
-        with self._changing() as users:
+        with self._changing(check=check) as users:
+            users[name] = replace(self._known(users, name), role=role)
+
+    def remove(self, name: str, check: Check = lambda _: None) -> None:
+        """Remove a user. The token becomes invalid at once.
+
+        Args:
+            name: Name of the user.
+            check: See ``Check``.
+
+        Raises:
+            NotFoundError: If there is no such user.
+        """
+        with self._changing(check=check) as users:
             del users[self._known(users, name).name]
 
     @staticmethod
@@ -187,12 +211,13 @@ class Users:
         return {name: User(name, one.role, one.sha256, one.created, one.expires) for name, one in content.users.items()}
 
     @contextmanager
-    def _changing(self, new: bool = False) -> Iterator[dict[str, User]]:
+    def _changing(self, new: bool = False, check: Check = lambda _: None) -> Iterator[dict[str, User]]:
         """Read the users, let the caller change them, and write them back."""
         try:
             self.file.parent.stat()  # The lock would create a missing folder.
             with FileLock(self.file.with_name(f".{self.file.name}.lock"), mode=0o600):
                 users = {} if new and not self.file.exists() else self._read()
+                check(users)
                 yield users
                 content = {"users": {name: _to_dict(users[name]) for name in sorted(users)}}
                 with atomic_write(self.file, mode=0o600) as partial:

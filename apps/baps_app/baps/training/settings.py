@@ -23,10 +23,10 @@ class AdaptationSettings:
     """Everything that an adaptation depends on besides the data and the black box.
 
     Attributes:
-        visual_prompt: ``basis`` (ours), ``tone`` (ours, relative to the clicked grey level), ``concat`` (as published)
-            or ``none``.
-        condition: what the visual prompt depends on besides the image: ``label`` (one encoding serves every click) or
-            ``click`` (as published).
+        visual_prompt: ``tone`` (ours, by the clicked grey level), ``basis`` (ours, by the image), ``concat`` (as
+            published) or ``none``.
+        condition: what ``basis`` and ``concat`` depend on besides the image: ``label`` (one encoding serves every
+            click) or ``click`` (as published).
         encoder: features of the image that the visual prompt reads, see ``load_encoder``.
         encoder_source: path of the encoder's weights.
         optimiser: ``prompt_space`` (ours) or ``spsa_gc`` (as published).
@@ -51,7 +51,7 @@ class AdaptationSettings:
         InputError: if a value is unknown or out of range.
     """
 
-    visual_prompt: str = "basis"
+    visual_prompt: str = "tone"
     condition: str = "label"
     encoder: str = "statistics"
     encoder_source: str = ""

@@ -14,7 +14,7 @@ from baps.adapters.visual_prompt.statistics import ImageStatistics
 from baps.adapters.visual_prompt.tone import ToneVisualPrompt
 from baps.errors import BapsError, InputError
 
-KINDS = ("basis", "tone", "concat")
+KINDS = ("tone", "basis", "concat")
 """Names of the visual prompts."""
 
 
@@ -24,7 +24,7 @@ def build_visual_prompt(
     """Build an untrained visual prompt.
 
     Args:
-        kind: ``basis`` or ``tone`` (ours), or ``concat`` (as published).
+        kind: ``tone`` or ``basis`` (ours), or ``concat`` (as published).
         seed: seed of its initial weights.
         condition: see ``VisualPrompt``; ``tone`` always depends on the click.
         encoder: encoder that supplies the features of an image; None for image statistics.

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from baps.errors import BapsError
-from baps.server.auth.browser_sessions import BrowserSessions
+from baps.server.auth.browser_sessions import BrowserSessions, SessionInfo
 from baps.server.auth.login_throttle import LoginThrottle, network_key
 from baps.server.auth.openid import OpenId
 from baps.server.middleware.root_path import root_path
@@ -212,7 +212,7 @@ class Authenticator:
         user = self._user(principal)
         return self.sessions.begin(principal, user.sha256 if user else "")
 
-    def authenticate_cookies(self, values: Iterable[str]) -> Principal | None:
+    def authenticate_cookies(self, values: Iterable[str], is_use: bool = True) -> Principal | None:
         """Return the user of the session that the values of the cookie name, or None.
 
         If they name sessions of several users, none is valid: another server of this host may have set one of them, so
@@ -220,18 +220,29 @@ class Authenticator:
 
         Args:
             values: Values of the cookie.
+            is_use: Whether a person uses the session, see ``BrowserSessions.find``.
 
         Raises:
             BapsError: if the users cannot be read.
         """
-        principals = {principal for value in values if (principal := self._authenticate_cookie(value))}
+        principals = {principal for value in values if (principal := self._authenticate_cookie(value, is_use))}
         return principals.pop() if len(principals) == 1 else None
 
-    def _authenticate_cookie(self, value: str) -> Principal | None:
-        session = self.sessions.find(value)
-        if session is None:
-            return None
-        principal, token_sha256 = session
+    def _authenticate_cookie(self, value: str, is_use: bool) -> Principal | None:
+        session = self.sessions.find(value, is_use)
+        return self._current(*session) if session else None
+
+    def active_sessions(self) -> list[tuple[SessionInfo, Principal]]:
+        """List the sessions whose users are still known, the last used first, each with its user as of now.
+
+        Raises:
+            BapsError: if the users cannot be read.
+        """
+        sessions = ((one, self._current(one.principal, one.token_sha256)) for one in self.sessions.all())
+        return [(one, principal) for one, principal in sessions if principal]
+
+    def _current(self, principal: Principal, token_sha256: str) -> Principal | None:
+        """Return the user of a session as of now, or None if the token of the session is not valid any more."""
         if principal.by == "openid":
             return principal
         user = self._user(principal)  # Read again, because users are removed and roles change.

@@ -34,7 +34,7 @@ from baps.server.request_names import checked_name
 _NAME_PARAMETERS = ("image", "id", "label", "tag", "session_id")
 """Query parameters that hold names."""
 
-_PAGE = re.compile(r"/|/docs|/ohif(/.*)?")
+_PAGE = re.compile(r"/|/docs|/ohif(/.*)?|/web(/.*)?")
 """Pages that redirect to the login page."""
 
 _LINK_TARGET = re.compile(rf"{_PAGE.pattern}|/login(/openid/return)?")
@@ -123,7 +123,9 @@ class Guard:
             self._check_origin(scope, headers)
             if context.policy is None or context.policy.role is not None:
                 limiter = _PROVIDER_THREADS if headers.get("authorization", "").count(".") == 2 else _SIGN_IN_THREADS
-                context.principal = await to_thread.run_sync(self._authenticate, scope, headers, limiter=limiter)
+                context.principal = await to_thread.run_sync(
+                    self._authenticate, scope, headers, context, limiter=limiter
+                )
             context.image = self._check_path(scope)
             self._check_role(scope, context)
             self._check_length(headers, context)
@@ -156,7 +158,7 @@ class Guard:
         if is_cross_origin(headers) and not is_link:
             raise HTTPException(403, "Requests from pages of other origins are refused.")
 
-    def _authenticate(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
+    def _authenticate(self, scope: Scope, headers: Mapping[str, str], context: RequestContext) -> Principal:
         """Authenticate the user of a request.
 
         Raises:
@@ -170,7 +172,9 @@ class Guard:
             if scheme.lower() == "bearer":
                 return authenticator.authenticate_token(token.strip(), address_of(scope))
             if not scheme and trusts_cookies(scope["method"], headers):
-                principal = authenticator.authenticate_cookies(cookie_for(scope).values(headers.get("cookie", "")))
+                is_use = context.policy is None or not context.policy.automatic
+                values = cookie_for(scope).values(headers.get("cookie", ""))
+                principal = authenticator.authenticate_cookies(values, is_use)
                 if principal:
                     return principal
         except BapsError as error:

@@ -111,6 +111,7 @@ class Audit:
             "image": self.file.hashed(context.image) if context.image else None,
             "adapter": context.adapter or None,
             "status": status,
+            **context.details,
         }
         images = [self.file.hashed(image) for image in context.images]
         for start in range(0, max(len(images), 1), _IMAGES_PER_LINE):

@@ -30,6 +30,9 @@ READ_SECONDS = 60.0
 _MAX_HEADER_BYTES = 64 << 10
 """Maximum size of the headers of a request."""
 
+EVENTS_PATH = "/web/train/events"
+"""End of the path of a stream of events."""
+
 _MAX_FILES = 1 << 16
 """Number of open files that is sufficient."""
 
@@ -115,6 +118,12 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_read_timer()
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End the connection because the server ends. A stream of events would otherwise delay the end."""
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete and self.scope["path"].endswith(EVENTS_PATH):
+            self.transport.close()
 
     def time_out(self) -> None:
         """Close the connection because its headers have not come in time."""

@@ -73,6 +73,10 @@ GROUPS = (
     _group("sign-ins", r"(GET|HEAD|POST) /(auth|login|logout)(/.*)?", 8, 8, 2000),
     # Lists of thousands of images, which occupy the interpreter for a while.
     _group("lists", "GET /datastore/?", 2, 1, 500),
+    # Each asks the model a few times; a page shows a dozen.
+    _group("pictures", "GET /web/adapters/picture", 4, 2, 64),
+    # They last for a minute, and hold no thread.
+    _group("live pages", "GET /web/train/events", 32, 4, 8),
     # Pages and their files, of which a browser requests a hundred at once.
     _group("pages", ".*", 12, 6, 500),
 )

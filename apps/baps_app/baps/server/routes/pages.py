@@ -1,6 +1,6 @@
-"""Routes for the pages of this server: the start page and the list of requests.
+"""Routes for the simple pages of this server: the list of requests, and a page in place of OHIF without a PACS.
 
-Pages use no scripts, load nothing from other hosts, and show nothing about patients.
+They use no scripts, load nothing from other hosts, and show nothing about patients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from monailabel.endpoints import ohif as monailabel_ohif
 
 from baps.server.access_policy import find_policy
 from baps.server.middleware.root_path import external_url, root_path
-from baps.server.request_context import context_of
 from baps.site.server_command import is_pacs
 
 _TEMPLATES = Environment(autoescape=True, loader=FileSystemLoader(Path(__file__).parents[1] / "templates"))
@@ -70,12 +69,6 @@ def page(
     policy = f"default-src 'none'; style-src 'nonce-{nonce}'; img-src 'self'; form-action 'self'; "
     policy += "frame-ancestors 'none'; base-uri 'none'"
     return Response(content, status, {"Content-Security-Policy": policy, **headers}, "text/html")
-
-
-def start_page(request: Request) -> Response:
-    """Show how viewers connect to this server, and the user who has signed in."""
-    principal = context_of(request).principal
-    return page(request, "start.html", address=external_url(request), pacs=has_pacs(), principal=principal)
 
 
 def favicon() -> FileResponse:

@@ -22,7 +22,8 @@ from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.metrics import dice
 from baps.inference.propagation import prompt_from_mask
 from baps.inference.segmenter import Segmenter
-from baps.server.datastores.candidates import find_candidates
+from baps.server.datastores.candidates import Candidates, find_candidates
+from baps.server.strategies.preview import Offer, Preview
 from baps.server.strategies.usable import first_usable
 from baps.utils.throttle import inference_lock
 
@@ -74,6 +75,7 @@ class Disagreement(Strategy):
         self._segmenter, self._organs, self._labels = segmenter, organs, labels
         self._lock_file, self._seconds = lock_file, seconds
         self._scores: dict[str, tuple[Versions, float | None]] = {}
+        self._versions: Versions = {}
         self._comparing = threading.Lock()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
@@ -141,6 +143,7 @@ class Disagreement(Strategy):
             for organ in self._labels
             if (version := organs.served(organ)) is not None
         }
+        self._versions = versions
         end = time.monotonic() + self._seconds
         has_compared = False
         for image in queue if versions else ():
@@ -159,6 +162,21 @@ class Disagreement(Strategy):
             self._scores[image] = versions, score
         known = {image: self._scores.get(image, (None, None)) for image in images}
         return {image: score for image, (used, score) in known.items() if used == versions and score is not None}
+
+    def preview(self, candidates: Candidates, datastore: Datastore, count: int) -> Preview:
+        """Return what it would offer, see ``Previewable``: the images that earlier requests have compared."""
+        scores = {}
+        for image in candidates.images:
+            used, score = self._scores.get(image, (None, None))
+            if score is not None and used == self._versions:
+                scores[image] = score
+        best = sorted(scores, key=lambda name: (-scores[name], name))[:count]
+        offers = (Offer(image, f"the two methods disagree here by {scores[image]:.2f} (1 - Dice)") for image in best)
+        rule = (
+            f"The image on which clicks and the organ model disagree most. {len(scores)} of {len(candidates.images)} "
+            "images are compared so far; each request compares some more."
+        )
+        return Preview(rule, tuple(offers))
 
     def _disagreement(self, segmenter: Segmenter, organs: OrganSegmenter, path: Path, names: list[str]) -> float | None:
         """Return the mean disagreement over the organs that the organ model finds, or None if it finds none."""

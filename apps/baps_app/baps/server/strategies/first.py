@@ -7,7 +7,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from baps.server.datastores.candidates import find_candidates
+from baps.server.datastores.candidates import Candidates, find_candidates
+from baps.server.strategies.preview import Offer, Preview
 from baps.server.strategies.usable import first_usable
 
 
@@ -36,3 +37,8 @@ class First(Strategy):
         if image is None:
             return None
         return {"id": image, **({"reason": candidates.note} if candidates.note else {})}
+
+    def preview(self, candidates: Candidates, datastore: Datastore, count: int) -> Preview:
+        """Return what it would offer, see ``Previewable``."""
+        offers = (Offer(image, f"number {n} by name") for n, image in enumerate(sorted(candidates.images)[:count], 1))
+        return Preview("The first image by name that has no label and can be read.", tuple(offers))

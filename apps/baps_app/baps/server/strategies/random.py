@@ -13,7 +13,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.activelearning.random import Random
 
-from baps.server.datastores.candidates import find_candidates
+from baps.server.datastores.candidates import Candidates, find_candidates
+from baps.server.strategies.preview import Offer, Preview, last_selected
 from baps.server.strategies.usable import first_usable
 
 
@@ -45,6 +46,28 @@ class RandomStrategy(Random):
         if image is None:
             return None
         return {"id": image, "weight": weights[image], **({"reason": candidates.note} if candidates.note else {})}
+
+    def preview(self, candidates: Candidates, datastore: Datastore, count: int) -> Preview:
+        """Return what it would offer, see ``Previewable``. The images with the best chances come first."""
+        now, selected = int(time.time()), last_selected(datastore, candidates.images, "random")
+        weights = {image: max(1, now - selected.get(image, 0)) for image in candidates.images}
+        total = sum(weights.values())
+        offers = []
+        for image in sorted(weights, key=lambda name: (-weights[name], name))[:count]:
+            since = "never offered" if image not in selected else f"last offered {_age(now - selected[image])} ago"
+            percent = 100 * weights[image] / total
+            chance = f"chance {percent:.0f} %" if percent >= 1 else "chance below 1 %"
+            offers.append(Offer(image, f"{since}; {chance}"))
+        rule = "At random. The chance of an image grows with the time since it was last offered."
+        return Preview(rule, tuple(offers))
+
+
+def _age(seconds: int) -> str:
+    for size, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' * (count != 1)}"
+    return "a moment"
 
 
 def _shuffle(images: Sequence[str], weights: dict[str, int]) -> Iterator[str]:

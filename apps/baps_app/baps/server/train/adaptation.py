@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from baps.adapters.visual_prompt import CONDITIONS
 from baps.blackbox import BlackBox
 from baps.errors import InputError
 from baps.evaluation.cases import Case, label_versions_by_patient, load_cases
@@ -20,7 +19,7 @@ from baps.server.train.stats import Stats
 from baps.training.adapt import ProgressReport
 from baps.training.budget import check_max_images
 from baps.training.publishing import adapt_and_publish
-from baps.training.settings import HEADS, OPTIMISERS, ZOOMS, AdaptationSettings
+from baps.training.settings import HEADS, OPTIMISERS, VISUAL_PROMPTS, ZOOMS, AdaptationSettings
 from baps.utils.throttle import wait_for_idle
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class AdaptationTrainer(SiteTrainer[AdaptationSettings]):
             "optimiser": list(OPTIMISERS),
             "zoom": list(ZOOMS),
             "head": list(HEADS),
-            "condition": list(CONDITIONS),
+            "visual_prompt": list(VISUAL_PROMPTS),
             "prompt": list(PROMPTS),
             "max_images": self._site_defaults.max_images,
             "seed": self._site_defaults.seed,

@@ -119,7 +119,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         organs, skipped = labelled_organs(datastore, self._labels)
         if not (organs if chosen == ALL_LABELS else organs & {chosen}):
             raise _nothing_to_train_on(chosen, skipped)
-        Stats.reset(self._stats_file)
+        self._reset_stats(request)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train. MONAI Label calls this in a separate process.
@@ -135,7 +135,7 @@ class SiteTrainer(TrainTask, Generic[Settings]):
             BapsError: If it cannot continue; the statistics have the reason.
         """
         lower_priority()
-        stats = Stats.reset(self._stats_file)
+        stats = self._reset_stats(request)
         try:
             settings, chosen = self._settings(request), self._chosen_label(request)
             self._check_settings(settings)
@@ -163,6 +163,11 @@ class SiteTrainer(TrainTask, Generic[Settings]):
         finally:
             stats.end()
         return stats.values
+
+    def _reset_stats(self, request: Mapping[str, Any]) -> Stats:
+        """Begin new statistics, which name the options that the request sets."""
+        options = {name: str(_first(value)) for name, value in request.items() if name in ("label", *self._options)}
+        return Stats.reset(self._stats_file, options)
 
     def _chosen_label(self, request: dict[str, Any]) -> str:
         """Return the label to train, or ``all``.

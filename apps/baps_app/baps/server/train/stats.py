@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from baps.utils.atomic_write import atomic_write
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+"""Format of ``start_time``, in local time."""
+
+_MAX_POINTS = 100
+"""Maximum number of points of a curve. Viewers get the statistics with every request for information."""
 
 
 class Stats:
@@ -27,7 +34,7 @@ class Stats:
 
     def __init__(self, file: Path) -> None:
         self._file, self._started = file, time.time()
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        now = time.strftime(TIME_FORMAT)
         self.values: dict[str, Any] = {
             "start_time": now,
             "epoch": 0,
@@ -35,19 +42,23 @@ class Stats:
             "best_metric": 0.0,
             "adapters": {},
             "skipped": {},
+            "curves": {},
+            "request": {},
         }
 
     @classmethod
-    def reset(cls, file: Path) -> Stats:
+    def reset(cls, file: Path, request: Mapping[str, str] = MappingProxyType({})) -> Stats:
         """Replace the statistics of the last training by empty ones.
 
         Args:
             file: JSON file, which is replaced atomically. The log for TensorBoard goes to ``tensorboard`` beside it.
+            request: Options that the training was started with.
 
         Returns:
             The new statistics.
         """
         stats = cls(file)
+        stats.values["request"] = dict(request)
         stats._write()
         return stats
 
@@ -73,9 +84,18 @@ class Stats:
         """
         best = round(max(self.values["best_metric"], dice), 4)
         self.values.update(epoch=epoch, total_epochs=epochs, best_metric=best, label=name, **others)
+        self._add_point(name, others.get("black_box_images", epoch), dice)
         self._write()
         for metric, value in {"dice": dice, **others}.items():
             self._tensorboard.add_scalar(f"{name}/{metric}", value, epoch)
+
+    def _add_point(self, name: str, position: float, dice: float) -> None:
+        """Add a point to the curve of an adapter, unless its Dice is that of the last point."""
+        curve, point = self.values["curves"].setdefault(name, []), [position, round(dice, 4)]
+        if not curve or curve[-1][1] != point[1]:
+            curve.append(point)
+        if len(curve) > _MAX_POINTS:
+            del curve[1:-1:2]  # The first and the last one stay.
 
     def add(self, name: str, record: Mapping[str, Any]) -> None:
         """Add the result of an adapter.

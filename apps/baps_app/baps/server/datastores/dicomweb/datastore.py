@@ -280,6 +280,55 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         status = {"total": max(total, completed), "completed": completed, "label_tags": tags}
         return status | ({"unusable": len(self._unusable)} if self._unusable else {})
 
+    def outbox_counts(self) -> tuple[int, int]:
+        """Return the number of labels that wait for the PACS, and of those that it has refused."""
+        return self._sender.counts()
+
+    def label_listing(self, image_id: str | None = None) -> list[tuple[str, StoredSegment, str]]:
+        """List the segments in the PACS whose image is served, see ``LabelRegister.listing``.
+
+        Args:
+            image_id: Name of one image, to list what is known of it without a request to the PACS; or None for all.
+
+        Raises:
+            BapsError: if the PACS does not respond.
+        """
+        if image_id is None:
+            self._refresh()
+        listed = self._series_list.is_listed
+        return [row for row in self._label_index.register.listing(image_id) if listed(row[1].study)]
+
+    def outbox_listing(self) -> list[tuple[StoredSegment, bool]]:
+        """List the segments of the labels that wait for the PACS, and of those that it has refused.
+
+        Returns:
+            Segments, each with whether it was refused. Files that cannot be read are left out.
+        """
+        return self._sender.listing()
+
+    def fetched_label(self, segment: StoredSegment) -> OrganLabel | None:
+        """Return a segment that was fetched from the PACS earlier, without a request to it.
+
+        Args:
+            segment: The segment.
+
+        Returns:
+            The label, or None if it is not on this machine.
+        """
+        folders = sorted((Path(self._datastore_path) / "segments").glob(f"{segment.instance}-*"))
+        for folder in reversed(folders):
+            with suppress(InputError, OSError):
+                return read_segment(folder, segment.name)
+        return None
+
+    def is_fetched(self, image_id: str) -> bool:
+        """Return whether an image is on this machine, without a request to the PACS.
+
+        Args:
+            image_id: Name of the image.
+        """
+        return image_id in self._datastore.objects and Path(self._datastore.image_path(), f"{image_id}.nii.gz").exists()
+
     def json(self) -> Any:
         """Return the index of fetched images, with the reasons for those that cannot be used."""
         index: dict[str, Any] = super().json()

@@ -46,6 +46,10 @@ class Outbox:
         """Return the files of the objects that are to be sent, the oldest first."""
         return sorted(self.folder.glob("*.dcm"))
 
+    def rejected(self) -> list[Path]:
+        """Return the files of the objects that are not sent again, the oldest first."""
+        return sorted(self.folder.glob("*.rejected"))
+
     def read(self, file: Path) -> Dataset:
         """Read an object.
 

@@ -246,6 +246,26 @@ class LabelRegister:
             when = datetime.fromtimestamp(made, timezone.utc)
             yield image_id, StoredSegment(study, series, instance, tuple(json.loads(images)), when, name, True, author)
 
+    def listing(self, of_image: str | None = None) -> Iterator[tuple[str, StoredSegment, str]]:
+        """Yield all segments whose image is known, also those that are not confirmed or cannot be read.
+
+        Args:
+            of_image: Name of one image, or None for all.
+
+        Yields:
+            The image, the segment, and why it cannot be read, or "". They are sorted by image, the newest first.
+        """
+        for row in self._select(
+            "SELECT image, study, series, instance, images, made, name, confirmed, author, reason FROM segments "
+            "WHERE image != '' AND (? IS NULL OR image = ?) ORDER BY image, made DESC",
+            of_image,
+            of_image,
+        ):
+            image, study, series, instance, images, made, name, confirmed, author, reason = row
+            when, references = datetime.fromtimestamp(made, timezone.utc), tuple(json.loads(images))
+            segment = StoredSegment(study, series, instance, references, when, name, bool(confirmed), author)
+            yield image, segment, reason
+
     def labelled(self) -> Iterator[tuple[str, str]]:
         """Yield the study and the name of each labelled image, sorted by name."""
         yield from self._select(

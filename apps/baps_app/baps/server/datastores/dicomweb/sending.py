@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
@@ -15,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from baps.errors import BapsError, InputError, NotFoundError
 from baps.server.datastores.dicomweb.client import convert_pacs_errors, status_code
 from baps.server.datastores.dicomweb.outbox import Outbox
-from baps.server.datastores.dicomweb.stored_segments import stored_segments
+from baps.server.datastores.dicomweb.stored_segments import StoredSegment, stored_segments
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,23 @@ class LabelSender:
                 raise
             raise InputError(f"The label cannot be stored as a DICOM object. {error} Nothing was saved.") from error
         return files
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of labels that are to be sent, and of those that the PACS has refused."""
+        return len(self._outbox.files()), len(self._outbox.rejected())
+
+    def listing(self) -> list[tuple[StoredSegment, bool]]:
+        """List the segments of the labels that are to be sent, and of those that the PACS has refused.
+
+        Returns:
+            Segments, each with whether it was refused. Files that cannot be read are left out.
+        """
+        listed = []
+        for is_refused, files in ((False, self._outbox.files()), (True, self._outbox.rejected())):
+            for file in files:
+                with suppress(InvalidDicomError, OSError):  # It was sent meanwhile, or is damaged.
+                    listed += [(segment, is_refused) for segment in stored_segments(self._outbox.read(file))]
+        return listed
 
     def has_waiting(self, image_id: str, organ: str) -> bool:
         """Return whether a label of an organ is still to be sent.
