@@ -58,9 +58,10 @@ class VolumeImage:
     def sliced_across(self, axis: int) -> tuple[LoadedVolume, tuple[int, int, int]]:
         """Return a view of the volume whose slices lie across its last axis.
 
-        The columns of a slice run along the last of the other two axes, and its rows along the first, as 3D Slicer and
-        napari have them; for slices across the last axis it is the other way round, as in NIfTI files. They are taken
-        to run to the patient's left and to the back, as on an axial slice in DICOM.
+        Nothing says how the array lies in the patient, so the usual order is assumed. For slices across the first two
+        axes it is that of 3D Slicer and napari, whose axes run to the head, to the back and to the left; for slices
+        across the last axis it is the reverse, as in most files. The black box then sees axial slices with the front on
+        top, and slices across the middle axis with the head on top.
 
         Args:
             axis: the axis across which the slices lie.
@@ -70,8 +71,11 @@ class VolumeImage:
         """
         columns, rows = {0: (2, 1), 1: (2, 0), 2: (0, 1)}[axis]
         order = (columns, rows, axis)
+        left, back, head = (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)
+        directions = (left, head, back) if axis == 1 else (left, back, head)
         spacing = self.spacing or (1.0, 1.0, 1.0)
-        affine = np.diag([-spacing[columns], -spacing[rows], spacing[axis], 1.0])
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(directions).T * [spacing[one] for one in order]
         voxels = self.voxels.transpose(*order, *range(3, self.voxels.ndim))
         return LoadedVolume(f"{self.key} across {axis}", Volume(voxels, affine), self.window), order
 
