@@ -92,9 +92,10 @@ POLICIES = (
     _policy("GET", r"/login/openid/return", "sign in", None, audited=True),
     _policy("GET", r"/logout", "see the login page", None),
     _policy("POST", r"/logout", "sign out", None, audited=True),
+    _policy(_READ, r"/favicon\.ico", "see the icon of the login page", None),
     _policy(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What viewers do.
-    _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
+    _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
     _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
     _policy(_READ, r"/web/labels/(picture|differences)", "see a picture of an image", ANNOTATOR, True, repeated=True),

@@ -35,7 +35,13 @@ from baps.errors import BapsError
 from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.guard import Guard, Rules
 from baps.server.auth.request_audit import Audit
-from baps.server.error_handlers import handle_domain_error, handle_http_error, handle_os_error, handle_validation_error
+from baps.server.error_handlers import (
+    handle_domain_error,
+    handle_http_error,
+    handle_os_error,
+    handle_validation_error,
+    refuse,
+)
 from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread, limit_memory_of_forms
 from baps.server.middleware.quotas import THREADS, Quotas
 from baps.server.middleware.root_path import RootPath
@@ -231,7 +237,7 @@ def _add_middleware(
     max_bytes = settings.max_upload_mb << 20
     application.add_middleware(Quotas, users=authenticator.required)
     application.add_middleware(Bodies, max_bytes=max_bytes, find_missing=find_missing_target)
-    application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))
+    application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes, refuse))
     if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies are ignored here.
         application.add_middleware(
             CORSMiddleware,
