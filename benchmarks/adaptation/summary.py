@@ -87,13 +87,14 @@ def _sample_std(values: Sequence[float] | NDArray[np.float64]) -> float | None:
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Average the results of ``score_corrections`` over seeds, by the kind of first prompt."""
+    """Average the results of ``score_corrections`` over the seeds that have them, by the kind of first prompt."""
+    measured = [run["corrected"] for run in runs if run.get("corrected")]
     return {
         kind: {
-            name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
+            name: np.mean([one[kind][name] for one in measured], axis=0).tolist()
             for name in ("by_clicks", "noc_85", "noc_85_failures")
         }
-        for kind in runs[0].get("corrected", {})
+        for kind in (measured[0] if measured else {})
     }
 
 
@@ -223,21 +224,21 @@ def _corrections_table(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 def headline(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format a Markdown table of the default against the unadapted model, for domains with corrective clicks."""
     lines = [
-        "| images | test patients | lost | one click: unadapted | best window | adapted | gain (± over patients) | "
-        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted |",
+        "| images | test patients | lost more than .05 | one click: unadapted | adapted | gain (± over patients) | "
+        "five clicks: unadapted | adapted | clicks to Dice .85: unadapted | adapted | images sent |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     by_arm = {(row["domain"], row["arm"]): row for row in summary}
     for row in summary:
-        unadapted, window = by_arm.get((row["domain"], "zero_shot")), by_arm.get((row["domain"], "window"))
-        if row["arm"] != "default" or unadapted is None or window is None:
+        unadapted = by_arm.get((row["domain"], "zero_shot"))
+        if row["arm"] != "default" or unadapted is None or not row["corrected"]:
             continue
         before, after = unadapted["corrected"]["click"], row["corrected"]["click"]
         lines.append(
             f"| {row['domain']} | {row['test_patients']} | {row['lost']} | {unadapted['dice']:.3f} | "
-            f"{window['dice']:.3f} | {row['dice']:.3f} | {_plus_minus(row['gain'], row['gain_std_patients'])} | "
+            f"{row['dice']:.3f} | {_plus_minus(row['gain'], row['gain_std_patients'])} | "
             f"{before['by_clicks'][4]:.3f} | "
-            f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} |"
+            f"{after['by_clicks'][4]:.3f} | {before['noc_85']:.1f} | {after['noc_85']:.1f} | {row['images']:,.0f} |"
         )
     return lines
 

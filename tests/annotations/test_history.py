@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from baps.annotations.history import LabelHistory
+from baps.annotations.history import LabelHistory, OutdatedError
 from baps.errors import BapsError, NotFoundError
 
 SAVER = """
@@ -315,3 +315,23 @@ def test_full_disk_leaves_the_old_label(small_disk: Path, tmp_path: Path) -> Non
     filler.unlink()
     assert refused > 10
     assert _check_consistent(studies) == 2
+
+
+def test_a_version_is_restored_only_if_the_newest_is_the_one_that_was_shown(studies: Path) -> None:
+    first, second = _save(studies, "one"), _save(studies, "two")
+    history = LabelHistory(studies)
+    with pytest.raises(OutdatedError):
+        history.restore("ct_01", "final", first, by="theo", shown=first)
+    assert history.version_names("ct_01", "final") == (first, second)
+    history.restore("ct_01", "final", first, by="theo", shown=second)
+    assert _served(studies) == "one"
+    newest = history.versions("ct_01", "final")[-1]
+    assert (newest.info["restored"], newest.info["restored_by"]) == (first, "theo")
+
+
+def test_an_organ_is_confirmed_only_if_the_newest_version_is_the_one_that_was_shown(studies: Path) -> None:
+    first = _save(studies, "one")
+    with pytest.raises(OutdatedError):
+        LabelHistory(studies).confirm("ct_01", "final", ["spleen"], "theo", shown="")
+    with pytest.raises(BapsError, match="not disputed"):
+        LabelHistory(studies).confirm("ct_01", "final", ["spleen"], "theo", shown=first)

@@ -43,3 +43,13 @@ def test_errors(tmp_path: Path) -> None:
     assert _run("add", "anna", "--role", "chief", "--file", tmp_path / "u.json").startswith("exit 2")
     with pytest.raises(BapsError, match="not a valid user name"):
         _run("add", "a b", "--role", "admin", "--file", tmp_path / "u.json")
+
+
+def test_change_the_role(tmp_path: Path) -> None:
+    file = tmp_path / "users.json"
+    token = _run("add", "anna", "--role", "annotator", "--file", file).split()[-1]
+    assert "anna is trainer now." in _run("role", "anna", "trainer", "--file", file)
+    user = Users(file).find(token)
+    assert user is not None
+    assert user.role.value == "trainer"
+    assert "exit 2" in _run("role", "anna", "king", "--file", file)

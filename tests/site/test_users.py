@@ -134,3 +134,41 @@ def test_concurrent_changes_are_all_kept(users: Users) -> None:
 @pytest.mark.parametrize(("role", "may"), [("annotator", 1), ("trainer", 2), ("admin", 3)])
 def test_roles_include_those_before_them(role: str, may: int) -> None:
     assert [Role(role).may(needed) for needed in Role] == [place < may for place in range(3)]
+
+
+def test_a_role_is_changed_and_the_token_stays_valid(users: Users) -> None:
+    token = users.add("anna", Role.ANNOTATOR)
+    state = users.all()["anna"].state
+    users.change_role("anna", Role.ADMIN)
+    user = users.find(token)
+    assert user is not None
+    assert user.role is Role.ADMIN
+    assert user.state != state
+    with pytest.raises(NotFoundError, match="There is no user bert"):
+        users.change_role("bert", Role.ADMIN)
+
+
+def test_the_state_of_a_user_changes_with_the_token_and_does_not_tell_it(users: Users) -> None:
+    users.add("anna", Role.ANNOTATOR)
+    first = users.all()["anna"]
+    users.renew("anna")
+    second = users.all()["anna"]
+    assert first.state != second.state
+    assert second.state not in second.sha256
+    assert second.sha256[:16] != second.state
+
+
+@pytest.mark.parametrize("change", ["renew", "remove", "change_role"])
+def test_a_check_cancels_a_change(users: Users, change: str) -> None:
+    users.add("anna", Role.ANNOTATOR)
+    before = users.file.read_text()
+
+    def refuse(known: object) -> None:
+        assert list(users.all()) == ["anna"]
+        assert known == users.all()
+        raise ZeroDivisionError
+
+    arguments = ("anna", Role.ADMIN) if change == "change_role" else ("anna",)
+    with pytest.raises(ZeroDivisionError):
+        getattr(users, change)(*arguments, check=refuse)
+    assert users.file.read_text() == before

@@ -71,7 +71,7 @@ def test_tables_are_written_between_the_marks(runs: list[dict[str, Any]], tmp_pa
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| default (rejected: 0.456) | 2 | 0.700 | +0.200 ± 0.000 | 0.071 | 0 |" in text
-    assert "| organ | 2 | 0 | 0.500 | 0.550 | 0.700 |" in text
+    assert "| organ | 2 | 0 | 0.500 | 0.700 | +0.200 ± 0.071 |" in text
 
 
 def test_domains_with_few_arms_share_a_table(runs: list[dict[str, Any]]) -> None:

@@ -81,3 +81,26 @@ def test_the_number_of_sessions_is_limited() -> None:
         sessions.end(value)
     assert not sessions._sessions
     assert not sessions._by_user
+
+
+def test_sessions_are_listed_without_their_cookies_and_ended_by_their_ids() -> None:
+    clock = Clock()
+    sessions = BrowserSessions(clock)
+    bert = Principal("bert", Role.ADMIN, "openid")
+    first = sessions.begin(ANNA, "hash")
+    clock.now += 600
+    second = sessions.begin(bert)
+    clock.now += 60
+    sessions.find(first)
+    listed = sessions.all()
+    assert [(one.principal, one.token_sha256) for one in listed] == [(ANNA, "hash"), (bert, "")]
+    assert [one.id for one in listed] == [BrowserSessions.id_of(first), BrowserSessions.id_of(second)]
+    assert (listed[0].last_used - listed[0].started).total_seconds() == 660
+    assert not any(value in repr(listed) for value in (first, second))
+    assert sessions.end_by_id(listed[0].id) == ANNA
+    assert sessions.find(first) is None
+    for unknown in (listed[0].id, "", first):
+        assert sessions.end_by_id(unknown) is None
+    assert [one.principal for one in sessions.all()] == [bert]
+    clock.now += 2 * 3600 + 1
+    assert sessions.all() == []

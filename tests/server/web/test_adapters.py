@@ -114,6 +114,8 @@ def test_a_page_that_may_use_the_viewers_requests_may_not_press_buttons(tmp_path
             reply = client.post(path, data={"model": "baps", "organ": "spleen"}, headers=headers)
             assert reply.status_code == 403, path
             assert "not sent by a page of this server" in reply.text
+            reply = client.post(path, data={"model": "baps"}, headers={**headers, "Authorization": "Bearer any"})
+            assert reply.status_code == 403, path
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,59 @@ def test_what_does_not_exist_is_a_page_with_a_sentence(pages: WebSite, path: str
 def test_names_that_no_organ_has_are_refused(pages: WebSite, organ: str) -> None:
     reply = pages.browser("theo").get("/web/adapters/organ", params={"model": "baps", "organ": organ})
     assert (reply.status_code, "The name of a label" in reply.text) == (400, True)
+
+
+@pytest.mark.parametrize("version", ["v0001", "v0002"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training_patients": None, "verdict": "better"},
+        {"training_patients": 5, "notes": None, "parts": 3},
+        {"curve": [["a", 0.5], [float("inf"), 0.5], [-1, 0.5], 7], "seconds": "long"},
+        {"seconds": float("nan"), "black_box_images": None, "scores": [], "settings": []},
+        {"verdict": None, "curve": None},
+    ],
+)
+def test_a_record_that_a_person_edited_stops_no_page(
+    own_pages: WebSite, version: str, changes: dict[str, object]
+) -> None:
+    file = own_pages.store.file("spleen", version).with_name("record.json")
+    record = {**json.loads(file.read_text()), **changes}
+    if record["verdict"] is None:  # As in a record of an earlier release.
+        del record["verdict"]
+    file.write_text(json.dumps(record))
+    browser = own_pages.browser("theo")
+    for path in ("/", "/web/adapters", "/web/adapters/organ", "/web/adapters/version", "/web/adapters/report"):
+        reply = browser.get(path, params={**SPLEEN, "version": version})
+        assert (reply.status_code, version in reply.text) == (200, True), path
+
+
+@pytest.mark.parametrize("black_box", [None, "bundled", {"name": "bundled"}])
+def test_a_record_that_names_no_model_is_damaged_and_the_other_version_is_shown(
+    own_pages: WebSite, black_box: object
+) -> None:
+    file = own_pages.store.file("spleen", "v0001").with_name("record.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "black_box": black_box}))
+    browser = own_pages.browser("theo")
+    for path in ("/", "/web/adapters", "/web/adapters/organ"):
+        text = browser.get(path, params=SPLEEN).text
+        assert "damaged" in text, path
+        assert "Restore it from your backup" in text, path
+    assert browser.get("/web/adapters/version", params={**SPLEEN, "version": "v0002"}).status_code == 200
+    assert own_pages.state.adapters.read("baps", "spleen").serves is None
+
+
+def test_a_damaged_version_is_not_published_and_has_no_report(own_pages: WebSite) -> None:
+    own_pages.store.file("spleen", "v0002").write_bytes(b"broken")
+    browser, form = own_pages.browser("theo"), {**SPLEEN, "version": "v0002"}
+    for reply in (
+        browser.get("/web/adapters/confirm", params={**form, "action": "publish"}),
+        browser.get("/web/adapters/report", params=form),
+        send(browser, "/web/adapters/publish", **form, shown="v0001"),
+    ):
+        assert reply.status_code == 503
+        assert "Restore it from your backup, or train again." in unescape(reply.text)
+    assert own_pages.store.published("spleen") == "v0001"
 
 
 def test_the_report_is_one_file_without_names(pages: WebSite) -> None:

@@ -82,7 +82,9 @@ def test_pages_of_lines_follow_each_other(site: WebSite) -> None:
     assert "Newest lines" in text
 
 
-@pytest.mark.parametrize("query", [{"day": "yesterday"}, {"start": "../x"}])
+@pytest.mark.parametrize(
+    "query", [{"day": "yesterday"}, {"day": "0001-01-01"}, {"day": "9999-12-31"}, {"start": "../x"}]
+)
 def test_a_filter_that_cannot_be_used_is_a_sentence(pages: WebSite, query: dict[str, str]) -> None:
     reply = pages.browser("root").get("/web/people/audit", params=query)
     assert (reply.status_code, 'role="alert"' in reply.text) == (400, True)

@@ -83,3 +83,22 @@ def test_concurrent_pages_compute_once() -> None:
     for thread in threads:
         thread.join(10)
     assert len(calls) == 1
+
+
+def test_a_value_that_expires_while_it_is_computed_is_computed_again() -> None:
+    started, may_end, calls = threading.Event(), threading.Event(), []
+
+    def compute() -> int:
+        calls.append(1)
+        started.set()
+        may_end.wait(10)
+        return len(calls)
+
+    value = BackgroundValue(compute, 60)
+    value.get(wait=0)
+    assert started.wait(10)
+    value.expire()
+    may_end.set()
+    _wait_until_idle(value)
+    assert value.get(wait=10) == Computed(2)  # The page waits for it, as for a first result.
+    assert value.get(wait=10) == Computed(2)

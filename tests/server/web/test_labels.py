@@ -123,6 +123,20 @@ def test_labels_are_searched_and_filtered(site: WebSite, query: dict[str, str], 
     assert sorted(row.split()[0] for row in listed(site, **query) if row.startswith("ct_")) == images
 
 
+def test_numbers_are_those_of_the_names_that_a_label_has_now(own_site: WebSite) -> None:
+    """The voxels stay the same, and so does the file."""
+    save(own_site, "anna", "ct_02", label_of("ct_02"))
+    own_site.state.labels.expire()
+    (before,) = listed(own_site, q="ct_02 anna", state="confirmed")
+    names = [{"name": "kidney", "idx": 2}, {"name": "liver", "idx": 1}]
+    save(own_site, "boris", "ct_02", label_of("ct_02"), label_info=names)
+    own_site.state.labels.expire()
+    (after,) = listed(own_site, q="ct_02 boris", state="disputed")  # The spleen of anna is gone.
+    assert "spleen anna 11 138" in before
+    assert "kidney boris 11 138" in after
+    assert "spleen – 11" not in after
+
+
 def test_a_page_of_thousands_of_labels_reads_none_but_its_own(site: WebSite, monkeypatch: pytest.MonkeyPatch) -> None:
     table = site.state.labels.get(wait=30).value
     assert table is not None
@@ -131,13 +145,13 @@ def test_a_page_of_thousands_of_labels_reads_none_but_its_own(site: WebSite, mon
     read: list[str] = []
     monkeypatch.setattr(site.state.numbers, "_read", lambda _, row: read.append(row.image) or {})
     monkeypatch.setattr(site.state.labels, "get", lambda **_: Computed(many))
-    monkeypatch.setattr(site.state.numbers, "_by_checksum", type(site.state.numbers._by_checksum)())
+    monkeypatch.setattr(site.state.numbers, "_by_content", type(site.state.numbers._by_content)())
     browser = site.browser("anna")
     text = browser.get("/web/labels", params={"page": "150"}).text
     assert "Page 150 of 200" in text
     assert [row.split()[0] for row in rows(text)] == [f"im_{n:05}" for n in range(7450, 7500)]
     site.state.numbers.wait(60)
-    assert len(read) == 1  # All rows have the same file, which is read once.
+    assert sorted(read) == [f"im_{n:05}" for n in range(7450, 7500)]
     assert "im_09999" in browser.get("/web/labels", params={"q": "im_09999"}).text
 
 
@@ -293,10 +307,13 @@ def test_readers_are_compared_on_what_both_annotated(site: WebSite) -> None:
     (pair,) = table.pairs
     assert (pair.image, pair.organ, pair.first, pair.second) == ("ct_01", "spleen", "anna", "boris")
     assert pair.dice == pytest.approx(1.0)  # On the slices that boris annotated, both drew the same.
+    assert pair.slices == int((corrected("ct_01") == SPLEEN).any((0, 1)).sum())
     assert (table.remaining, table.skipped) == (0, 0)
     text = text_of(site.browser("anna").get("/web/labels/readers").text)
-    assert "spleen anna and boris 1 1.000 1.000 ct_01" in text
-    assert "spleen anna boris 1.000" in text_of(site.browser("anna").get("/web/labels/image?image=ct_01").text)
+    assert f"spleen anna and boris 1 {pair.slices} 1.000 1.000 ct_01" in text
+    assert f"spleen anna boris {pair.slices} 1.000" in text_of(
+        site.browser("anna").get("/web/labels/image?image=ct_01").text
+    )
 
 
 def test_next_sample_says_its_order_and_why(site: WebSite) -> None:

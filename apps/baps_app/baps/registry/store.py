@@ -177,7 +177,8 @@ class AdapterStore:
                 self._warn_of_preprocessing(name, *newest, preprocessing)
             for version in self.versions(name):
                 with suppress(BapsError):  # A broken version is passed over.
-                    if fits(self.record(name, version)):
+                    record = self.record(name, version)
+                    if _names_model(record) and fits(record):
                         return None
         return None
 
@@ -209,6 +210,8 @@ class AdapterStore:
         """Return the record of a version, or None and the reason if the version is damaged."""
         try:
             record = self.record(label, version)
+            if not _names_model(record):
+                return None, "its record does not name the model that it was trained for."
             if record.get("adapter_sha256") in (None, sha256(self.file(label, version))):
                 return record, ""  # Adapters of earlier releases have no hash.
             return None, "its hash differs."
@@ -492,6 +495,12 @@ class AdapterStore:
         if len(label) > 100 or size > 200 or not label.isprintable():
             raise InputError("The name of a label must have at most 100 printable characters and 200 bytes.")
         return self.root / (f"label-{escaped}" if label else "shared")
+
+
+def _names_model(record: Mapping[str, Any]) -> bool:
+    """Return whether a record has the weights that the adapter was trained for; ``rename_record`` adds the rest."""
+    trained_for = record.get("black_box")
+    return isinstance(trained_for, dict) and isinstance(trained_for.get("weights_sha256"), str)
 
 
 def adapter_times(adapters: Path) -> list[datetime]:

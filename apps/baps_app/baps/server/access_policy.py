@@ -80,6 +80,7 @@ def _policy(
 
 
 _READ = "GET HEAD"
+_NNINTERACTIVE = "/nninteractive(/[^/]+)?"
 
 POLICIES = (
     # Signing in.
@@ -117,6 +118,26 @@ POLICIES = (
     _policy("PUT", r"/session/?", "open a session", ANNOTATOR, audited=True, brings_images=True),
     _policy("DELETE", r"/session/.*", "close a session", ANNOTATOR, audited=True),
     _policy("DELETE", r"/progress/.*", "end a long answer", ANNOTATOR, audited=True),
+    # What nnInteractive's clients do. Their images have no name.
+    _policy("GET", rf"{_NNINTERACTIVE}/(healthz|capabilities|lease_status)", "look", ANNOTATOR),
+    _policy(
+        "POST",
+        rf"{_NNINTERACTIVE}/(claim|heartbeat|release|set_target_buffer|set_do_autozoom|undo|reset_interactions)",
+        "keep a session of nnInteractive",
+        ANNOTATOR,
+    ),
+    _policy("POST", rf"{_NNINTERACTIVE}/set_image", "open an unnamed image", ANNOTATOR, True, brings_images=True),
+    _policy(
+        "POST",
+        rf"{_NNINTERACTIVE}/add_(scribble|lasso|initial_seg)_interaction",
+        "segment an unnamed image",
+        ANNOTATOR,
+        audited=True,
+        brings_images=True,
+    ),
+    _policy(
+        "POST", rf"{_NNINTERACTIVE}/(add_(point|bbox)_interaction|predict)", "segment an unnamed image", ANNOTATOR, True
+    ),
     # What changes the results of all users.
     _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
     _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),

@@ -47,6 +47,7 @@ from baps.server.middleware.quotas import THREADS, Quotas
 from baps.server.middleware.root_path import RootPath
 from baps.server.middleware.security_headers import SecurityHeaders
 from baps.server.monai_label import TITLE, MonaiLabelState, monailabel_routes
+from baps.server.nninteractive.routes import NnInteractive
 from baps.server.routes.datastore import (
     add_image,
     all_images,
@@ -149,7 +150,8 @@ def create_app(
 
     limit_memory_of_forms()
     application = Application(monai_label, lifespan)
-    _add_routes(application, [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)])
+    routes = [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)]
+    _add_routes(application, [*routes, *NnInteractive(settings).routes()])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
         application.add_exception_handler(kind, handle_domain_error)

@@ -117,6 +117,24 @@ def test_volumes_are_those_of_fetched_labels_and_nothing_is_fetched_for_the_tabl
         assert known[organ].slices == (series.labels == value).any((0, 1)).sum()
 
 
+def test_a_volume_is_shown_once_its_label_is_fetched(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    store = open_pacs(address)
+    submit(store, series, series.labels, tmp_path, author="anna")
+    rows = list_labels(store, lambda _: "").rows
+    numbers, segments = LabelNumbers(lambda: store, LABELS), Path(store._datastore_path) / "segments"
+    segments.rename(tmp_path / "kept")
+    numbers.get(rows)
+    numbers.wait(60)
+    assert numbers.get(rows) == [{}]  # Nothing is fetched for the table.
+    (tmp_path / "kept").rename(segments)  # As a viewer or a training does by fetching it.
+    numbers.get(rows)
+    numbers.wait(60)
+    (known,) = numbers.get(rows)
+    assert known is not None
+    assert set(known) == set(LABELS)
+
+
 def test_labels_that_wait_that_are_refused_and_that_nobody_confirmed(
     pacs: tuple[str, Series], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,6 +33,16 @@ _VERDICTS = {
     UNJUDGED: "No patient has judged it yet.",
 }
 """Sentences about the states, for everybody."""
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "verdict": (dict,),
+    "training_patients": (list,),
+    "notes": (list,),
+    "parts": (list,),
+    "curve": (list,),
+}
+"""Types of the entries of a record that pages look into."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class AdapterVersion:
         state: ``candidate``, ``on trial``, ``published``, ``withdrawn``, ``rejected`` or ``damaged``.
         sentence: What is known, or what is wrong with it.
         status: What the gate knows of it, or None.
-        record: Its record; empty if it is damaged.
+        record: Its record, see ``usable_record``; empty if it is damaged.
         patients: What every patient contributed, in order of arrival.
     """
 
@@ -122,7 +133,7 @@ class AdapterVersion:
     def _verdict(self, key: str) -> float | None:
         verdict = self.record.get("verdict")
         value = verdict.get(key) if isinstance(verdict, Mapping) else None
-        return float(value) if isinstance(value, (int, float)) else None
+        return float(value) if _is_number(value) else None
 
 
 @dataclass(frozen=True)
@@ -265,7 +276,7 @@ def _read_version(
     identity: tuple[str, ...] | None,
 ) -> AdapterVersion:
     try:
-        record = store.record(organ, version)
+        record = usable_record(store.record(organ, version))
         if not store.is_intact(organ, version):
             raise BapsError(
                 f"The file of version {version} is damaged, so it cannot serve. Restore it from your backup, or train "
@@ -285,6 +296,28 @@ def _read_version(
     return AdapterVersion(
         model, organ, version, _parse_time(record.get("created")), serves, state, sentence, status, record, patients
     )
+
+
+def usable_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what pages can show of a record. Earlier releases left entries out, and a person may have edited it.
+
+    Args:
+        record: Record of a version.
+
+    Returns:
+        The record without entries of another type than a training writes.
+    """
+    usable = {name: value for name, value in record.items() if name not in _TYPES or isinstance(value, _TYPES[name])}
+    for name in ("seconds", "black_box_images"):
+        if name in usable and not _is_number(usable[name]):
+            del usable[name]
+    curve = [point for point in usable.get("curve", ()) if isinstance(point, list) and len(point) == 2]
+    usable["curve"] = [point for point in curve if all(map(_is_number, point)) and point[0] >= 0]
+    return {"verdict": None, **usable}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def read_patients(stream: EvidenceStream, record: Mapping[str, Any]) -> tuple[PatientEvidence, ...]:
@@ -321,7 +354,7 @@ def read_patients(stream: EvidenceStream, record: Mapping[str, Any]) -> tuple[Pa
 def _score(scores: Mapping[str, Any], name: str, patient: str) -> float | None:
     of_patients = scores.get(name)
     value = of_patients.get(patient) if isinstance(of_patients, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if _is_number(value) else None
 
 
 def _served_since(history: tuple[Mapping[str, Any], ...], serves: str | None) -> datetime | None:

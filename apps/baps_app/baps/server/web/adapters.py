@@ -11,11 +11,11 @@ from urllib.parse import urlencode
 from fastapi import Form, HTTPException, Request
 from fastapi.responses import Response
 
-from baps.errors import NotFoundError
+from baps.errors import BapsError, NotFoundError
 from baps.registry.evidence import record_choice
 from baps.registry.store import AdapterStore
 from baps.server.request_context import context_of
-from baps.server.web.adapter_table import CLICKS, ORGANS, AdapterVersion, OrganAdapters, PatientEvidence
+from baps.server.web.adapter_table import CLICKS, DAMAGED, ORGANS, AdapterVersion, OrganAdapters, PatientEvidence
 from baps.server.web.images import ImageName, image_index
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
 from baps.server.web.pictures import SHOWN, LabelledImage, chosen_cases
@@ -135,9 +135,10 @@ def report(request: Request, model: str = CLICKS, organ: str = "", version: str 
 
     Raises:
         NotFoundError: If there is no such model or version.
+        BapsError: If the version is damaged.
     """
     adapters = _read(state_of(request), model, organ)
-    return write_report(request, adapters, _find(adapters, version), MODELS[model])
+    return write_report(request, adapters, _find_intact(adapters, version), MODELS[model])
 
 
 def confirm(request: Request, action: str = "", model: str = CLICKS, organ: str = "", version: str = "") -> Response:
@@ -195,13 +196,14 @@ def describe_change(adapters: OrganAdapters, action: str, version: str) -> Confi
 
     Raises:
         NotFoundError: If there is no such action or version, or nothing to roll back or withdraw.
+        BapsError: If the version is damaged.
     """
     name = adapters.organ or "clicks without an organ"
     what = f"every click on {adapters.organ}" if adapters.organ else "every click without an organ"
     if adapters.model == ORGANS:
         what = f"every request for the {adapters.organ} without a click"
     if action == "publish":
-        after, title = _find(adapters, version).version, f"Publish {version} for {name}"
+        after, title = _find_intact(adapters, version).version, f"Publish {version} for {name}"
     elif action == "rollback" and adapters.previous is not None:
         after, title = adapters.previous, f"Roll back {name}"
     elif action == "withdraw" and adapters.published:
@@ -237,10 +239,8 @@ def training_curve(version: AdapterVersion) -> list[Curve]:
     Returns:
         One curve, or none if the record has none.
     """
-    points = version.record.get("curve")
-    if not isinstance(points, list) or not points or not all(isinstance(p, list) and len(p) == 2 for p in points):
-        return []
-    return [Curve(version.organ or "any organ", tuple((float(x), float(dice)) for x, dice in points))]
+    points = tuple((float(x), float(dice)) for x, dice in version.record.get("curve", ()))
+    return [Curve(version.organ or "any organ", points)] if points else []
 
 
 def changed_settings(record: Mapping[str, Any]) -> dict[str, str]:
@@ -270,6 +270,13 @@ def _find(adapters: OrganAdapters, version: str) -> AdapterVersion:
     return found
 
 
+def _find_intact(adapters: OrganAdapters, version: str) -> AdapterVersion:
+    found = _find(adapters, version)
+    if found.state == DAMAGED:
+        raise BapsError(found.sentence)
+    return found
+
+
 def _image_of(patient: PatientEvidence, names: Mapping[str, ImageName]) -> ImageName | None:
     return next((names[one] for one in (*patient.images, patient.patient) if one in names), None)
 
@@ -291,7 +298,9 @@ def _change(
     """Change what serves an organ, if it is still what the page of the user showed."""
     require_own_page(request)
     state, user = state_of(request), principal_of(request).name
-    _read(state, model, organ)
+    adapters = _read(state, model, organ)
+    if version:
+        _find_intact(adapters, version)
     store = state.adapters.store(model)
     context_of(request).adapter = "/".join(filter(None, (organ or "shared", version)))
     with record_choice(store, organ):

@@ -161,6 +161,9 @@ def _ticks(top: int) -> tuple[int, ...]:
 
 def _read_day(text: str) -> date | None:
     try:
-        return date.fromisoformat(text) if text else None
+        day = date.fromisoformat(text) if text else None
     except ValueError:
-        raise InputError("Give the day as in 2026-11-30.") from None
+        day = date.min
+    if day and not 1970 < day.year < 9999:
+        raise InputError("Give the day as in 2026-11-30.")
+    return day

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class LabelNumbers:
 
     def __init__(self, datastore: Callable[[], Datastore], labels: Mapping[str, int]) -> None:
         self._datastore, self._labels, self._lock = datastore, labels, threading.Lock()
-        self._by_checksum = OrderedDict[str, Numbers]()
+        self._by_content = OrderedDict[tuple[str, ...], Numbers]()
         self._by_stamp = OrderedDict[tuple[str, tuple[object, ...]], Numbers]()
         self._queue = OrderedDict[tuple[str, tuple[object, ...]], LabelRow]()
         self._thread: threading.Thread | None = None
@@ -68,7 +69,9 @@ class LabelNumbers:
         Returns:
             For each row the numbers, which are empty if they cannot be computed, or None if they are being computed.
         """
-        keys = [(f"{row.tag}/{row.image}", _stamp(row)) for row in rows]
+        datastore = self._datastore()
+        fetched = datastore.fetched_instances() if isinstance(datastore, PacsDatastore) else frozenset[str]()
+        keys = [(f"{row.tag}/{row.image}", _stamp(row, fetched)) for row in rows]
         with self._lock:
             known = [self._by_stamp.get(key) for key in keys]
             for key, row, numbers in reversed(list(zip(keys, rows, known, strict=True))):
@@ -115,12 +118,14 @@ class LabelNumbers:
         datastore = self._datastore()
         if row.file is None:
             return _pacs_numbers(datastore, row) if isinstance(datastore, PacsDatastore) else {}
-        checksum = sha256(row.file)
-        if checksum not in self._by_checksum:
-            self._by_checksum[checksum] = self._read(datastore, row)
-            while len(self._by_checksum) > _MAX_KEPT:
-                self._by_checksum.popitem(last=False)
-        return self._by_checksum[checksum]
+        # The same file may lie beside another image, or have other names for its values.
+        info = datastore.get_label_info(row.image, row.tag) or {}
+        key = (row.image, sha256(row.file), json.dumps(info.get("label_info"), default=str))
+        if key not in self._by_content:
+            self._by_content[key] = self._read(datastore, row)
+            while len(self._by_content) > _MAX_KEPT:
+                self._by_content.popitem(last=False)
+        return self._by_content[key]
 
     def _read(self, datastore: Datastore, row: LabelRow) -> Numbers:
         assert row.file is not None
@@ -170,12 +175,14 @@ def _pacs_numbers(datastore: PacsDatastore, row: LabelRow) -> Numbers:
     return numbers
 
 
-def _stamp(row: LabelRow) -> tuple[object, ...]:
-    """Return what changes when a label changes."""
+def _stamp(row: LabelRow, fetched: Container[str]) -> tuple[object, ...]:
+    """Return what changes when a label changes, or is fetched from the PACS."""
+    names = tuple(one.organ for one in row.organs)
     if row.file is None:
-        return tuple((one.organ, one.segment.instance if one.segment else "") for one in row.organs)
+        instances = [one.segment.instance for one in row.organs if one.segment]
+        return names, *instances, *(one in fetched for one in instances)
     try:
         status = row.file.stat()
     except OSError:
         return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return names, status.st_mtime_ns, status.st_size, status.st_ino

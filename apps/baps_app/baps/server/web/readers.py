@@ -40,6 +40,7 @@ class ReaderPair:
         versions: Names of the two versions.
         dice: Dice on the slices that both annotated, 0 to 1; None if it says nothing, see ``shared_dice``, or a version
             cannot be read.
+        slices: Number of slices that both annotated.
     """
 
     image: str
@@ -48,6 +49,7 @@ class ReaderPair:
     second: str
     versions: tuple[str, str]
     dice: float | None
+    slices: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Readers:
 
     def __init__(self, app: BapsApp, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._clock, self._lock = app, clock, threading.Lock()
-        self._dice: dict[_Candidate, float | None] = {}
+        self._dice: dict[_Candidate, tuple[float | None, int]] = {}
         self._candidates: dict[str, tuple[object, tuple[_Candidate, ...]]] = {}
 
     def compare(self) -> ReaderTable:
@@ -137,7 +139,7 @@ class Readers:
             known = set(candidates)
             self._dice = {one: value for one, value in self._dice.items() if one in known}
             pairs = [
-                ReaderPair(one.image, one.organ, *one.people, one.versions, self._dice[one])
+                ReaderPair(one.image, one.organ, *one.people, one.versions, *self._dice[one])
                 for one in candidates
                 if one in self._dice
             ]
@@ -156,16 +158,16 @@ class Readers:
                 self._candidates[image] = known
             yield from known[1]
 
-    def _compare(self, datastore: Datastore, candidate: _Candidate) -> float | None:
+    def _compare(self, datastore: Datastore, candidate: _Candidate) -> tuple[float | None, int]:
         labels = self._app.site.labels
         try:
             loaded = [read_version(datastore, labels, candidate.image, FINAL, one) for one in candidate.versions]
         except BapsError:
-            return None
+            return None, 0
         return shared_dice(loaded[0], loaded[1], candidate.organ)
 
 
-def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> float | None:
+def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> tuple[float | None, int]:
     """Compute the Dice of an organ on the slices that both versions annotate.
 
     On other slices, what is not marked is not background.
@@ -177,7 +179,8 @@ def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> floa
 
     Returns:
         The Dice, 0 to 1, or None if neither version marks the organ on these slices, or both mark the same voxels of
-        the whole volume: then the second person confirmed what the first had drawn, and drew nothing.
+        the whole volume: then the second person confirmed what the first had drawn, and drew nothing. And the number of
+        these slices.
     """
     pair = (first.values.get(organ, 0), second.values.get(organ, 0))
     counts = Overlaps.count(first.label_map, second.label_map, [pair])
@@ -188,9 +191,9 @@ def shared_dice(first: LoadedVersion, second: LoadedVersion, organ: str) -> floa
         if all(k in one.annotated.get(organ, frozenset(range(depth))) for one in (first, second))
     ]
     if (counts.old == counts.both).all() and (counts.new == counts.both).all():
-        return None
+        return None, len(shared)
     old, new, both = (int(np.sum(part[shared, 0])) for part in (counts.old, counts.new, counts.both))
-    return 2 * both / (old + new) if old + new else None
+    return (2 * both / (old + new) if old + new else None), len(shared)
 
 
 def _pairs_of(image: str, organs: Mapping[str, Mapping[str, Version]]) -> Iterator[_Candidate]:

@@ -321,6 +321,10 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
                 return read_segment(folder, segment.name)
         return None
 
+    def fetched_instances(self) -> frozenset[str]:
+        """Return the SOPInstanceUIDs of the segmentations that were fetched earlier, without a request to the PACS."""
+        return frozenset(path.name.partition("-")[0] for path in (Path(self._datastore_path) / "segments").glob("*-*"))
+
     def is_fetched(self, image_id: str) -> bool:
         """Return whether an image is on this machine, without a request to the PACS.
 
