@@ -137,6 +137,14 @@ def test_numbers_are_those_of_the_names_that_a_label_has_now(own_site: WebSite) 
     assert "spleen – 11" not in after
 
 
+def test_a_search_for_thousands_of_words_is_refused(site: WebSite) -> None:
+    """With 10 000 labels it would occupy the interpreter for seconds."""
+    for path in ("/web/labels", "/web/labels/rows"):
+        reply = site.browser("anna").get(path, params={"q": "a " * 4000})
+        assert reply.status_code == 400
+        assert "Search for at most 200 characters." in reply.text
+
+
 def test_a_page_of_thousands_of_labels_reads_none_but_its_own(site: WebSite, monkeypatch: pytest.MonkeyPatch) -> None:
     table = site.state.labels.get(wait=30).value
     assert table is not None
