@@ -219,7 +219,7 @@ def read_version(datastore: Datastore, labels: Mapping[str, int], image: str, ta
         label_map = read_label_map(version.file, volume, source)
     except OSError as error:
         raise BapsError(
-            f"The image or this version of its label cannot be read ({error.strerror}). Tell the operator of the server."
+            f"The image or this version of its label cannot be read ({error.strerror}). Tell the server's operator."
         ) from error
     info = read_label_info(version.info)
     annotated = {organ: frozenset(slices) for organ, slices in (info.annotated_slices or {}).items()}
