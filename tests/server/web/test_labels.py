@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import html
 import io
 import json
@@ -20,6 +21,7 @@ from PIL import Image
 from baps.annotations.history import LabelHistory
 from baps.server.web.background import Computed
 from baps.server.web.label_table import LabelState, list_labels
+from baps.server.web.readers import Readers
 from baps.site.roles import Role
 from baps.site.users import Users
 from tests.support.labelled_site import LIVER, SPLEEN, corrected, label_of, save, taken_away
@@ -135,6 +137,34 @@ def test_numbers_are_those_of_the_names_that_a_label_has_now(own_site: WebSite) 
     assert "spleen anna 11 138" in before
     assert "kidney boris 11 138" in after
     assert "spleen – 11" not in after
+
+
+def test_a_version_that_the_disk_denies_is_a_sentence_and_other_people_are_compared(
+    own_site: WebSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(own_site, "anna", "ct_02", label_of("ct_02"))
+    save(own_site, "boris", "ct_02", corrected("ct_02"))
+    newest, original = history_of(own_site).version_names("ct_01", "final")[-1], LabelHistory.version
+
+    def denied(self: LabelHistory, image: str, tag: str, name: str) -> object:
+        if image == "ct_01":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return original(self, image, tag, name)
+
+    monkeypatch.setattr(LabelHistory, "version", denied)
+    query = {"image": "ct_01", "version": newest}
+    reply = own_site.browser("anna").get("/web/labels/differences", params=query)
+    assert (reply.status_code, "cannot be read (Permission denied)" in reply.text) == (503, True)
+    pairs = Readers(own_site.state.app).compare().pairs
+    assert {pair.image: pair.dice is not None for pair in pairs} == {"ct_01": False, "ct_02": True}
+
+
+def test_a_search_for_thousands_of_words_is_refused(site: WebSite) -> None:
+    """With 10 000 labels it would occupy the interpreter for seconds."""
+    for path in ("/web/labels", "/web/labels/rows"):
+        reply = site.browser("anna").get(path, params={"q": "a " * 4000})
+        assert reply.status_code == 400
+        assert "Search for at most 200 characters." in reply.text
 
 
 def test_a_page_of_thousands_of_labels_reads_none_but_its_own(site: WebSite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from baps.errors import BapsError
+from baps.evaluation.splits import patient_hash
 from baps.server.web.attention import adapter_warnings, finding_warnings, outbox_warnings
 from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, OutboxCounts, image_index
 from baps.server.web.served import served_organs, suggest
@@ -102,7 +103,10 @@ def test_findings_of_the_doctor_hide_paths_from_those_who_do_not_run_the_server(
 
 
 def _counts(**patients: int) -> ImageCounts:
-    organs = tuple(OrganCount(organ, count, count) for organ, count in patients.items())
+    organs = tuple(
+        OrganCount(organ, count, count, frozenset(patient_hash(f"ct_{n:02}") for n in range(1, count + 1)))
+        for organ, count in patients.items()
+    )
     return ImageCounts(9, 3, 3, organs, {})
 
 
@@ -130,8 +134,11 @@ def test_new_labels_suggest_another_training(own_pages: WebSite) -> None:
     assert suggest(served, _counts(spleen=3)) == []  # The newest version is rejected, and has seen all.
     add_version(own_pages.store, "spleen", {case: 0.1 + 0.05 * n for n, case in enumerate(GAINS)})
     served, _ = served_organs(own_pages.state.adapters)
-    suggestions = suggest(served, _counts(spleen=8))
-    assert all("more patient" in one.sentence for one in suggestions)
+    assert all("more patient" in one.sentence for one in suggest(served, _counts(spleen=3)))
+    # It was trained on eight patients. The labels of five of these are gone, and two patients are new.
+    assert [one.sentence for one in suggest(served, _counts(spleen=5))] == [
+        "v0003 has not seen 2 labelled patients. Train again."
+    ]
     assert suggest(served, None) == []
 
 

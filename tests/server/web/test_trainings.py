@@ -75,6 +75,27 @@ def test_statistics_of_an_earlier_release_or_by_hand_are_read() -> None:
     assert (training.started, training.curves, training.results, training.seconds_left) == (None, (), (), None)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"epoch": "many"},
+        {"best_metric": None},
+        {"total_epochs": float("nan")},
+        {"curves": {"spleen": [[1]]}},
+        {"adapters": {"spleen": 5}},
+        {"black_box_images": float("nan")},
+    ],
+)
+def test_statistics_that_cannot_be_read_leave_the_other_training(damage: dict[str, object]) -> None:
+    trainings = read_trainings({"baps": {**STATS, **damage}, "organs": STATS}, None)
+    assert {one.model: "cannot be read" in one.error for one in trainings} == {"baps": True, "organs": False}
+
+
+def test_a_curve_leaves_out_what_is_no_number() -> None:
+    (training,) = read_trainings({"baps": {**STATS, "curves": {"spleen": [[float("nan"), 0.5], [1, 0.5]]}}}, None)
+    assert training.curves[0].points == ((1.0, 0.5),)
+
+
 def test_a_curve_stays_short_and_has_its_ends(tmp_path: Path) -> None:
     stats = Stats.reset(tmp_path / "train_stats.json", {"label": "spleen"})
     for number in range(1000):

@@ -133,7 +133,7 @@ class AdapterVersion:
     def _verdict(self, key: str) -> float | None:
         verdict = self.record.get("verdict")
         value = verdict.get(key) if isinstance(verdict, Mapping) else None
-        return float(value) if _is_number(value) else None
+        return _number(value)
 
 
 @dataclass(frozen=True)
@@ -309,15 +309,15 @@ def usable_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     usable = {name: value for name, value in record.items() if name not in _TYPES or isinstance(value, _TYPES[name])}
     for name in ("seconds", "black_box_images"):
-        if name in usable and not _is_number(usable[name]):
+        if name in usable and _number(usable[name]) is None:
             del usable[name]
     curve = [point for point in usable.get("curve", ()) if isinstance(point, list) and len(point) == 2]
-    usable["curve"] = [point for point in curve if all(map(_is_number, point)) and point[0] >= 0]
+    usable["curve"] = [point for point in curve if None not in map(_number, point) and point[0] >= 0]
     return {"verdict": None, **usable}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def read_patients(stream: EvidenceStream, record: Mapping[str, Any]) -> tuple[PatientEvidence, ...]:
@@ -354,7 +354,7 @@ def read_patients(stream: EvidenceStream, record: Mapping[str, Any]) -> tuple[Pa
 def _score(scores: Mapping[str, Any], name: str, patient: str) -> float | None:
     of_patients = scores.get(name)
     value = of_patients.get(patient) if isinstance(of_patients, Mapping) else None
-    return float(value) if _is_number(value) else None
+    return _number(value)
 
 
 def _served_since(history: tuple[Mapping[str, Any], ...], serves: str | None) -> datetime | None:

@@ -27,11 +27,13 @@ class OrganCount:
         organ: The organ.
         images: Number of labelled images.
         patients: Number of their patients.
+        hashes: Hashes of these patients, as records of trainings have them, as far as the patients are known.
     """
 
     organ: str
     images: int
     patients: int
+    hashes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,12 @@ class ImageCounter:
             len(images),
             len(set(patients.values())),
             tuple(
-                OrganCount(organ, len(by_image), len({patients[image] for image in by_image}))
+                OrganCount(
+                    organ,
+                    len(by_image),
+                    len({patients[image] for image in by_image}),
+                    frozenset(patient_hash(self._patients[image]) for image in by_image if image in self._patients),
+                )
                 for organ, by_image in versions.items()
             ),
             {organ: tuple(by_image) for organ, by_image in versions.items()},

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PAGE = 50
 """Number of labels on a page."""
 
+MAX_QUERY = 200
+"""Maximum length of a search: every word is looked for in every label."""
+
 FINAL = DefaultLabelTag.FINAL.value
 
 
@@ -175,7 +178,12 @@ def select(table: LabelTable, query: str, state: str, newest_first: bool, page: 
 
     Returns:
         The page.
+
+    Raises:
+        InputError: If the query is too long.
     """
+    if len(query) > MAX_QUERY:
+        raise InputError(f"Search for at most {MAX_QUERY} characters.")
     words = query.casefold().split()
     rows = [
         row

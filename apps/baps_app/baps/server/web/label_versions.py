@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from baps.annotations.history import TAGS, LabelHistory, Version
 from baps.annotations.label_info import label_values, read_label_info
 from baps.annotations.remarks import describe
-from baps.errors import NotFoundError
+from baps.errors import BapsError, NotFoundError
 from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_label_map, read_labels, read_volume
@@ -207,15 +207,20 @@ def read_version(datastore: Datastore, labels: Mapping[str, int], image: str, ta
     Raises:
         NotFoundError: If there is no such version.
         InputError: If it does not fit the image.
-        BapsError: If it is damaged, or the PACS does not respond.
+        BapsError: If it is damaged, the disk does not answer, or the PACS does not respond.
     """
     index = find_index(datastore, image)
-    volume = read_volume(Path(datastore.get_image_uri(image)))
-    if isinstance(index, PacsDatastore) and tag == FINAL:
-        return _read_segment(index, image, name, volume)
-    version = index.history.version(image, tag, name)
-    source = datastore.source(image) if isinstance(datastore, StudiesDatastore) else None
-    label_map = read_label_map(version.file, volume, source)
+    try:
+        volume = read_volume(Path(datastore.get_image_uri(image)))
+        if isinstance(index, PacsDatastore) and tag == FINAL:
+            return _read_segment(index, image, name, volume)
+        version = index.history.version(image, tag, name)
+        source = datastore.source(image) if isinstance(datastore, StudiesDatastore) else None
+        label_map = read_label_map(version.file, volume, source)
+    except OSError as error:
+        raise BapsError(
+            f"The image or this version of its label cannot be read ({error.strerror}). Tell the server's operator."
+        ) from error
     info = read_label_info(version.info)
     annotated = {organ: frozenset(slices) for organ, slices in (info.annotated_slices or {}).items()}
     return LoadedVersion(volume, label_map, label_values(info, labels, label_map.names), annotated)

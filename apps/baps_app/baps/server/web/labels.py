@@ -20,7 +20,7 @@ from baps.server.request_context import context_of
 from baps.server.request_names import checked_name
 from baps.server.web.label_differences import SHOWN, Comparison
 from baps.server.web.label_numbers import Numbers
-from baps.server.web.label_table import FINAL, LabelRow, LabelState, Selection, select
+from baps.server.web.label_table import FINAL, MAX_QUERY, LabelRow, LabelState, Selection, select
 from baps.server.web.label_versions import ImageLabels, VersionRow, find_index, read_versions
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
 from baps.server.web.readers import ReaderPair, ReaderTable
@@ -286,6 +286,7 @@ def _table(request: Request, template: str, query: str, wanted: str, sort: str, 
         found=found,
         rows=rows,
         filters=filters,
+        max_query=MAX_QUERY,
         states=STATES,
         is_pending=any(row.is_pending for row in rows) or (listed.value is None and not listed.error),
         address=urlencode({**sent, "page": found.page}),

@@ -128,23 +128,23 @@ def suggest(served: Iterable[ServedOrgan], counts: ImageCounts | None) -> list[S
     Returns:
         The suggestions.
     """
-    labelled = {one.organ: one.patients for one in counts.organs} if counts else {}
+    labelled = {one.organ: one for one in counts.organs} if counts else {}
     suggestions = []
     for one in served:
         organ, versions = one.adapters.organ, one.adapters.versions
         if one.adapters.model != CLICKS or organ not in labelled:
             continue
-        patients, newest = labelled[organ], versions[0] if versions else None
-        trained = len(newest.record.get("training_patients", ())) if newest else 0
+        patients, newest = labelled[organ].patients, versions[0] if versions else None
+        trained = set(map(str, newest.record.get("training_patients", ()))) if newest else set()
+        unseen = len(labelled[organ].hashes - trained)
         if patients < _MIN_PATIENTS:
             missing = _MIN_PATIENTS - patients
             sentence = f"Label {missing} more patient{'s' * (missing != 1)}, so that a training can be judged."
             suggestions.append(Suggestion(organ, sentence, False))
         elif newest is None:
             suggestions.append(Suggestion(organ, f"There are labels of {patients} patients. Train it.", True))
-        elif trained and patients > trained:
-            more = patients - trained
-            sentence = f"{newest.version} has not seen {more} labelled patient{'s' * (more != 1)}. Train again."
+        elif trained and unseen:
+            sentence = f"{newest.version} has not seen {unseen} labelled patient{'s' * (unseen != 1)}. Train again."
             suggestions.append(Suggestion(organ, sentence, True))
         elif newest.status and newest.status.is_active and newest.status.patients_needed and not newest.is_proven:
             needed = newest.status.patients_needed

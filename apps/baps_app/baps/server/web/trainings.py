@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -157,7 +158,7 @@ def _describe(
 
 def _curves(curves: object) -> tuple[Curve, ...]:
     return tuple(
-        Curve(name, tuple((float(x), float(dice)) for x, dice in points))
+        Curve(name, tuple((float(x), float(dice)) for x, dice in points if math.isfinite(x) and math.isfinite(dice)))
         for name, points in _items(curves)
         if isinstance(points, Sequence)
     )
@@ -203,8 +204,16 @@ def read_trainings(stats: Mapping[str, Mapping[str, Any]], task: Mapping[str, An
         The trainings.
     """
     model = str((task or {}).get("request", {}).get("model", ""))
-    trainings = [read_training(name, of, task if name == model else None, datetime.now()) for name, of in stats.items()]
+    trainings = [_read_safely(name, of, task if name == model else None) for name, of in stats.items()]
     return sorted((one for one in trainings if one), key=lambda one: (not one.is_active, -_time_of(one)))
+
+
+def _read_safely(model: str, stats: Mapping[str, Any], task: Mapping[str, Any] | None) -> Training | None:
+    try:
+        return read_training(model, stats, task, datetime.now())
+    except (TypeError, ValueError, AttributeError, OverflowError):  # Of another release, or edited by hand.
+        error = "The statistics of this training cannot be read. The next training replaces them."
+        return Training(model, Progress.FAILED, None, "", 0, 1, None, 0.0, None, (), (), {}, error, {})
 
 
 def _time_of(training: Training) -> float:
