@@ -329,7 +329,7 @@ def save_screenshot(name: str, path: Path) -> None:
     """Save the top of a screenshot of the browser tests with few colours."""
     picture = Image.open(HERE.parent / "tests-output" / "viewers" / f"{SCREENSHOTS[name]}.png").convert("RGB")
     top = picture.crop((0, 0, picture.width, min(picture.height, 1500)))
-    top.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    top.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -131,7 +131,8 @@ def test_every_endpoint_without_a_token_answers_401(with_login: SiteWithLogin) -
     requested += [("GET", "/ohif/"), ("GET", "/static/x"), ("GET", "/"), ("GET", "/docs"), ("GET", "/nothing")]
     requested += [("GET", "/proxy/dicom/studies"), ("POST", "/proxy/dicom/studies"), ("OPTIONS", "/info/")]
     public = {("GET", "/auth/"), ("POST", "/auth/token"), ("GET", "/login"), ("POST", "/login"), ("GET", "/logout"),
-              ("POST", "/logout"), ("GET", "/login/openid"), ("GET", "/login/openid/return")}  # fmt: skip
+              ("POST", "/logout"), ("GET", "/login/openid"), ("GET", "/login/openid/return"),
+              ("GET", "/favicon.ico")}  # fmt: skip
     assert len(requested) > 30
     for method, path in set(requested) - public:
         path = re.sub(r"{\w+(:path)?}", "x", path)
