@@ -17,6 +17,7 @@ _PACKAGE = APP / "baps"
 
 _EXTRAS = {
     "server": "server",
+    "server/nninteractive": "nninteractive",
     "demo": "server",
     "cli/evidence_plot.py": "server",
     "cli/labels.py": "server",  # baps labels import, which saves as the server does
@@ -38,6 +39,7 @@ _NOT_IMPORTED = {
         "torchvision",  # segment-anything
     },
     "server": {
+        "baps-monailabel",  # the extra nninteractive
         "dcmqi",  # programs
         "httptools",  # uvicorn
         "tensorboard",  # torch.utils.tensorboard

@@ -87,13 +87,14 @@ def _sample_std(values: Sequence[float] | NDArray[np.float64]) -> float | None:
 
 
 def _corrected(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Average the results of ``score_corrections`` over seeds, by the kind of first prompt."""
+    """Average the results of ``score_corrections`` over the seeds that have them, by the kind of first prompt."""
+    measured = [run["corrected"] for run in runs if run.get("corrected")]
     return {
         kind: {
-            name: np.mean([run["corrected"][kind][name] for run in runs], axis=0).tolist()
+            name: np.mean([one[kind][name] for one in measured], axis=0).tolist()
             for name in ("by_clicks", "noc_85", "noc_85_failures")
         }
-        for kind in runs[0].get("corrected", {})
+        for kind in (measured[0] if measured else {})
     }
 
 

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.guard import Guard, Rules
 from baps.server.auth.openid import OpenId
+from baps.server.error_handlers import refuse
 from baps.server.middleware.root_path import RootPath
 from baps.server.routes.login import Login
 from baps.site.openid_settings import OpenIdSettings
@@ -55,7 +56,7 @@ class LoginSite:
         for path in ("/info/", "/ohif/", "/datastore/image"):
             routes.get(path)(lambda: "of patients")
         audit = SimpleNamespace(record=lambda *_: None, count=lambda *_: None)
-        self.app = RootPath(Guard(routes, Rules(self.authenticator, audit, list(origins), 1 << 20)), root)  # type: ignore[arg-type]
+        self.app = RootPath(Guard(routes, Rules(self.authenticator, audit, list(origins), 1 << 20, refuse)), root)  # type: ignore[arg-type]
 
     def browser(self, scheme: str = "http", address: str = "10.0.0.1") -> TestClient:
         """A browser that has not signed in."""

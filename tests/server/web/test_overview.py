@@ -8,15 +8,15 @@ import pytest
 
 from baps.errors import BapsError
 from baps.evaluation.splits import patient_hash
-from baps.server.web.attention import adapter_warnings, finding_warnings
-from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, image_index
+from baps.server.web.attention import adapter_warnings, finding_warnings, outbox_warnings
+from baps.server.web.images import ImageCounter, ImageCounts, ImageName, OrganCount, OutboxCounts, image_index
 from baps.server.web.served import served_organs, suggest
 from baps.site.doctor import Finding, Status
 from baps.site.roles import Role
 from baps.site.settings import Settings
 from baps.site.users import Users
 from tests.support.client import site_client
-from tests.support.web_site import GAINS, HTML, WebSite, add_version, web_site
+from tests.support.web_site import GAINS, HTML, WebSite, add_version, send, web_site
 
 
 def test_the_overview_says_what_serves_and_how_well(pages: WebSite) -> None:
@@ -68,6 +68,15 @@ def test_an_adapter_that_is_damaged_is_a_warning_with_a_remedy(own_pages: WebSit
     text = own_pages.browser("anna").get("/").text
     assert "Needs attention" in text
     assert "Restore it from your backup, or train again." in text.replace("\n", " ")
+
+
+def test_labels_that_are_not_in_the_pacs_are_warnings_with_a_remedy() -> None:
+    assert outbox_warnings(OutboxCounts(0, 0)) == []
+    waiting, refused = outbox_warnings(OutboxCounts(2, 1))
+    assert (waiting.failed, waiting.message) == (False, "2 labels wait on this server to be sent to the PACS.")
+    assert "Nobody needs to submit again" in waiting.remedy
+    assert (refused.failed, refused.message) == (True, "The PACS refused 1 label, kept on this server alone.")
+    assert "submit again" in refused.remedy
 
 
 def test_a_chosen_version_that_loses_dice_is_a_warning(own_pages: WebSite) -> None:
@@ -199,3 +208,30 @@ def test_names_with_markup_are_text(tmp_path: Path) -> None:
             assert "<script>alert" not in reply.text
         wrong = client.get("/web/adapters/organ", params={"model": evil}, headers=headers)
         assert (wrong.status_code, "<script>alert" in wrong.text) == (404, False)
+
+
+def test_a_browser_gets_a_refusal_as_a_page_and_a_program_as_json(pages: WebSite) -> None:
+    sentence = "To see the users you need the role admin; yours is annotator. Ask the operator of the server."
+    anna = pages.browser("anna")
+    page = anna.get("/web/people")
+    assert (page.status_code, page.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert sentence in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    sent = send(anna, "/web/train", model="baps")
+    assert (sent.status_code, "you need the role trainer" in sent.text, "<h1>" in sent.text) == (403, True, True)
+    token = {"Authorization": f"Bearer {pages.tokens['anna']}"}
+    program = pages.client.get("/web/people", headers=token)
+    assert (program.status_code, program.json()) == (403, {"detail": sentence})
+
+
+def test_a_refused_name_is_text_on_the_page(pages: WebSite) -> None:
+    page = pages.browser("anna").get("/web/labels/image", params={"image": "../<script>alert(1)</script>"})
+    assert page.status_code == 400
+    assert "<script>alert" not in page.text
+    assert "<h1>That did not work</h1>" in page.text
+
+
+def test_the_icon_needs_no_login(pages: WebSite) -> None:
+    assert "/favicon.ico" in pages.client.get("/login", headers=HTML).text
+    icon = pages.client.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/x-icon")

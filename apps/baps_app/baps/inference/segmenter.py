@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.slice_image import canvas_image
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
+from baps.inference.loaded_volume import LoadedVolume, Source
 from baps.inference.prefetch import Prefetcher
 from baps.inference.propagation import deepest_point
 from baps.io import read_volume
@@ -122,11 +122,11 @@ class Segmenter:
         self.prefetcher = Prefetcher()
         self._cache = Cache(cache_bytes, _size)
 
-    def volume(self, path: Path) -> tuple[Volume, Window]:
+    def volume(self, path: Source) -> tuple[Volume, Window]:
         """Read a volume and choose its window; both are cached until the file changes.
 
         Args:
-            path: file or DICOM series.
+            path: file or DICOM series, or a volume in memory.
 
         Returns:
             The volume, and the window that suits it.
@@ -152,7 +152,10 @@ class Segmenter:
         adapter, _ = self._cache.get_or_compute(("adapter", key), lambda: self.store.load(*served).adapter)
         return LoadedAdapter(served, adapter, key)
 
-    def _volume(self, path: Path, identity: FileIdentity) -> tuple[Volume, Window]:
+    def _volume(self, path: Source, identity: FileIdentity) -> tuple[Volume, Window]:
+        if isinstance(path, LoadedVolume):
+            return path.volume, path.window
+
         def read() -> tuple[Volume, Window]:
             volume = read_volume(path)
             return volume, choose_window(volume)
@@ -161,7 +164,7 @@ class Segmenter:
 
     def segment(
         self,
-        path: Path,
+        path: Source,
         plane: Plane,
         prompt: Prompt,
         adapter: LoadedAdapter | None = None,
@@ -224,7 +227,7 @@ class Segmenter:
 
     def propagate_with_memory(
         self,
-        path: Path,
+        path: Source,
         masks: Mapping[int, NDArray[np.bool_]],
         start: int,
         end: int,
@@ -272,7 +275,9 @@ class Segmenter:
                 answer = used.refine_masks(used.crop(pixels(index)[None], [click]), answer[None])[0]
             yield index, canvas.restore(answer)
 
-    def _prepare(self, path: Path, plane: Plane, loaded: LoadedAdapter | None, window: Window | None) -> _PreparedSlice:
+    def _prepare(
+        self, path: Source, plane: Plane, loaded: LoadedAdapter | None, window: Window | None
+    ) -> _PreparedSlice:
         identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
@@ -327,8 +332,10 @@ def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window])
     return value.nbytes
 
 
-def _file_identity(path: Path) -> FileIdentity:
+def _file_identity(path: Source) -> FileIdentity:
     """Return what changes when the file changes; a missing file is reported by the reader."""
+    if isinstance(path, LoadedVolume):
+        return path.key, -1, -1
     try:
         status = path.stat()
     except OSError:

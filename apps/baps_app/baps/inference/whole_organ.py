@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
-from baps.inference.propagation import Step, VolumeSlices, prompt_from_mask, propagate
+from baps.inference.loaded_volume import Source
+from baps.inference.propagation import Propagation, Step, VolumeSlices, prompt_from_mask, propagate
 from baps.inference.requests.click import OrganClicks
 from baps.inference.segmenter import LoadedAdapter, Segmentation, Segmenter
 
@@ -50,7 +50,7 @@ class WholeOrgan:
 
 def segment_organ(
     segmenter: Segmenter,
-    path: Path,
+    path: Source,
     clicks: OrganClicks,
     adapter: LoadedAdapter | None = None,
     should_continue: Callable[[], bool] = lambda: True,
@@ -84,29 +84,8 @@ def segment_organ(
         if not answers or should_continue():
             answers[index] = segmenter.segment(path, Plane(SLICE_AXIS, index), prompt, adapter)
     masks = {index: answer.mask for index, answer in answers.items()}
-    capabilities = segmenter.black_box.capabilities
-    use_memory = capabilities.video and (adapter is None or adapter.adapter.prompt_independent)
-
-    def step_by_prompt(_: int, __: int) -> Step:
-        def step(index: int, last: NDArray[np.bool_]) -> NDArray[np.float32]:
-            background = clicks.background.get(index, ())
-            prompt = prompt_from_mask(last, capabilities, background)
-            plane = Plane(SLICE_AXIS, index)
-            return segmenter.segment(path, plane, prompt, adapter, interactive=bool(background)).probability
-
-        return step
-
-    def step_by_memory(start: int, end: int) -> Step:
-        known = {index: masks[index] for index in (start, end) if index in masks}
-        propagated = segmenter.propagate_with_memory(path, known, start, end, adapter, clicks.background)
-        return lambda index, last: next(propagated)[1]
-
-    def grey(index: int) -> NDArray[np.float32]:
-        levels = window.apply(Plane(SLICE_AXIS, index).extract(volume.voxels))
-        return levels.mean(-1) if volume.colour else levels
-
-    slices = VolumeSlices(clicks.first, clicks.last, grey, clicks.background)
-    propagation = propagate(masks, step_by_memory if use_memory else step_by_prompt, slices, should_continue, progress)
+    bounds = VolumeSlices(clicks.first, clicks.last, grey_levels(volume, window), clicks.background)
+    propagation, memory_not_used = propagate_organ(segmenter, path, masks, bounds, adapter, should_continue, progress)
     mask = np.zeros(volume.shape, np.uint8, order="F")  # The memory order of files.
     for index, one in propagation.masks.items():
         Plane(SLICE_AXIS, index).insert(mask, one)
@@ -118,9 +97,71 @@ def segment_organ(
         slices=tuple(propagation.masks),
         stopped=tuple(sorted({*propagation.stopped, *skipped})),
         adapter=next((answer.adapter for answer in answers.values() if answer.adapter), None),
-        notes=_notes(answers, propagation.interpolated, capabilities.video and not use_memory),
+        notes=_notes(answers, propagation.interpolated, memory_not_used),
         seconds=time.perf_counter() - start,
     )
+
+
+def propagate_organ(
+    segmenter: Segmenter,
+    path: Source,
+    masks: Mapping[int, NDArray[np.bool_]],
+    slices: VolumeSlices,
+    adapter: LoadedAdapter | None = None,
+    should_continue: Callable[[], bool] = lambda: True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Propagation, bool]:
+    """Propagate known masks of an organ to the other slices: by the black box's memory if it has one, else by prompts.
+
+    Args:
+        segmenter: segments each slice.
+        path: the volume.
+        masks: known masks, (rows, columns) by slice index across K.
+        slices: the slices that the organ may reach, with the background clicks of slices that are not known.
+        adapter: the adapter for all slices, or None for the unadapted model.
+        should_continue: see ``propagate``.
+        progress: see ``propagate``.
+
+    Returns:
+        The organ, and whether the black box has a memory that the adapter does not allow to be used.
+    """
+    capabilities = segmenter.black_box.capabilities
+    use_memory = capabilities.video and (adapter is None or adapter.adapter.prompt_independent)
+
+    def step_by_prompt(_: int, __: int) -> Step:
+        def step(index: int, last: NDArray[np.bool_]) -> NDArray[np.float32]:
+            background = slices.background.get(index, ())
+            prompt = prompt_from_mask(last, capabilities, background)
+            plane = Plane(SLICE_AXIS, index)
+            return segmenter.segment(path, plane, prompt, adapter, interactive=bool(background)).probability
+
+        return step
+
+    def step_by_memory(start: int, end: int) -> Step:
+        known = {index: masks[index] for index in (start, end) if index in masks}
+        propagated = segmenter.propagate_with_memory(path, known, start, end, adapter, slices.background)
+        return lambda index, last: next(propagated)[1]
+
+    step = step_by_memory if use_memory else step_by_prompt
+    return propagate(masks, step, slices, should_continue, progress), capabilities.video and not use_memory
+
+
+def grey_levels(volume: Volume, window: Window) -> Callable[[int], NDArray[np.float32]]:
+    """Make the function that returns the grey levels of a slice across K, (rows, columns), 0 to 255.
+
+    Args:
+        volume: the volume.
+        window: the window that its slices are shown with.
+
+    Returns:
+        The function, which takes the index of the slice.
+    """
+
+    def grey(index: int) -> NDArray[np.float32]:
+        levels = window.apply(Plane(SLICE_AXIS, index).extract(volume.voxels))
+        return levels.mean(-1) if volume.colour else levels
+
+    return grey
 
 
 def _notes(answers: Mapping[int, Segmentation], interpolated: Sequence[int], memory_not_used: bool) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ def _policy(
 
 
 _READ = "GET HEAD"
+_NNINTERACTIVE = "/nninteractive(/[^/]+)?"
 
 POLICIES = (
     # Signing in.
@@ -91,9 +92,10 @@ POLICIES = (
     _policy("GET", r"/login/openid/return", "sign in", None, audited=True),
     _policy("GET", r"/logout", "see the login page", None),
     _policy("POST", r"/logout", "sign out", None, audited=True),
+    _policy(_READ, r"/favicon\.ico", "see the icon of the login page", None),
     _policy(_READ, r"/auth/token/valid/?", "check a token", ANNOTATOR),
     # What viewers do.
-    _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/favicon\.ico|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
+    _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
     _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
     _policy(_READ, r"/web/labels/(picture|differences)", "see a picture of an image", ANNOTATOR, True, repeated=True),
@@ -116,6 +118,26 @@ POLICIES = (
     _policy("PUT", r"/session/?", "open a session", ANNOTATOR, audited=True, brings_images=True),
     _policy("DELETE", r"/session/.*", "close a session", ANNOTATOR, audited=True),
     _policy("DELETE", r"/progress/.*", "end a long answer", ANNOTATOR, audited=True),
+    # What nnInteractive's clients do. Their images have no name.
+    _policy("GET", rf"{_NNINTERACTIVE}/(healthz|capabilities|lease_status)", "look", ANNOTATOR),
+    _policy(
+        "POST",
+        rf"{_NNINTERACTIVE}/(claim|heartbeat|release|set_target_buffer|set_do_autozoom|undo|reset_interactions)",
+        "keep a session of nnInteractive",
+        ANNOTATOR,
+    ),
+    _policy("POST", rf"{_NNINTERACTIVE}/set_image", "open an unnamed image", ANNOTATOR, True, brings_images=True),
+    _policy(
+        "POST",
+        rf"{_NNINTERACTIVE}/add_(scribble|lasso|initial_seg)_interaction",
+        "segment an unnamed image",
+        ANNOTATOR,
+        audited=True,
+        brings_images=True,
+    ),
+    _policy(
+        "POST", rf"{_NNINTERACTIVE}/(add_(point|bbox)_interaction|predict)", "segment an unnamed image", ANNOTATOR, True
+    ),
     # What changes the results of all users.
     _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
     _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),

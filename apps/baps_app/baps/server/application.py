@@ -35,12 +35,19 @@ from baps.errors import BapsError
 from baps.server.auth.authenticator import Authenticator
 from baps.server.auth.guard import Guard, Rules
 from baps.server.auth.request_audit import Audit
-from baps.server.error_handlers import handle_domain_error, handle_http_error, handle_os_error, handle_validation_error
+from baps.server.error_handlers import (
+    handle_domain_error,
+    handle_http_error,
+    handle_os_error,
+    handle_validation_error,
+    refuse,
+)
 from baps.server.middleware.bodies import Bodies, BoundedRoute, CloseUnread, limit_memory_of_forms
 from baps.server.middleware.quotas import THREADS, Quotas
 from baps.server.middleware.root_path import RootPath
 from baps.server.middleware.security_headers import SecurityHeaders
 from baps.server.monai_label import TITLE, MonaiLabelState, monailabel_routes
+from baps.server.nninteractive.routes import NnInteractive
 from baps.server.routes.datastore import (
     add_image,
     all_images,
@@ -143,7 +150,8 @@ def create_app(
 
     limit_memory_of_forms()
     application = Application(monai_label, lifespan)
-    _add_routes(application, [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)])
+    routes = [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)]
+    _add_routes(application, [*routes, *NnInteractive(settings).routes()])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
         application.add_exception_handler(kind, handle_domain_error)
@@ -229,7 +237,7 @@ def _add_middleware(
     max_bytes = settings.max_upload_mb << 20
     application.add_middleware(Quotas, users=authenticator.required)
     application.add_middleware(Bodies, max_bytes=max_bytes, find_missing=find_missing_target)
-    application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes))
+    application.add_middleware(Guard, rules=Rules(authenticator, audit, settings.cors_origins, max_bytes, refuse))
     if settings.cors_origins:  # Before the guard: preflight requests have no token. Cookies are ignored here.
         application.add_middleware(
             CORSMiddleware,

@@ -12,6 +12,7 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from starlette.exceptions import HTTPException
 
 from baps.errors import InputError, NotFoundError, StorageError
+from baps.server.request_context import context_of
 from baps.server.web.layout import error_page, is_page
 from baps.utils.redaction import shorten_paths
 
@@ -67,6 +68,21 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
     first = error.errors()[0]
     where = " ".join(map(str, first["loc"]))
     return _reply(request, f"The request's {where[:200]} cannot be used: {first['msg']}.", 422)
+
+
+def refuse(request: Request, refusal: HTTPException) -> Response:
+    """Return the response to a request that the guard refuses.
+
+    Args:
+        request: The request.
+        refusal: Why, and the status.
+
+    Returns:
+        A page if a user has sent it from a browser, else JSON.
+    """
+    if is_page(request) and context_of(request).principal:
+        return error_page(request, refusal.status_code, str(refusal.detail))
+    return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
 
 
 def _reply(request: Request, sentence: str, code: int) -> Response:

@@ -223,7 +223,11 @@ def parse_entry(line: bytes) -> AuditEntry | None:
 
 
 class _Matcher:
-    """Compares lines with a filter: first their bytes, which is fast, and then what they say."""
+    """Compares lines with a filter: first their bytes, which is fast, and then what they say.
+
+    Args:
+        wanted: The filter.
+    """
 
     def __init__(self, wanted: AuditFilter) -> None:
         self._wanted = wanted
@@ -235,17 +239,38 @@ class _Matcher:
         self._past = _utc(day - _MARGIN) if day else b""
 
     def is_past(self, line: bytes) -> bool:
-        """Return whether a line is so much older than the wanted day that all lines before it are."""
+        """Check whether a line is so much older than the wanted day that all lines before it are.
+
+        Args:
+            line: The line.
+
+        Returns:
+            Whether it is.
+        """
         return bool(self._past) and line.startswith(_START) and line[len(_START) :][:_TIME_LENGTH] < self._past
 
     def may_match(self, line: bytes) -> bool:
-        """Return whether a line has the bytes that a match has."""
+        """Check whether a line has the bytes that a match has.
+
+        Args:
+            line: The line.
+
+        Returns:
+            Whether it has.
+        """
         if not line or not all(token in line for token in self._tokens):
             return False
         return not self._first or self._first <= line[len(_START) :][:_TIME_LENGTH] < self._end
 
     def matches(self, entry: AuditEntry) -> bool:
-        """Return whether an entry matches."""
+        """Check whether an entry matches.
+
+        Args:
+            entry: The entry.
+
+        Returns:
+            Whether it matches.
+        """
         wanted = self._wanted
         return (
             wanted.user in ("", entry.user)

@@ -156,6 +156,11 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         audit_keep: Number of full audit files to keep; 0 for all.
         max_upload_mb: Maximum size of a request.
         max_volume_mb: Maximum size of an unpacked image or label.
+        nninteractive_sessions: Maximum number of nnInteractive clients at once. If users sign in, one user may have
+            half of them.
+        nninteractive_mb: Memory for the images and masks of all nnInteractive clients.
+        nninteractive_idle_seconds: Seconds after which a client's session ends if nobody does anything in it.
+        nninteractive_liveness_seconds: Seconds after which it ends if the client has disappeared.
         allow_unprotected: Whether MONAI Label's stock server, which has no access control, may serve a PACS.
     """
 
@@ -198,6 +203,10 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     audit_keep: Annotated[int, _whole("files")] = 0
     max_upload_mb: Annotated[int, _whole("megabytes")] = 4096
     max_volume_mb: Annotated[int, _whole("megabytes")] = DEFAULT_MAX_VOLUME_MB
+    nninteractive_sessions: Annotated[int, _whole("sessions")] = 8
+    nninteractive_mb: Annotated[int, _whole("megabytes")] = 4096
+    nninteractive_idle_seconds: Seconds = 600
+    nninteractive_liveness_seconds: Seconds = 60
     allow_unprotected: YesOrNo = False
 
     @property

@@ -59,6 +59,7 @@ class BasisVisualPrompt(BasisChange):
 
     Attributes:
         kind: ``basis``.
+        general_weights: see ``VisualPrompt``.
         fourier: random matrix of ``click_code``, if conditioned on the click.
     """
 

@@ -34,6 +34,7 @@ class ToneVisualPrompt(BasisChange):
 
     Attributes:
         kind: ``tone``.
+        general_weights: see ``VisualPrompt``.
     """
 
     kind: ClassVar[str] = "tone"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -65,12 +65,14 @@ class Rules:
         audit: Records requests.
         origins: Other origins whose pages may send requests; ``*`` for all.
         max_bytes: Maximum size of a request that brings images.
+        refuse: Makes the response to a request that the guard refuses: a page for a person, JSON for a program.
     """
 
     authenticator: Authenticator
     audit: Audit
     origins: Collection[str]
     max_bytes: int
+    refuse: Callable[[Request, HTTPException], Response]
 
 
 class Guard:
@@ -135,9 +137,9 @@ class Guard:
                 query = scope["query_string"].decode("latin-1")
                 target = scope["path"] + (f"?{query}" if query else "")
                 return RedirectResponse(f"{root_path(scope)}/login?next={quote(target, safe='')}", 303)
-            return JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
+            return self.rules.refuse(Request(scope), refusal)
         except InputError as error:
-            return JSONResponse({"detail": str(error)}, 400)
+            return self.rules.refuse(Request(scope), HTTPException(400, str(error)))
         return None
 
     def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:

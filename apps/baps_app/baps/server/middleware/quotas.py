@@ -50,7 +50,14 @@ def _group(
 
 GROUPS = (
     # Each takes a core for up to a minute; users would not wait for many of them.
-    _group("whole organs", "POST /infer/(whole_organ|organs|scribbles)", 4, 2, 16, retry_seconds=30),
+    _group(
+        "whole organs",
+        "POST (/infer/(whole_organ|organs|scribbles)|/nninteractive(/[^/]+)?/(add_.*|predict|set_image))",
+        4,
+        2,
+        16,
+        retry_seconds=30,
+    ),
     # The model runs one request at a time: more threads would only wait for it. A script may send some dozens.
     _group("clicks", "POST /infer/.*", 8, 4, 64),
     # Some strategies read volumes, one request at a time.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from baps.server.web.adapter_table import DAMAGED, OrganAdapters
+from baps.server.web.images import OutboxCounts
+from baps.server.web.layout import plural
 from baps.site.doctor import Finding, Status
 from baps.utils.redaction import shorten_paths
 
@@ -78,3 +80,34 @@ def finding_warnings(findings: Mapping[str, Finding], shows_paths: bool) -> list
         for check, finding in findings.items()
         if finding.status is not Status.OK
     ]
+
+
+def outbox_warnings(outbox: OutboxCounts) -> list[Warned]:
+    """List what is wrong with the labels that are not in the PACS.
+
+    Args:
+        outbox: Their numbers.
+
+    Returns:
+        The warnings.
+    """
+    warnings = []
+    if outbox.waiting:
+        warnings.append(
+            Warned(
+                "Labels for the PACS",
+                False,
+                f"{plural(outbox.waiting, 'label waits', 'labels wait')} on this server to be sent to the PACS.",
+                "Nobody needs to submit again: this server sends when the PACS answers. Keep its cache until then.",
+            )
+        )
+    if outbox.rejected:
+        warnings.append(
+            Warned(
+                "Labels for the PACS",
+                True,
+                f"The PACS refused {plural(outbox.rejected, 'label')}, kept on this server alone.",
+                "Ask who runs the PACS why, then submit again. The page Labels lists what was refused.",
+            )
+        )
+    return warnings

@@ -47,8 +47,6 @@ class ImageCounts:
         organs: Counts of each of the site's organs.
         names: Names of the labelled images of each organ.
         unread: Number of labels in a folder that have not been read yet; they are read little by little.
-        waiting: Number of labels that the PACS has not accepted yet.
-        rejected: Number of labels that the PACS has refused.
     """
 
     images: int
@@ -57,8 +55,6 @@ class ImageCounts:
     organs: tuple[OrganCount, ...]
     names: Mapping[str, tuple[str, ...]]
     unread: int = 0
-    waiting: int = 0
-    rejected: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,31 @@ class ImageName:
 
     image: str
     organ: str
+
+
+@dataclass(frozen=True)
+class OutboxCounts:
+    """The labels of this server that are not in the PACS.
+
+    Attributes:
+        waiting: Number of labels that the PACS has not accepted yet.
+        rejected: Number of labels that the PACS has refused.
+    """
+
+    waiting: int
+    rejected: int
+
+
+def count_outbox(datastore: Datastore) -> OutboxCounts:
+    """Count the labels that are not in the PACS, without a request to it.
+
+    Args:
+        datastore: The datastore of the server.
+
+    Returns:
+        The counts; zeros without a PACS.
+    """
+    return OutboxCounts(*(datastore.outbox_counts() if isinstance(datastore, PacsDatastore) else (0, 0)))
 
 
 def image_index(counts: ImageCounts | None) -> dict[str, ImageName]:
@@ -118,7 +139,6 @@ class ImageCounter:
         versions = label_versions(datastore, self._site.labels)
         images = {image for by_image in versions.values() for image in by_image}
         patients = {image: self._patient(datastore, table, image) for image in images}
-        outbox = datastore.outbox_counts() if isinstance(datastore, PacsDatastore) else (0, 0)
         status = datastore.status()
         is_folder = isinstance(datastore, StudiesDatastore)
         unread = status["label_tags"].get("final", 0) - len(datastore.known_final_labels()) if is_folder else 0
@@ -137,7 +157,6 @@ class ImageCounter:
             ),
             {organ: tuple(by_image) for organ, by_image in versions.items()},
             max(unread, 0),
-            *outbox,
         )
 
     def known_patient(self, image: str) -> str:

@@ -9,7 +9,8 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from baps.server.middleware.root_path import external_url
-from baps.server.web.attention import Warned, adapter_warnings, finding_warnings
+from baps.server.web.attention import Warned, adapter_warnings, finding_warnings, outbox_warnings
+from baps.server.web.images import count_outbox
 from baps.server.web.layout import principal_of, render
 from baps.server.web.machine import describe_server
 from baps.server.web.served import evidence_plots, served_organs, suggest
@@ -25,11 +26,14 @@ def overview(request: Request) -> Response:
     served, problems = served_organs(state.adapters)
     counts, findings = state.counts.get(), state.findings.get()
     trainings = read_trainings(trainer_stats(app), last_task())
+    outbox = count_outbox(app.datastore())
+    remedy = "Check that the PACS is running. What is on this server goes on meanwhile." if app.remote else ""
     warnings = [
         *problems,
         *adapter_warnings(one.adapters for one in served),
         *finding_warnings(findings.value or {}, shows_paths=is_admin),
-        *([Warned("Images and labels", True, counts.error, "")] if counts.error else []),
+        *([Warned("Images and labels", True, counts.error, remedy)] if counts.error else []),
+        *outbox_warnings(outbox),
     ]
     return render(
         request,
@@ -44,6 +48,7 @@ def overview(request: Request) -> Response:
         is_checking=findings.value is None and not findings.error,
         address=external_url(request),
         has_pacs=app.remote,
+        outbox=outbox,
     )
 
 
