@@ -220,7 +220,7 @@ class _SliceWork:
         self._segmenter, self._loaded, self._adapter, self._groups = segmenter, loaded, adapter, groups
         self._mask, self._bounds = mask, bounds
         self._should_continue, self._progress = should_continue, progress
-        self._capabilities = segmenter.black_box.capabilities
+        self._model_capabilities = segmenter.black_box.capabilities
         self._grey = grey_levels(loaded.volume, loaded.window)
         self._inside = bounds.on_slice((mask.shape[1], mask.shape[0]))
         self.used_adapter: tuple[str, str] | None = None
@@ -289,7 +289,7 @@ class _SliceWork:
         positive, box = list(group.positive), group.box
         if group.lasso is not None:
             positive.append(deepest_point(group.lasso))
-        if not self._capabilities.clicks and box is None:
+        if not self._model_capabilities.clicks and box is None:
             painted = [mask for mask in (group.lasso, group.strokes) if mask is not None]
             if painted:
                 rows, columns = np.nonzero(np.logical_or.reduce(painted))
@@ -302,7 +302,9 @@ class _SliceWork:
             mask = mask | group.strokes
         for point in group.positive:
             if not mask[_pixel(point)]:
-                alone = self._ask(k, Prompt((point,), negative)) & self._inside if self._capabilities.clicks else mask
+                alone = (
+                    self._ask(k, Prompt((point,), negative)) & self._inside if self._model_capabilities.clicks else mask
+                )
                 mask = mask | (_piece_at(alone, point) if alone[_pixel(point)] else _disc(mask.shape, point))
         for point in negative:
             mask[_pixel(point)] = False
@@ -316,13 +318,13 @@ class _SliceWork:
         every = self._groups[k]
         negative, kept = tuple(every.negative), tuple(point for point in every.positive if mask[_pixel(point)])
         after, core = mask.copy(), kept or self._core(k, mask, negative)
-        if not self._capabilities.clicks or not self._capabilities.negative_clicks:
+        if not self._model_capabilities.clicks or not self._model_capabilities.negative_clicks:
             core = ()
         keep = self._ask_probability(k, Prompt(core, negative)) if core else np.zeros(mask.shape, np.float32)
         if (mask & (keep > 0.5)).any():
             after &= keep > 0.5
         for point in wrong:
-            if after[_pixel(point)] and self._capabilities.clicks:
+            if after[_pixel(point)] and self._model_capabilities.clicks:
                 part = self._ask_probability(k, Prompt((point,), core))
                 part_mask = (part > 0.5) & (part >= keep)
                 if part_mask[_pixel(point)] and not any(part_mask[_pixel(one)] for one in kept):
@@ -345,12 +347,12 @@ class _SliceWork:
         def step(index: int, last: Mask) -> NDArray[np.float32]:
             now = self._read(index)
             background = slices.background.get(index, ())
-            prompt = prompt_from_mask(last, self._capabilities, background)
+            prompt = prompt_from_mask(last, self._model_capabilities, background)
             if adds:
                 allowed = self._without_erased(self._inside & ~now, self._groups.get(index))
                 return np.where(allowed, self._ask_probability(index, prompt, False), 0).astype(np.float32)
             core = self._core(index, now & ~last)
-            if not core or not self._capabilities.clicks or not self._capabilities.negative_clicks:
+            if not core or not self._model_capabilities.clicks or not self._model_capabilities.negative_clicks:
                 return np.where(now, self._ask_probability(index, prompt, False), 0).astype(np.float32)
             # What belongs rather to the rest of the object is not removed.
             part = self._ask_probability(index, Prompt(prompt.positive, (*background, *core)), False)
