@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from baps.server.web.audit import ACTIONS, plot_weeks
+from baps.server.web.audit import ACTIONS
+from baps.server.web.plots import plot_weeks
 from baps.site.audit_search import Week
 from tests.support.web_site import WebSite, send, web_site
 

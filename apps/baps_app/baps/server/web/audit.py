@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from urllib.parse import urlencode
@@ -15,9 +14,9 @@ from baps.errors import BapsError, InputError
 from baps.server.access_policy import POLICIES
 from baps.server.request_context import context_of
 from baps.server.web.layout import render
-from baps.server.web.plots import Axes, Tick
+from baps.server.web.plots import plot_weeks
 from baps.server.web.state import state_of
-from baps.site.audit_search import AuditFilter, AuditPage, Week, search
+from baps.site.audit_search import AuditFilter, AuditPage, search
 
 _COMMANDS = (
     "adapt to labels",
@@ -36,19 +35,6 @@ ACTIONS = tuple(sorted({policy.action for policy in POLICIES if policy.audited} 
 
 KINDS = {"clicks": "Clicks", "labels": "Labels saved", "trainings": "Trainings"}
 """Titles of the kinds of usage."""
-
-
-@dataclass(frozen=True)
-class BarPlot:
-    """Numbers by week.
-
-    Attributes:
-        axes: The axes.
-        bars: Left end, top, width and height of each bar, and its text.
-    """
-
-    axes: Axes
-    bars: tuple[tuple[float, float, float, float, str], ...]
 
 
 def audit_page(
@@ -98,65 +84,6 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("GET", "/web/people/audit", audit_page),
     ("GET", "/web/people/usage", usage_page),
 ]
-
-
-def plot_weeks(weeks: list[Week], kind: str, width: float = 420, height: float = 150) -> BarPlot:
-    """Place the numbers of each week in a plot.
-
-    Args:
-        weeks: The weeks, oldest first.
-        kind: Kind of usage.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-
-    Returns:
-        The plot.
-    """
-    counts: list[int] = [week.counts.get(kind, 0) for week in weeks]
-    top_value = _round_up(max(counts, default=0))
-    left, right, top, bottom = 44.0, width - 8, 10.0, height - 30
-    step = (right - left) / max(len(weeks), 1)
-
-    def y(count: float) -> float:
-        return round(bottom - (bottom - top) * count / top_value, 1)
-
-    every = max(1, -(-len(weeks) // 6))
-    shown = [n for n in range(len(weeks)) if (len(weeks) - 1 - n) % every == 0]
-    axes = Axes(
-        width,
-        height,
-        left,
-        right,
-        top,
-        bottom,
-        tuple(Tick(round(left + (n + 0.5) * step, 1), f"{weeks[n].monday:%d %b}") for n in shown),
-        tuple(Tick(y(value), f"{value:,}") for value in _ticks(top_value)),
-    )
-    bars = tuple(
-        (
-            round(left + (n + 0.15) * step, 1),
-            y(count),
-            round(0.7 * step, 1),
-            round(bottom - y(count), 1),
-            f"{weeks[n].monday}: {count:,}",
-        )
-        for n, count in enumerate(counts)
-    )
-    return BarPlot(axes, bars)
-
-
-def _round_up(value: int) -> int:
-    """Return the smallest of 2, 4, 10, 20, 40, 100, ... that is not below a number."""
-    size = 1
-    while True:
-        for factor in (2, 4, 10):
-            if factor * size >= value:
-                return factor * size
-        size *= 10
-
-
-def _ticks(top: int) -> tuple[int, ...]:
-    return (0, top // 2, top)
 
 
 def _read_day(text: str) -> date | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from baps.server.web.adapter_table import PatientEvidence
 from baps.server.web.trainings import Curve
+from baps.site.audit_search import Week
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,19 @@ class CurvePlot:
     axes: Axes
     lines: tuple[tuple[str, str], ...]
     dots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class BarPlot:
+    """Numbers by week.
+
+    Attributes:
+        axes: The axes.
+        bars: Left end, top, width and height of each bar, and its text.
+    """
+
+    axes: Axes
+    bars: tuple[tuple[float, float, float, float, str], ...]
 
 
 def plot_evidence(patients: Sequence[PatientEvidence], width: float = 420, height: float = 170) -> EvidencePlot | None:
@@ -163,6 +177,51 @@ def plot_curves(curves: Sequence[Curve], width: float = 560, height: float = 220
     return CurvePlot(axes, lines, tuple((x(p), y(dice)) for p, dice in points))
 
 
+def plot_weeks(weeks: list[Week], kind: str, width: float = 420, height: float = 150) -> BarPlot:
+    """Place the numbers of each week in a plot.
+
+    Args:
+        weeks: The weeks, oldest first.
+        kind: Kind of usage.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+
+    Returns:
+        The plot.
+    """
+    counts: list[int] = [week.counts.get(kind, 0) for week in weeks]
+    top_value = _round_up(max(counts, default=0))
+    left, right, top, bottom = 44.0, width - 8, 10.0, height - 30
+    step = (right - left) / max(len(weeks), 1)
+
+    def y(count: float) -> float:
+        return _round(bottom - (bottom - top) * count / top_value)
+
+    every = max(1, -(-len(weeks) // 6))
+    shown = [n for n in range(len(weeks)) if (len(weeks) - 1 - n) % every == 0]
+    axes = Axes(
+        width,
+        height,
+        left,
+        right,
+        top,
+        bottom,
+        tuple(Tick(_round(left + (n + 0.5) * step), f"{weeks[n].monday:%d %b}") for n in shown),
+        tuple(Tick(y(value), f"{value:,}") for value in (0, top_value // 2, top_value)),
+    )
+    bars = tuple(
+        (
+            _round(left + (n + 0.15) * step),
+            y(count),
+            _round(0.7 * step),
+            _round(bottom - y(count)),
+            f"{weeks[n].monday}: {count:,}",
+        )
+        for n, count in enumerate(counts)
+    )
+    return BarPlot(axes, bars)
+
+
 def _round(value: float) -> float:
     return round(value, 1)
 
@@ -185,3 +244,13 @@ def _steps(low: float, high: float, sizes: Sequence[float]) -> list[float]:
     size = next((one for one in sizes if (high - low) / one <= 7), sizes[-1])
     first = -int(-low / size)
     return [n * size for n in range(first, int(high / size) + 1)]
+
+
+def _round_up(value: int) -> int:
+    """Return the smallest of 2, 4, 10, 20, 40, 100, ... that is not below a number."""
+    size = 1
+    while True:
+        for factor in (2, 4, 10):
+            if factor * size >= value:
+                return factor * size
+        size *= 10
