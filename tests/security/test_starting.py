@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from baps.cli import app
 from baps.demo.server import free_port
 from baps.errors import InputError
-from baps.server.stock_server import PROTECTED
 from baps.site.roles import Role
 from baps.site.server_command import serving_command
 from baps.site.users import Users
@@ -23,8 +22,6 @@ def _failed_start(studies: str, folder: Path, host: str = "127.0.0.1", stock: bo
     """Start a server that must refuse; return its output."""
     given = {"adapters": str(folder / "adapters"), **settings}
     command, environment = serving_command(studies, host, free_port(), given, stock)
-    for name in PROTECTED:  # Another test may have created the application in this process.
-        environment.pop(name, None)
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode != 0
     return process.stdout + process.stderr

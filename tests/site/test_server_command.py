@@ -61,6 +61,14 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["MONAI_LABEL_TRACKING_ENABLED"] == environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "false"
 
 
+def test_a_stock_server_does_not_pass_for_a_protected_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is started from a protected one's process, which sets the variable for its trainings."""
+    for name, value in server_command.PROTECTED.items():
+        monkeypatch.setenv(name, value)
+    _, environment = serving_command("/data", "127.0.0.1", 8123, {}, stock=True)
+    assert not environment.keys() & server_command.PROTECTED.keys()
+
+
 def test_the_server_does_not_repeat_warnings_of_old_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAPS_AHEAD", "3")
     monkeypatch.setenv("PYTHONWARNINGS", "error")

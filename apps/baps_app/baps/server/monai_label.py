@@ -35,7 +35,7 @@ from monailabel.endpoints import (
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import stop_background_task
 
-from baps.server.stock_server import PROTECTED
+from baps.site.server_command import PROTECTED
 from baps.site.settings import Settings
 
 if TYPE_CHECKING:

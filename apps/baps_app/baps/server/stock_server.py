@@ -6,15 +6,10 @@ import logging
 import os
 
 from baps.errors import InputError
-from baps.site.server_command import is_pacs
+from baps.site.server_command import PROTECTED, is_pacs
 from baps.site.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_VARIABLE = "BAPS_SERVING"
-
-PROTECTED = {_VARIABLE: "protected"}
-"""Environment variable of the protected server, whose requests pass the guard, and of its trainings."""
 
 
 def check_stock_server(studies: str, site: Settings) -> None:
@@ -29,7 +24,7 @@ def check_stock_server(studies: str, site: Settings) -> None:
     Raises:
         InputError: If users are configured, who would not have to sign in, or if the studies are on a PACS.
     """
-    if os.environ.get(_VARIABLE) == PROTECTED[_VARIABLE]:
+    if PROTECTED.items() <= os.environ.items():
         return
     if site.requires_login:
         raise InputError(

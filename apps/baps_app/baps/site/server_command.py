@@ -33,6 +33,10 @@ _PATHS = (
 )
 """Variables that name a file or a folder."""
 
+PROTECTED = {"BAPS_SERVING": "protected"}
+"""Environment variable of the protected server, whose requests pass the guard, and of its trainings. The server sets it
+for itself; no other server inherits it."""
+
 _NO_OLD_NAME_WARNINGS = f"ignore::FutureWarning:{OldNameWarning.__module__}"
 """Filter for PYTHONWARNINGS, which takes only Python's own categories."""
 
@@ -86,7 +90,7 @@ def check_installed() -> None:
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server: that of this process, and what MONAI Label needs.
+    """Return the environment of a server: that of this process without ``PROTECTED``, and what MONAI Label needs.
 
     Returns:
         The variables.
@@ -94,8 +98,9 @@ def server_environment() -> dict[str, str]:
     paths = {name: str(Path(value).absolute()) for name in _PATHS if (value := os.environ.get(name))}
     # A folder on PYTHONPATH comes before Python's own modules: never add the folder of all installed packages.
     installed = str(PACKAGES) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    inherited = {name: value for name, value in os.environ.items() if name not in PROTECTED}
     return {
-        **os.environ,
+        **inherited,
         **paths,  # The server changes to another folder.
         # MONAI Label searches it for the programs of dcmqi and for python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
