@@ -122,11 +122,7 @@ class VolumeBlackBox(ABC):
         if self.wait:
             self.wait()
         with self._lock:
-            if self.budget is not None and self._predictions >= self.budget:
-                raise BudgetSpentError(
-                    f"All {self.budget} predictions of the budget have been made. Raise it (max_predictions) to go on."
-                )
-            self._predictions += 1
+            self._count()
             probability = self._predict(voxels, spacing, understood, start)
         if probability.shape != shape or not np.isfinite(probability).all():
             raise BapsError(
@@ -134,6 +130,21 @@ class VolumeBlackBox(ABC):
                 "if that does not help, restore its weights from where they came."
             )
         return probability
+
+    def close(self) -> None:  # noqa: B027 (most models have nothing to give back)
+        """Give back what the model holds elsewhere, such as a session on a server."""
+
+    def _count(self) -> None:
+        """Count a prediction. A backend that sends it again counts it again.
+
+        Raises:
+            BudgetSpentError: if the budget is spent.
+        """
+        if self.budget is not None and self._predictions >= self.budget:
+            raise BudgetSpentError(
+                f"All {self.budget} predictions of the budget have been made. Raise it (max_predictions) to go on."
+            )
+        self._predictions += 1
 
     @abstractmethod
     def _predict(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 from baps.blackbox import Capabilities
 from baps.errors import InputError
 from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint
-from baps.server.nninteractive.wire import shape_text
+from baps.utils.packed_arrays import shape_text
 
 VERSION = "2.6.0"
 """Version of nnInteractive's protocol that is spoken here."""

@@ -32,7 +32,7 @@ from baps.server.middleware.bodies import BODY
 from baps.server.nninteractive import messages
 from baps.server.nninteractive.sessions import Limits, Session, Sessions
 from baps.server.nninteractive.volume import Mask, Predict, SegmentedVolume, bytes_needed
-from baps.server.nninteractive.wire import (
+from baps.utils.packed_arrays import (
     Header,
     check_installed,
     read_array,

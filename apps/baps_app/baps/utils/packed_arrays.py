@@ -1,4 +1,4 @@
-"""Read and write arrays in the wire format of nnInteractive's clients.
+"""Read and write arrays in the wire format of nnInteractive's clients and servers.
 
 The format is a header (magic, version, codec, number of axes, type, shape) and chunks that blosc2 compressed. The
 client's own package packs and unpacks it. It makes room for whatever shape a header declares, so the header, and the
@@ -61,7 +61,7 @@ def read_header(file: BinaryIO | None, what: str) -> Header:
     """Read the header of a packed array and check that it can be true.
 
     Args:
-        file: The body of the request, or None if there is none.
+        file: The body of the request or reply, or None if there is none.
         what: Name of the array, for messages.
 
     Returns:
@@ -72,7 +72,7 @@ def read_header(file: BinaryIO | None, what: str) -> Header:
     """
     begin = file.read(8) if file is not None else b""
     if file is None or len(begin) < 8:
-        raise InputError(f"{what} is missing from the request. Send it packed, as nninteractive-client does.")
+        raise InputError(f"{what} is missing. Send it packed, as nninteractive-client does.")
     magic, version, _, axes, name_length = struct.unpack("<4sBBBB", begin)
     if magic != _MAGIC or version != _VERSION:
         raise InputError(f"{what} is not an array in the format of nninteractive-client 2.")
@@ -97,7 +97,7 @@ def read_array(file: BinaryIO, header: Header, what: str) -> NDArray[Any]:
     """Unpack an array.
 
     Args:
-        file: The body of the request.
+        file: The body of the request or reply.
         header: Its header, for which there is room.
         what: Name of the array, for messages.
 
@@ -123,20 +123,22 @@ def read_array(file: BinaryIO, header: Header, what: str) -> NDArray[Any]:
     return array
 
 
-def write_array(array: NDArray[Any]) -> bytes:
-    """Pack a mask for a reply.
+def write_array(array: NDArray[Any], is_mask: bool = True) -> bytes:
+    """Pack an array.
 
     Args:
-        array: The mask.
+        array: The array.
+        is_mask: Whether it is a mask, which is small without a filter. For an image, a filter is chosen.
 
     Returns:
-        The body of the reply.
+        The body of the request or the reply.
 
     Raises:
         MissingExtraError: If the package of the protocol is not installed.
     """
     serialization = _serialization()
-    packed: bytes = serialization.pack_array(array, filters=[serialization.blosc2.Filter.NOFILTER], nthreads=1)
+    filters = [serialization.blosc2.Filter.NOFILTER] if is_mask else None
+    packed: bytes = serialization.pack_array(array, filters=filters, nthreads=1)
     return packed
 
 
