@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,16 @@ _SIDE = 7
 _PATCH = 56
 """Side of its patch: more than twice the margin of 24 that the server keeps when it refines."""
 
-_CHANNELS = {"image": 0, "mask": 1, "box": 2, "not_box": 3, "point": 4, "not_point": 5, "scribble": 6, "not_scribble": 7}
+_CHANNELS = {
+    "image": 0,
+    "mask": 1,
+    "box": 2,
+    "not_box": 3,
+    "point": 4,
+    "not_point": 5,
+    "scribble": 6,
+    "not_scribble": 7,
+}
 
 
 class TinyNetwork(nn.Conv3d):
@@ -50,33 +58,48 @@ def write_checkpoint(folder: Path, seed: int, licence: str = "") -> None:
             scores[_CHANNELS[name]] += ball
             scores[_CHANNELS[f"not_{name}"]] -= 3 * ball
         scores[_CHANNELS["mask"], middle, middle, middle] += 6
-        scores[_CHANNELS["image"], middle, middle, middle] += 1
+        scores[_CHANNELS["image"], middle, middle, middle] += 0.2
         network.bias[1] = -3
     configuration = {
-        "data_identifier": "tiny", "preprocessor_name": "DefaultPreprocessor", "batch_size": 1,
-        "patch_size": [_PATCH] * 3, "median_image_size_in_voxels": [_PATCH] * 3, "spacing": [1, 1, 1],
-        "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False], "batch_dice": False,
+        "data_identifier": "tiny",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 1,
+        "patch_size": [_PATCH] * 3,
+        "median_image_size_in_voxels": [_PATCH] * 3,
+        "spacing": [1, 1, 1],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
         "architecture": {
-            "network_class_name": "tiny_nninteractive.TinyNetwork", "arch_kwargs": {}, "_kw_requires_import": [],
-        },
-    }  # fmt: skip
-    plans = {
-        "dataset_name": "tiny", "plans_name": "tiny", "label_manager": "LabelManager", "experiment_planner_used": "none",
-        "image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2],
-        "original_median_spacing_after_transp": [1, 1, 1], "original_median_shape_after_transp": [_PATCH] * 3,
-        "foreground_intensity_properties_per_channel": {"0": {}}, "configurations": {"3d": configuration},
-    }  # fmt: skip
-    files: dict[str, Any] = {
-        "plans.json": plans,
-        "dataset.json": {
-            "channel_names": {"0": "image"}, "labels": {"background": 0, "object": 1}, "numTraining": 1,
-            "file_ending": ".nii.gz",
-        },  # fmt: skip
-        "inference_info.json": {
-            "inference_class": "nnInteractiveInferenceSession",
-            "supported_interactions": dict.fromkeys(("points", "scribble", "lasso", "bbox2d", "bbox3d"), True),
+            "network_class_name": "tiny_nninteractive.TinyNetwork",
+            "arch_kwargs": {},
+            "_kw_requires_import": [],
         },
     }
+    plans = {
+        "dataset_name": "tiny",
+        "plans_name": "tiny",
+        "label_manager": "LabelManager",
+        "experiment_planner_used": "none",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "original_median_spacing_after_transp": [1, 1, 1],
+        "original_median_shape_after_transp": [_PATCH] * 3,
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d": configuration},
+    }
+    dataset = {
+        "channel_names": {"0": "image"},
+        "labels": {"background": 0, "object": 1},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    capability = {
+        "inference_class": "nnInteractiveInferenceSession",
+        "supported_interactions": dict.fromkeys(("points", "scribble", "lasso", "bbox2d", "bbox3d"), True),
+    }
+    files = {"plans.json": plans, "dataset.json": dataset, "inference_info.json": capability}
     (folder / "fold_0").mkdir(parents=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))

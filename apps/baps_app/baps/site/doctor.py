@@ -122,6 +122,7 @@ def examine(
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
         "model": partial(model, site),
+        **({"3D model": partial(volume_model, site)} if site.volume_black_box else {}),
         "adapters": partial(adapters, site.adapters),
         "disk": partial(disk, places),
     }
@@ -398,6 +399,44 @@ def model(site: Settings) -> Finding:
         )
         return Finding(Status.WARNING, f"{message}; it is not a published checkpoint of SAM", remedy)
     return Finding(Status.OK, message)
+
+
+def volume_model(site: Settings) -> Finding:
+    """Check that the 3D model responds to a prompt, and report what it understands and its licence.
+
+    Args:
+        site: The settings of the site.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: If the model cannot be used.
+        BapsError: If its server cannot be reached.
+    """
+    from baps.blackbox.volumes.loading import load_volume_black_box
+    from baps.blackbox.volumes.nninteractive import licence_notice
+
+    begun = time.perf_counter()
+    remote = site.volume_remote_model
+    black_box = load_volume_black_box(site.volume_black_box, remote, known=site.volume_models_file)
+    black_box.close()
+    capabilities, seconds = black_box.capabilities, time.perf_counter() - begun
+    kinds = {
+        "clicks": capabilities.points,
+        "3D boxes": capabilities.boxes,
+        "2D boxes": capabilities.flat_boxes,
+        "scribbles": capabilities.scribbles,
+        "lassos": capabilities.lassos,
+        "masks to correct": capabilities.masks,
+    }
+    message = (
+        f"{capabilities.name}, identity {capabilities.weights_sha256[:12]}..., answered in {seconds:.1f} s; it "
+        f"understands {', '.join(kind for kind, understood in kinds.items() if understood)}"
+    )
+    if site.volume_black_box != "nninteractive":
+        return Finding(Status.OK, message)
+    return Finding(Status.WARNING, message, f"{licence_notice(capabilities.licence)} Check that you may use them.")
 
 
 def adapters(root: Path) -> Finding:

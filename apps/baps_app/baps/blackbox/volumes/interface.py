@@ -33,6 +33,7 @@ class VolumeCapabilities:
         masks: whether it can start from a mask and correct it.
         probabilities: whether it answers with probabilities; otherwise with 0 and 1.
         grid: number of voxels along each side of the cube that it resolves, or None if it takes volumes as they are.
+        licence: licence of the weights, or "" if unknown.
     """
 
     name: str
@@ -46,6 +47,7 @@ class VolumeCapabilities:
     masks: bool
     probabilities: bool
     grid: int | None = None
+    licence: str = ""
 
     def understands(self, prompt: VolumePrompt) -> bool:
         """Return whether the model understands a prompt.

@@ -30,9 +30,7 @@ def load_volume_black_box(
         BapsError: if a server is not there, or the packages of an extra are not installed.
     """
     if name not in VOLUME_BLACK_BOXES:
-        raise InputError(
-            f"There is no 3D black box named {name!r}. Known ones: {', '.join(VOLUME_BLACK_BOXES)}."
-        )
+        raise InputError(f"There is no 3D black box named {name!r}. Known ones: {', '.join(VOLUME_BLACK_BOXES)}.")
     return _nninteractive(remote, identity, known)
 
 

@@ -1,7 +1,7 @@
 """Query a model behind an nninteractive-server as a black box that answers in 3D.
 
-Each prediction is stateless: the prompts of the one before are removed, all prompts are sent, and the server predicts at
-the last one. Every prediction that is requested is counted, also when it is requested again after a failure.
+Each prediction is stateless: the prompts of the one before are removed, all prompts are sent, and the server predicts
+at the last one. Every prediction that is requested is counted, also when it is requested again after a failure.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _IDENTIFYING = (
 _PROBE_SHAPE = (24, 20, 16)
 _PROBE_AT = (12, 10, 8)
 
-NO_LICENCE = "!!MISSING!!"
+_NO_LICENCE = "!!MISSING!!"
 """What a server declares if it does not know the licence of its weights."""
 
 
@@ -80,8 +80,6 @@ class NnInteractiveBlackBox(VolumeBlackBox):
             described = self._session.describe()
             self._zooms = described.get("do_autozoom") is True and settings.autozoom
             self._refines = described.get("supports_zero_shot_label_refinement") is True
-            self.licence = _text(described.get("license")) or NO_LICENCE
-            """Licence of the weights, as the server declares it, or ``NO_LICENCE``."""
             self._declared = {name: described.get(name) for name in _IDENTIFYING}
             self._capabilities = self._read(described)
             self._session.claim()
@@ -104,16 +102,15 @@ class NnInteractiveBlackBox(VolumeBlackBox):
 
     @override
     def close(self) -> None:
-        with self._lock:
-            self._session.close()
+        self._session.close()
 
     def _read(self, described: dict[str, Any], digest: str = "") -> VolumeCapabilities:
         version = _text(described.get("inference_session_version"))
         supported = described.get("supported_interactions")
         if not version or not isinstance(supported, dict):
             raise BapsError(
-                f"The reply of {self._settings.address} does not follow the protocol of nninteractive-server 2: it does "
-                "not say what its model understands. Check the address, and the log of the server."
+                f"The reply of {self._settings.address} does not follow the protocol of nninteractive-server 2: it "
+                "does not say what its model understands. Check the address, and the log of the server."
             )
         if not version.startswith("2."):
             raise InputError(
@@ -134,6 +131,7 @@ class NnInteractiveBlackBox(VolumeBlackBox):
             negative=True,
             masks=described.get("supports_initial_label") is True,
             probabilities=False,
+            licence="" if described.get("license") == _NO_LICENCE else _text(described.get("license")),
         )
 
     @override
@@ -212,8 +210,8 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         if declared != self._declared or not is_same_answer(self._probe(), self._probed):
             self._session.release()
             raise BapsError(
-                f"The model at {self._settings.address} was replaced while it was in use. Restore the old one, or start "
-                "this program again to work with the new one."
+                f"The model at {self._settings.address} was replaced while it was in use. Restore the old one, or "
+                "start this program again to work with the new one."
             )
 
     def _probe(self) -> Mask:
@@ -246,9 +244,7 @@ class NnInteractiveBlackBox(VolumeBlackBox):
     def _add(self, prompt: VolumePrompt, answer: Mask, run: bool) -> None:
         meta: dict[str, Any] = {"include_interaction": prompt.include}
         if isinstance(prompt, VolumePoint):
-            self._session.add(
-                "/add_point_interaction", {**meta, "coordinates": list(prompt.voxel)}, None, answer, run
-            )
+            self._session.add("/add_point_interaction", {**meta, "coordinates": list(prompt.voxel)}, None, answer, run)
         elif isinstance(prompt, VolumeBox):
             self._session.add(
                 "/add_bbox_interaction", {**meta, "bbox_coords": _ranges(prompt.low, prompt.high)}, None, answer, run
@@ -264,15 +260,15 @@ def licence_notice(licence: str) -> str:
     """Return what the operator must know about the licence of the weights.
 
     Args:
-        licence: the licence, as an nninteractive-server declares it.
+        licence: the licence, as an nninteractive-server declares it, or "".
 
     Returns:
         A sentence.
     """
-    if licence == NO_LICENCE:
+    if not licence:
         return (
-            "The server does not tell the licence of its weights. nnInteractive's published weights are CC BY-NC-SA 4.0, "
-            "for non-commercial use only."
+            "The server does not tell the licence of its weights. nnInteractive's published weights are CC BY-NC-SA "
+            "4.0, for non-commercial use only."
         )
     if re.search(r"\bNC\b|non-?commercial", licence, re.IGNORECASE):
         return f"The licence of its weights is {licence}: they are for non-commercial use only."
@@ -290,7 +286,7 @@ def _shape(voxels: NDArray[np.generic]) -> Triple:
 
 def _hash(voxels: NDArray[np.generic], spacing: Spacing) -> str:
     digest = hashlib.blake2b(f"{voxels.shape} {voxels.dtype} {spacing}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(voxels))
+    digest.update(np.ascontiguousarray(voxels).data)
     return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from baps.blackbox.remote.inference_protocol import UnreachableError
 from baps.blackbox.volumes.settings import TOKEN_VARIABLE, VolumeRemoteSettings
 from baps.errors import BapsError, InputError, MissingExtraError
-from baps.prompts.volume_prompts import Mask, Triple
+from baps.prompts.volume_prompts import Mask
 from baps.utils.packed_arrays import read_array, read_header, write_array
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ _HEADER_BYTES = 4096
 
 _TEMPORARY_CODES = (429, 502, 503, 504)
 """HTTP codes of a server, or of a proxy before it, that is busy, starting or gone."""
+
+_RELEASE_SECONDS = 5.0
+"""Seconds that the server may take to end a session; a program that ends does not wait longer."""
 
 _MIN_BEAT = 0.2
 """Minimum seconds between heartbeats."""
@@ -160,7 +163,7 @@ class NnInteractiveSession:
         """End the session, so that others can have it."""
         if self._lease:
             with suppress(BapsError):
-                self._json("POST", "/release", {})
+                self._request("POST", "/release", b"{}", seconds=_RELEASE_SECONDS)
         self.forget()
 
     def close(self) -> None:
@@ -193,7 +196,7 @@ class NnInteractiveSession:
         """
         meta = {"image_properties": {"spacing": list(spacing)}}
         body = _pack(voxels[None], is_mask=False)
-        reply = self._parse(self._request("POST", "/set_image", body, meta, seconds=_IMAGE_SECONDS))
+        reply = self._parse(self._request("POST", "/set_image", body, meta, seconds=max(_IMAGE_SECONDS, self._timeout)))
         if reply.get("original_image_shape") != [1, *voxels.shape]:
             raise self._wrong_protocol("it reports another shape of the image")
         self.post("/set_target_buffer", {"shape": list(voxels.shape), "dtype": "uint8"})
@@ -212,9 +215,7 @@ class NnInteractiveSession:
         """
         self._json("POST", path, body)
 
-    def add(
-        self, path: str, meta: Mapping[str, Any], array: NDArray[np.uint8] | None, answer: Mask, run: bool
-    ) -> None:
+    def add(self, path: str, meta: Mapping[str, Any], array: NDArray[np.uint8] | None, answer: Mask, run: bool) -> None:
         """Add a prompt, and paste what the server predicts into the answer.
 
         Args:
@@ -297,7 +298,7 @@ class NnInteractiveSession:
         meta: Mapping[str, Any] | None = None,
         limit: int = _JSON_BYTES,
         leased: bool = True,
-        seconds: float = 0,
+        seconds: float | None = None,
     ) -> _Reply:
         import httpx
 
@@ -306,7 +307,7 @@ class NnInteractiveSession:
             headers = {"Content-Type": "application/octet-stream", _META: json.dumps(meta, separators=(",", ":"))}
         if leased:
             headers[_LEASE] = self._lease
-        seconds = max(self._timeout, seconds)
+        seconds = seconds or self._timeout
         timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
         with (
             self._converted_errors(),
