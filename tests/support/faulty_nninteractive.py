@@ -126,7 +126,11 @@ def faulty_nninteractive() -> Iterator[FaultyNnInteractive]:
         def log_message(self, *_: object) -> None:
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Ignore clients that have gone."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     faulty.address = f"http://127.0.0.1:{server.server_address[1]}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

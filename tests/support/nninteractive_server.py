@@ -1,4 +1,4 @@
-"""Run the real nninteractive-server with a tiny network, in its own environment (``make .venv-nninteractive/installed``)."""
+"""Run the real nninteractive-server with a tiny network, in an environment of its own (``.venv-nninteractive``)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.tiny_nninteractive import write_checkpoint
 
 ENVIRONMENT = ROOT / ".venv-nninteractive"
 KEY = "key-of-the-test"
@@ -39,11 +40,9 @@ class NnInteractiveServer:
     def start(self, seed: int = 1) -> None:
         """Start it with the model of a seed, and wait until it responds."""
         model = self._folder / f"model{seed}"
-        python = ENVIRONMENT / "bin" / "python"
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), "NN_INTERACTIVE_API_KEY": KEY}
         if not model.exists():
-            script = ROOT / "tests" / "support" / "tiny_nninteractive.py"
-            subprocess.run([python, script, model, str(seed), LICENCE], env=environment, check=True)
+            write_checkpoint(model, seed, LICENCE)
         command = [ENVIRONMENT / "bin" / "nninteractive-server", "--model-dir", model, "--fold", "0", "--device", "cpu"]
         command += ["--torch-n-threads", "1", "--no-torch-compile", "--port", str(self._port), *self._flags]
         with (self._folder / "server.log").open("ab") as log:

@@ -1,14 +1,13 @@
 """Write the checkpoint folder of a tiny nnInteractive model, which the real nninteractive-server loads.
 
-Run in .venv-nninteractive: ``python tests/support/tiny_nninteractive.py FOLDER SEED``. The server needs this folder on
-PYTHONPATH, for ``TinyNetwork``. The network is one convolution. It marks a ball around prompts on the object where the
-image is bright, keeps what was marked, and removes a ball around prompts beside it. The seed adds noise to its weights.
+The server needs the folder of this file on PYTHONPATH, for ``TinyNetwork``. The network is one convolution. It marks a
+ball around prompts on the object where the image is bright, keeps what was marked, and removes a ball around prompts
+beside it. The seed adds noise to its weights.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -112,7 +111,3 @@ def write_checkpoint(folder: Path, seed: int, licence: str = "") -> None:
         "inference_allowed_mirroring_axes": None,
     }
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
-
-
-if __name__ == "__main__":
-    write_checkpoint(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

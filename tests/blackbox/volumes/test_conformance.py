@@ -213,9 +213,7 @@ def test_prompts_that_are_not_understood_are_left_out(
 
 def test_the_sentence_names_what_is_understood() -> None:
     with pytest.raises(InputError, match=r"Draw a box in one slice or a lasso\."):
-        BrightVolumesBlackBox(points=False, boxes=False, scribbles=False).predict(
-            volume(), SPACING, PROMPTS["point"]
-        )
+        BrightVolumesBlackBox(points=False, boxes=False, scribbles=False).predict(volume(), SPACING, PROMPTS["point"])
 
 
 def test_a_model_that_cannot_start_from_a_mask_gets_none() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.blackbox.volumes.interface import VolumeBlackBox, VolumeCapabilities
+from baps.errors import InputError
 from baps.inference.volume_predictor import VolumeAnswer, VolumeImage, VolumePredictor
 from baps.prompts.volume_prompts import Mask, VolumePoint, VolumePrompt
 
@@ -57,6 +58,9 @@ class ModelPredictor(VolumePredictor):
 
         Returns:
             The new mask.
+
+        Raises:
+            InputError: if the model understands none of the new prompts.
         """
         progress(0, 1)
         if not should_continue():
@@ -64,6 +68,9 @@ class ModelPredictor(VolumePredictor):
         start = mask if mask.any() else None
         if start is None and not any(prompt.include for prompt in prompts):
             return VolumeAnswer(np.zeros(image.shape, bool), None, complete=True)  # Nothing says where the object is.
+        capabilities = self.capabilities
+        if not any(capabilities.understands(prompt) for prompt in prompts[len(prompts) - new :]):
+            raise InputError(f"{capabilities.name} does not understand this prompt. Draw {capabilities.kinds}.")
         answer = self._black_box().predict(_grey(image.voxels), image.spacing or (1.0, 1.0, 1.0), prompts, start) > 0.5
         for prompt in prompts:
             if isinstance(prompt, VolumePoint):

@@ -418,22 +418,12 @@ def volume_model(site: Settings) -> Finding:
     from baps.blackbox.volumes.nninteractive import licence_notice
 
     begun = time.perf_counter()
-    remote = site.volume_remote_model
-    black_box = load_volume_black_box(site.volume_black_box, remote, known=site.volume_models_file)
+    black_box = load_volume_black_box(site.volume_black_box, site.volume_remote_model)  # It asks for one prediction.
     black_box.close()
     capabilities, seconds = black_box.capabilities, time.perf_counter() - begun
-    kinds = {
-        "clicks": capabilities.points,
-        "3D boxes": capabilities.boxes,
-        "2D boxes": capabilities.flat_boxes,
-        "scribbles": capabilities.scribbles,
-        "lassos": capabilities.lassos,
-        "masks to correct": capabilities.masks,
-    }
-    message = (
-        f"{capabilities.name}, identity {capabilities.weights_sha256[:12]}..., answered in {seconds:.1f} s; it "
-        f"understands {', '.join(kind for kind, understood in kinds.items() if understood)}"
-    )
+    message = f"{capabilities.name}, which answered in {seconds:.1f} s and understands {capabilities.kinds}"
+    if capabilities.masks:
+        message += ", and masks to correct"
     if site.volume_black_box != "nninteractive":
         return Finding(Status.OK, message)
     return Finding(Status.WARNING, message, f"{licence_notice(capabilities.licence)} Check that you may use them.")

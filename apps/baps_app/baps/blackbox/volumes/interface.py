@@ -49,6 +49,18 @@ class VolumeCapabilities:
     grid: int | None = None
     licence: str = ""
 
+    @property
+    def kinds(self) -> str:
+        """The kinds of prompts that it understands, for people: ``a click or a box``."""
+        kinds = {
+            "a click": self.points,
+            "a box": self.boxes,
+            "a box in one slice": self.flat_boxes,
+            "a scribble": self.scribbles,
+            "a lasso": self.lassos,
+        }
+        return " or ".join(kind for kind, understood in kinds.items() if understood)
+
     def understands(self, prompt: VolumePrompt) -> bool:
         """Return whether the model understands a prompt.
 
@@ -119,7 +131,7 @@ class VolumeBlackBox(ABC):
         if start is None and not any(prompt.include for prompt in understood):
             raise InputError(
                 f"{self.capabilities.name} understands none of the prompts that mark the object. Draw "
-                f"{_what_it_understands(self.capabilities)}."
+                f"{self.capabilities.kinds}."
             )
         if self.wait:
             self.wait()
@@ -174,14 +186,3 @@ def _check_inside(prompt: VolumePrompt, shape: Triple) -> None:
         low, high = prompt.low, tuple(np.add(prompt.low, prompt.shape).tolist())
     if not all(0 <= first < end <= size for first, end, size in zip(low, high, shape, strict=True)):
         raise InputError(f"A prompt from {low} to {high} lies outside the volume, which has {shape} voxels.")
-
-
-def _what_it_understands(capabilities: VolumeCapabilities) -> str:
-    kinds = {
-        "a click": capabilities.points,
-        "a box": capabilities.boxes,
-        "a box in one slice": capabilities.flat_boxes,
-        "a scribble": capabilities.scribbles,
-        "a lasso": capabilities.lassos,
-    }
-    return " or ".join(kind for kind, understood in kinds.items() if understood)

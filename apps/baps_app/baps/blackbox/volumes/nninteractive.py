@@ -75,7 +75,7 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         self._image = ""
         """Hash of the image that the server has, or ""."""
         self._requested = False
-        """Whether the prediction was requested from the server."""
+        """Whether the prediction that is made now has been requested from the server."""
         try:
             described = self._session.describe()
             self._zooms = described.get("do_autozoom") is True and settings.autozoom
@@ -147,9 +147,9 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         image = _hash(voxels, spacing)
         pause, deadline, lost = _MIN_PAUSE, float("inf"), False
         while True:
+            self._requested = False
             try:
                 self._prepare(voxels, spacing, image)
-                self._requested = False  # The probe of a new session does not count.
                 return self._ask(prompts, mask, _shape(voxels)).astype(np.float32)
             except LeaseLostError as error:
                 self._session.forget()
@@ -166,7 +166,6 @@ class NnInteractiveBlackBox(VolumeBlackBox):
             self._image = ""
             if self._requested:
                 self._count()
-                self._requested = False
 
     def _wait(self, failure: UnreachableError, pause: float, deadline: float) -> float:
         """Wait until the server is ready, and return the next pause. No image is sent meanwhile."""
@@ -227,7 +226,9 @@ class NnInteractiveBlackBox(VolumeBlackBox):
             return np.zeros(_PROBE_SHAPE, bool)  # Of a model of scribbles and lassos, what it declares must do.
         self._session.set_image(voxels, (1.0, 1.0, 1.0))
         self._session.post("/set_do_autozoom", {"do_autozoom": False})
-        return self._ask([prompt], None, _PROBE_SHAPE)
+        answer = np.zeros(_PROBE_SHAPE, bool)
+        self._add(prompt, answer, run=True)
+        return answer
 
     def _ask(self, prompts: Sequence[VolumePrompt], mask: Mask | None, shape: Triple) -> Mask:
         """Send a mask and prompts to a session that has the image and no prompts, and return the answer."""
