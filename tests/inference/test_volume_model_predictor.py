@@ -99,7 +99,7 @@ def test_the_newest_click_on_a_voxel_counts() -> None:
 def test_only_prompts_beside_the_object_give_nothing_and_no_prediction() -> None:
     black_box = BrightVolumesBlackBox()
     assert not predict(black_box, [VolumePoint(DARK, False)], 1).any()
-    assert black_box.predictions == 0
+    assert black_box.images_queried == 0
 
 
 def test_a_prompt_that_the_model_does_not_understand_is_refused() -> None:
@@ -107,7 +107,7 @@ def test_a_prompt_that_the_model_does_not_understand_is_refused() -> None:
     for mask in (None, marked(SECOND)):
         with pytest.raises(InputError, match="does not understand this prompt. Draw a box in one slice"):
             predict(black_box, [VolumePoint(IN_FIRST, True)], 1, mask)
-    assert black_box.predictions == 0
+    assert black_box.images_queried == 0
 
 
 def test_colour_is_grey_to_the_model() -> None:
@@ -122,7 +122,7 @@ def test_it_can_be_stopped_before_it_asks_the_model() -> None:
     )
     assert not answer.complete
     assert np.array_equal(answer.mask, marked(SECOND))
-    assert black_box.predictions == 0
+    assert black_box.images_queried == 0
 
 
 def test_progress_is_reported() -> None:

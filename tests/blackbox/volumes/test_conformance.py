@@ -78,9 +78,9 @@ def test_capabilities(black_box: VolumeBlackBox) -> None:
 
 @pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 def test_the_answer_lies_where_the_prompts_are(black_box: VolumeBlackBox, prompts: list[VolumePrompt]) -> None:
-    before = black_box.predictions
+    before = black_box.images_queried
     answer = black_box.predict(volume(), SPACING, prompts)
-    assert black_box.predictions == before + 1
+    assert black_box.images_queried == before + 1
     assert (answer.shape, answer.dtype) == (SHAPE, np.float32)
     assert answer[CENTRE] > 0.5
     assert answer[25, 21, 3] < 0.5
@@ -135,22 +135,22 @@ def test_a_negative_prompt_removes(black_box: VolumeBlackBox) -> None:
 
 
 def test_a_spent_budget_stops_predictions(black_box: VolumeBlackBox) -> None:
-    before, black_box.budget = black_box.predictions, black_box.predictions + 1
+    before, black_box.budget = black_box.images_queried, black_box.images_queried + 1
     try:
         black_box.predict(volume(), SPACING, PROMPTS["point"])
         with pytest.raises(BudgetSpentError, match="max_predictions"):
             black_box.predict(volume(), SPACING, PROMPTS["point"])
-        assert black_box.predictions == before + 1
+        assert black_box.images_queried == before + 1
     finally:
         black_box.budget = None
 
 
 def test_long_work_waits_before_each_prediction(black_box: VolumeBlackBox) -> None:
     waited: list[int] = []
-    black_box.wait = lambda: waited.append(black_box.predictions)
+    black_box.wait = lambda: waited.append(black_box.images_queried)
     try:
         black_box.predict(volume(), SPACING, PROMPTS["point"])
-        assert waited == [black_box.predictions - 1]
+        assert waited == [black_box.images_queried - 1]
     finally:
         black_box.wait = None
 
@@ -183,11 +183,11 @@ NAN[3, 4, 5] = np.nan
 def test_what_cannot_be_segmented_is_refused_and_not_counted(
     black_box: VolumeBlackBox, voxels: object, spacing: object, prompts: object, mask: object, message: str
 ) -> None:
-    before = black_box.predictions
+    before = black_box.images_queried
     with pytest.raises(InputError, match=message) as error:
         black_box.predict(voxels, spacing, prompts, mask)  # type: ignore[arg-type]
     assert str(error.value).endswith(".")
-    assert black_box.predictions == before
+    assert black_box.images_queried == before
 
 
 @pytest.mark.parametrize(

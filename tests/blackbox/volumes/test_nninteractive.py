@@ -244,7 +244,7 @@ def test_a_lost_lease_is_claimed_again_and_everything_is_sent_again(
     assert faulty.paths[-5:] == [
         "/set_image", "/set_target_buffer", "/set_do_autozoom", "/reset_interactions", POINT
     ]  # fmt: skip
-    assert black_box.predictions == 2  # No prediction was requested from the lost session.
+    assert black_box.images_queried == 2  # No prediction was requested from the lost session.
 
 
 def test_a_lease_that_is_lost_during_the_prediction_counts(faulty: FaultyNnInteractive, connect: Connect) -> None:
@@ -253,13 +253,13 @@ def test_a_lease_that_is_lost_during_the_prediction_counts(faulty: FaultyNnInter
     before = faulty.paths.count(POINT)
     faulty.faults[POINT] = lambda earlier: json_reply(410, detail="reaped") if earlier == before else None
     predict(black_box)
-    assert black_box.predictions == 3
+    assert black_box.images_queried == 3
     black_box.budget = 4
     before = faulty.paths.count(POINT)
     with pytest.raises(BudgetSpentError):
         predict(black_box)
     faulty.faults.clear()
-    assert black_box.predictions == 4
+    assert black_box.images_queried == 4
 
 
 def test_a_lease_that_is_lost_twice_gets_a_sentence(faulty: FaultyNnInteractive, connect: Connect) -> None:
@@ -277,7 +277,7 @@ def test_a_busy_server_is_awaited(faulty: FaultyNnInteractive, connect: Connect,
     before = faulty.paths.count(POINT)
     faulty.faults[POINT] = lambda earlier: (status, {}, b"wait") if earlier < before + 3 else None
     assert predict(black_box).sum() == 125
-    assert black_box.predictions == 4  # Every request is counted.
+    assert black_box.images_queried == 4  # Every request is counted.
 
 
 def test_a_full_server_is_awaited_as_long_as_it_wants(
@@ -291,7 +291,7 @@ def test_a_full_server_is_awaited_as_long_as_it_wants(
     faulty.faults["/claim"] = lambda earlier: full if earlier < 3 else None
     assert predict(black_box).sum() == 125
     assert slept == [10.0, 10.0]
-    assert black_box.predictions == 1
+    assert black_box.images_queried == 1
 
 
 def test_a_server_that_stays_away_gets_a_sentence(faulty: FaultyNnInteractive, connect: Connect) -> None:

@@ -114,7 +114,7 @@ def test_answers_equal_those_of_the_official_client(
         for _ in range(2):
             answer = black_box.predict(volume(), SPACING, prompts, earlier() if start else None)
             assert np.array_equal(answer, expected)
-        assert black_box.predictions == 2
+        assert black_box.images_queried == 2
 
 
 def test_what_the_server_declares(real_server: NnInteractiveServer) -> None:
@@ -161,7 +161,7 @@ def test_a_server_that_is_killed_during_a_prediction_is_awaited(own_server: NnIn
             assert np.array_equal(black_box.predict(volume(), SPACING, CLICK), expected)
         finally:
             restarting.join()
-        assert black_box.predictions in (2, 3)  # One that was requested from the dead server counts.
+        assert black_box.images_queried in (2, 3)  # One that was requested from the dead server counts.
 
 
 def test_other_weights_are_another_model(own_server: NnInteractiveServer, tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_heartbeats_keep_the_session_and_a_lost_one_is_replaced(own_server: NnIn
         time.sleep(18)
         assert np.array_equal(black_box.predict(volume(), SPACING, CLICK), expected)
         assert black_box._session._lease != lease
-        assert black_box.predictions == 3
+        assert black_box.images_queried == 3

@@ -115,9 +115,9 @@ def read_array(file: BinaryIO, header: Header, what: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = unpack_array(body)
     except (ValueError, RuntimeError, TypeError, struct.error) as error:
-        raise _broken(what) from error
+        raise InputError(_broken(what)) from error
     if array.dtype != header.dtype or array.shape != header.shape:
-        raise _broken(what)
+        raise InputError(_broken(what))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{what} holds values that are NaN or infinite. Replace them, for example by that of air.")
     return array
@@ -168,21 +168,21 @@ def _check_chunks(body: bytes, header: Header, what: str) -> None:
     """
     offset, written = header.start + 4, 0
     if len(body) < offset:
-        raise _broken(what)
+        raise InputError(_broken(what))
     (count,) = struct.unpack_from("<I", body, header.start)
     for _ in range(count):
         if len(body) < offset + 16 + _FRAME_BYTES:
-            raise _broken(what)
+            raise InputError(_broken(what))
         unpacked, packed = struct.unpack_from("<QQ", body, offset)
         offset += 16
         if packed < _FRAME_BYTES or offset + packed > len(body) or unpacked < 1:
-            raise _broken(what)
+            raise InputError(_broken(what))
         _check_frame(body[offset : offset + _FRAME_BYTES], unpacked, packed, what)
         offset, written = offset + packed, written + unpacked
         if written > header.nbytes:
-            raise _broken(what)
+            raise InputError(_broken(what))
     if written != header.nbytes or offset != len(body):
-        raise _broken(what)
+        raise InputError(_broken(what))
 
 
 def _check_frame(frame: bytes, unpacked: int, packed: int, what: str) -> None:
@@ -193,13 +193,13 @@ def _check_frame(frame: bytes, unpacked: int, packed: int, what: str) -> None:
     """
     flags, sizes, filters = frame[2], struct.unpack_from("<3i", frame, 4), frame[16:22]
     if flags & _EXTENDED != _EXTENDED or (sizes[0], sizes[2]) != (unpacked, packed):
-        raise _broken(what)
+        raise InputError(_broken(what))
     if not 0 < sizes[1] <= unpacked or flags >> 5 not in _COMPRESSORS or set(filters) - set(_FILTERS):
-        raise _broken(what)
+        raise InputError(_broken(what))
 
 
-def _broken(what: str) -> InputError:
-    return InputError(f"{what} is broken: it does not hold what its header declares. Send it again.")
+def _broken(what: str) -> str:
+    return f"{what} is broken: it does not hold what its header declares. Send it again."
 
 
 def shape_text(shape: Sequence[int]) -> str:

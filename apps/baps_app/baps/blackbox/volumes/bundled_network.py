@@ -1,7 +1,7 @@
 """Define the network of the small volumetric model that comes with the project, and its input.
 
-It is a residual U-Net on a cube of 64 voxels a side, with prompts as channels, as in nnInteractive (Isensee et al. 2025).
-It knows no classes and no anatomy.
+It is a residual U-Net on a cube of 64 voxels a side with prompts as channels, as in nnInteractive (Isensee et al.,
+2025). It knows no classes and no anatomy.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class VolumeBlackBox(ABC):
 
     def __init__(self) -> None:
         self._lock = PriorityLock()
-        self._predictions = 0
+        self._images_queried = 0
         self.budget: int | None = None
         """Number of predictions that may be made in all, or None for any number."""
         self.wait: Callable[[], None] | None = None
@@ -96,9 +96,9 @@ class VolumeBlackBox(ABC):
         """What the model understands."""
 
     @property
-    def predictions(self) -> int:
-        """Number of predictions so far."""
-        return self._predictions
+    def images_queried(self) -> int:
+        """Number of predictions so far: one prediction counts as one image."""
+        return self._images_queried
 
     def predict(
         self, voxels: NDArray[np.generic], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None = None
@@ -154,11 +154,11 @@ class VolumeBlackBox(ABC):
         Raises:
             BudgetSpentError: if the budget is spent.
         """
-        if self.budget is not None and self._predictions >= self.budget:
+        if self.budget is not None and self._images_queried >= self.budget:
             raise BudgetSpentError(
                 f"All {self.budget} predictions of the budget have been made. Raise it (max_predictions) to go on."
             )
-        self._predictions += 1
+        self._images_queried += 1
 
     @abstractmethod
     def _predict(
@@ -169,7 +169,7 @@ class VolumeBlackBox(ABC):
 def _check_volume(voxels: NDArray[np.generic], spacing: Spacing, mask: Mask | None) -> None:
     if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "biuf":
         raise InputError(f"A 3D black box takes volumes of real numbers, (I, J, K), not {voxels.shape} {voxels.dtype}.")
-    if not np.isfinite(voxels).all():
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise InputError("The volume holds numbers that are not finite. Replace them.")
     if len(spacing) != 3 or not all(np.isfinite(one) and one > 0 for one in spacing):
         raise InputError(f"The spacing must be three positive numbers in mm, not {spacing}.")

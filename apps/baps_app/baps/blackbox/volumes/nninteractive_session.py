@@ -145,9 +145,9 @@ class NnInteractiveSession:
         reply = self._json("POST", "/claim", {}, leased=False)
         lease, liveness = reply.get("lease_token"), reply.get("liveness_timeout_seconds", 60)
         if not isinstance(lease, str) or not re.fullmatch(r"[!-~]{1,512}", lease):
-            raise self._wrong_protocol("its session has no token")
+            raise BapsError(self._wrong_protocol("its session has no token"))
         if not isinstance(liveness, (int, float)) or not 0 < liveness < float("inf"):
-            raise self._wrong_protocol("its time-outs are no numbers")
+            raise BapsError(self._wrong_protocol("its time-outs are no numbers"))
         self._lease, self._stop = lease, threading.Event()
         beat = threading.Thread(
             target=self._beat, args=(self._stop, max(liveness / 2, _MIN_BEAT)), name="heartbeat", daemon=True
@@ -198,7 +198,7 @@ class NnInteractiveSession:
         body = _pack(voxels[None], is_mask=False)
         reply = self._parse(self._request("POST", "/set_image", body, meta, seconds=max(_IMAGE_SECONDS, self._timeout)))
         if reply.get("original_image_shape") != [1, *voxels.shape]:
-            raise self._wrong_protocol("it reports another shape of the image")
+            raise BapsError(self._wrong_protocol("it reports another shape of the image"))
         self.post("/set_target_buffer", {"shape": list(voxels.shape), "dtype": "uint8"})
 
     def post(self, path: str, body: Mapping[str, Any]) -> None:
@@ -245,7 +245,7 @@ class NnInteractiveSession:
         except ValueError:
             meta = None
         if not isinstance(meta, dict) or meta.get("ran_prediction") is not True:
-            raise self._wrong_protocol("it did not predict")
+            raise BapsError(self._wrong_protocol("it did not predict"))
         if meta.get("bbox") is None:  # Nothing changed.
             return
         where = self._read_ranges(meta["bbox"], answer.shape)
@@ -254,25 +254,24 @@ class NnInteractiveSession:
         try:
             header = read_header(file, "The mask")
             if header.shape != shape or header.dtype not in (np.uint8, np.bool_):
-                raise self._wrong_protocol(
-                    f"its mask has the shape {header.shape} and type {header.dtype}, but {shape} of uint8 is expected"
-                )
+                reason = f"its mask has the shape {header.shape} and type {header.dtype}, not {shape} and uint8"
+                raise BapsError(self._wrong_protocol(reason))
             part = read_array(file, header, "The mask")
         except InputError as error:
-            raise self._wrong_protocol(str(error).rstrip(".")) from error
+            raise BapsError(self._wrong_protocol(str(error).rstrip("."))) from error
         if part.max() > 1:
-            raise self._wrong_protocol("its mask holds other values than 0 and 1")
+            raise BapsError(self._wrong_protocol("its mask holds other values than 0 and 1"))
         answer[where] = part != 0
 
     def _read_ranges(self, box: object, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
         if not isinstance(box, list) or len(box) != 3:
-            raise self._wrong_protocol("its box has not three axes")
+            raise BapsError(self._wrong_protocol("its box has not three axes"))
         ranges = []
         for pair, size in zip(box, shape, strict=True):
             if not isinstance(pair, list) or [type(one) for one in pair] != [int, int]:
-                raise self._wrong_protocol("its box holds something else than whole numbers")
+                raise BapsError(self._wrong_protocol("its box holds something else than whole numbers"))
             if not 0 <= pair[0] < pair[1] <= size:
-                raise self._wrong_protocol("its box lies outside the volume")
+                raise BapsError(self._wrong_protocol("its box lies outside the volume"))
             ranges.append(slice(*pair))
         return ranges[0], ranges[1], ranges[2]
 
@@ -285,9 +284,9 @@ class NnInteractiveSession:
         try:
             content = json.loads(reply.content)
         except ValueError as error:
-            raise self._wrong_protocol("it answers with something else than JSON") from error
+            raise BapsError(self._wrong_protocol("it answers with something else than JSON")) from error
         if not isinstance(content, dict):
-            raise self._wrong_protocol("it answers with JSON of another form")
+            raise BapsError(self._wrong_protocol("it answers with JSON of another form"))
         return content
 
     def _request(
@@ -324,12 +323,12 @@ class NnInteractiveSession:
     def _read(self, response: Any, limit: int, seconds: float) -> bytes:
         """Read a reply up to a size and a time: a server can send without an end, or a byte now and then."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise self._wrong_protocol("it compresses what was not to be compressed")
+            raise BapsError(self._wrong_protocol("it compresses what was not to be compressed"))
         content, deadline = bytearray(), time.monotonic() + seconds
         for part in response.iter_raw():
             content += part
             if len(content) > limit:
-                raise self._wrong_protocol(f"its reply is larger than the {limit:,} bytes that it can have")
+                raise BapsError(self._wrong_protocol(f"its reply is larger than the {limit:,} bytes that it can have"))
             if time.monotonic() > deadline:
                 raise UnreachableError(self._unreachable("the reply takes too long"))
         return bytes(content)
@@ -373,8 +372,8 @@ class NnInteractiveSession:
     def _unreachable(self, reason: str) -> str:
         return f"The nninteractive-server at {self.address} cannot be reached or does not respond in time ({reason})."
 
-    def _wrong_protocol(self, reason: str) -> BapsError:
-        return BapsError(
+    def _wrong_protocol(self, reason: str) -> str:
+        return (
             f"The reply of {self.address} does not follow the protocol of nninteractive-server 2: {reason}. Check the "
             "address, and the log of the server."
         )
