@@ -151,7 +151,7 @@ class DraftStore:
                 removed.append(name)
         return removed
 
-    def list(self) -> list[Draft | DamagedDraft]:
+    def all(self) -> list[Draft | DamagedDraft]:
         """List the drafts, the newest first. Their masks are not read.
 
         Returns:
@@ -317,6 +317,6 @@ def missing_draft(name: str) -> MissingDraftError:
         The error.
     """
     return MissingDraftError(
-        f"There is no draft {name[:40]!r}. It was confirmed or deleted, or newer drafts took its place. Look at the list "
-        "of drafts again."
+        f"There is no draft {name[:40]!r}. It was confirmed or deleted, or newer drafts took its place. Look at the "
+        "list of drafts again."
     )

@@ -3,16 +3,16 @@
 A fingerprint is made of hashes only, so the image cannot be computed from it. Values are compared as numbers of single
 precision: their type, and how the array lies in memory, make no difference.
 
-An image has up to 48 orientations (6 orders of its axes, 8 combinations of reversed ones). To find the right one without
-hashing each of them, the sums of the values of each plane are compared first: along an axis, they are the same sequence
-in every orientation, forwards or backwards.
+An image has up to 48 orientations (6 orders of its axes, 8 combinations of reversed ones). To find the right one
+without hashing each of them, the sums of the values of each plane are compared first: along an axis, they are the same
+sequence in every orientation, forwards or backwards.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 Scalar = TypeVar("Scalar", bound=np.generic)
 Texts = tuple[str, str, str]
 
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -28,11 +30,11 @@ class Orientation:
 
     Attributes:
         order: for each axis of the other array, the axis of this one.
-        reversed: whether each axis of the other array runs against that of this one.
+        flipped: whether each axis of the other array runs against that of this one.
     """
 
     order: tuple[int, int, int]
-    reversed: tuple[bool, bool, bool]
+    flipped: tuple[bool, bool, bool]
 
     def apply(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
         """Return a view with the axes of the other array.
@@ -58,7 +60,7 @@ class Orientation:
 
     @property
     def _steps(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, -1 if one else 1) for one in self.reversed)
+        return tuple(slice(None, None, -1 if one else 1) for one in self.flipped)
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,7 @@ class PlaneSums:
             Their hashes.
         """
         i, j, k = _plane_sums(voxels)
-        return cls(
-            voxels.shape, (_hash(i), _hash(j), _hash(k)), (_hash(i[::-1]), _hash(j[::-1]), _hash(k[::-1]))
-        )
+        return cls(voxels.shape, (_hash(i), _hash(j), _hash(k)), (_hash(i[::-1]), _hash(j[::-1]), _hash(k[::-1])))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Fingerprint:
         """
         found: list[Orientation] = []
         seen: set[tuple[int, ...]] = set()
-        for order in permutations(range(3)):
+        for order in _ORDERS:
             visible = tuple(axis for axis in order if image.shape[axis] > 1)
             if (*(image.shape[axis] for axis in order), *image.shape[3:]) != self.shape or visible in seen:
                 continue
@@ -166,7 +166,7 @@ class Fingerprint:
 def _sha256(voxels: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{voxels.shape}".encode())
     for plane in voxels:
-        digest.update(np.ascontiguousarray(_values(plane)))
+        digest.update(np.ascontiguousarray(_values(plane)).data)
     return digest.hexdigest()
 
 

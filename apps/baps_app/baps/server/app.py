@@ -329,7 +329,7 @@ class BapsApp(MONAILabelApp):
         image: Volume,
         organ: str,
         mask: NDArray[np.bool_],
-        slices: Collection[int] | None,
+        slices: Collection[int],
         author: str,
         confirms: bool = False,
     ) -> str:

@@ -32,9 +32,9 @@ from baps.server.request_names import checked_name
 MODEL = "nninteractive"
 """Name of the model in what is stored with a label that was a draft."""
 
-SaveMask = Callable[[str, str, Volume, str, NDArray[np.bool_], Collection[int] | None, str, bool], str]
-"""Saves a mask, as ``BapsApp.save_mask``. It takes the model, the image, the volume, the label, the mask (I, J, K), the
-slices across K, the author, and whether the user may confirm labels of others."""
+SaveMask = Callable[[str, Volume, str, NDArray[np.bool_], Collection[int] | None, str, str, bool], str]
+"""Saves a mask, as ``save_labels.save_mask``. It takes the image, the volume, the label, the mask (I, J, K), the slices
+across K, the model, the author, and whether the user may confirm labels of others."""
 
 _MAX_KNOWN = 100_000
 """Number of images whose sums are kept."""
@@ -140,8 +140,8 @@ class DraftImages:
         if len(matched) > 1:
             names = ", ".join(matched[:_MAX_LISTED]) + (", ..." if len(matched) > _MAX_LISTED else "")
             raise InputError(
-                f"Several images have the voxels that this draft was drawn on: {names}. Nothing was saved. Name the one "
-                "that it belongs to."
+                f"Several images have the voxels that this draft was drawn on: {names}. Nothing was saved. Name the "
+                "one that it belongs to."
             )
         if unclear:
             raise unclear
@@ -262,6 +262,6 @@ def confirm_draft(
     with drafts.claim(name) as draft:
         drawn = images.find(draft, drafts.mask(name), image)
         slices = range(drawn.volume.shape[2]) if complete_labels else None
-        note = save(MODEL, drawn.name, drawn.volume, draft.label, drawn.mask, slices, draft.user, confirms)
+        note = save(drawn.name, drawn.volume, draft.label, drawn.mask, slices, MODEL, draft.user, confirms)
         drafts.delete(name)
     return ConfirmedDraft(draft, drawn.name, note)

@@ -1,4 +1,4 @@
-"""Keep the last mask of an nnInteractive client's session as a draft, because these clients have no button to submit."""
+"""Keep the last mask of an nnInteractive client's session as a draft: these clients have no button to submit."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class KeptDrafts:
             return
         try:
             image = Fingerprint.of(volume.image.voxels)
-            name, removed = self._drafts.add(
-                session.label, session.owner, image, volume.mask, volume.image.spacing
-            )
+            name, removed = self._drafts.add(session.label, session.owner, image, volume.mask, volume.image.spacing)
             if not name:
                 logger.warning("A draft was not kept, because there is no room for it (nninteractive_drafts_mb).")
             else:

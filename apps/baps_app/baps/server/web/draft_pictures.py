@@ -39,9 +39,7 @@ class DraftPictures:
         Raises:
             BapsError: As ``DraftImages.find``.
         """
-        difference: Difference = self._cache.get_or_compute(
-            (draft.name, image), lambda: self._compute(draft, image)
-        )[0]
+        difference: Difference = self._cache.get_or_compute((draft.name, image), lambda: self._compute(draft, image))[0]
         return difference
 
     def draw(self, draft: Draft, image: str, index: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from fastapi.responses import Response
 from baps.annotations.drafts import DamagedDraft, Draft, DraftTakenError, MissingDraftError, missing_draft
 from baps.errors import BapsError
 from baps.server.labels.drafts import Search, confirm_draft
+from baps.server.labels.save_labels import save_mask
 from baps.server.request_context import context_of
 from baps.server.request_names import checked_name
 from baps.server.web.label_table import FINAL
@@ -26,7 +28,7 @@ _SEARCH_SECONDS = 3.0
 
 def drafts_page(request: Request) -> Response:
     """List the drafts that the user may confirm."""
-    drafts = [draft for draft in state_of(request).drafts.list() if _may_see(request, draft)]
+    drafts = [draft for draft in state_of(request).drafts.all() if _may_see(request, draft)]
     return render(request, "web/drafts.html", drafts=drafts)
 
 
@@ -97,7 +99,7 @@ def confirm(request: Request, draft: str = Form(""), image: str = Form("")) -> R
         saved = confirm_draft(
             state.drafts,
             state.draft_images,
-            state.app.save_mask,
+            partial(save_mask, state.app.datastore(), state.app.site.labels),
             shown.name,
             image,
             context.confirms,
@@ -116,7 +118,7 @@ def delete(request: Request, draft: str = Form("")) -> Response:
     context_of(request).details.update(draft=draft[:40])
     drafts = state_of(request).drafts
     try:
-        if not any(one.name == draft and _may_see(request, one) for one in drafts.list()):
+        if not any(one.name == draft and _may_see(request, one) for one in drafts.all()):
             raise missing_draft(draft)
         drafts.discard(draft)
     except (MissingDraftError, DraftTakenError) as error:
