@@ -132,7 +132,7 @@ class DraftImages:
                 drawn = self._match(draft, mask, name)
             except _UnclearOrientationError as error:
                 unclear = error
-            except BapsError:
+            except InputError:  # Its sums are the same, and its values are not.
                 continue
             matched.append(name)
             if len(matched) > _MAX_LISTED:
