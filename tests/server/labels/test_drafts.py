@@ -142,10 +142,14 @@ def test_a_search_stops_in_time_and_goes_on_later(studies: Path, tmp_path: Path)
     assert images.search(draft, seconds=0) == module.Search(("b",), True)
 
 
-def test_an_image_that_cannot_be_read_does_not_stop_the_search(studies: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_does_not_stop_the_search_and_is_read_once(
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (studies / "a.nii.gz").write_bytes(b"broken")
-    draft, mask = draft_on(tmp_path, voxels(1))
-    assert images_of(studies).find(draft, mask).name == "b"
+    images, (draft, mask) = images_of(studies), draft_on(tmp_path, voxels(1))
+    assert images.find(draft, mask).name == "b"
+    monkeypatch.setattr(module, "read_geometry", lambda path: pytest.fail(path.name))
+    assert images.search(draft) == module.Search(("b",), True)
 
 
 def test_an_unknown_image_or_another_one_is_refused(studies: Path, tmp_path: Path) -> None:

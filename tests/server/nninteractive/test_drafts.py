@@ -16,7 +16,7 @@ import httpx
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
 from numpy.typing import NDArray
 
@@ -177,6 +177,14 @@ def test_nothing_is_kept_without_a_label_or_a_mask(site: Site) -> None:
     with drawing(site) as (session, _):
         session.undo()
     assert drafts_of(site) == []
+
+
+def test_a_site_can_keep_none(tmp_path: Path) -> None:
+    with threaded_site(tmp_path, cases=1, settings={"nninteractive_drafts": "0"}) as running:
+        with drawing(running):
+            pass
+        assert drafts_of(running) == []
+        assert not (running.adapters / "drafts").exists()
 
 
 def test_the_last_mask_is_kept_when_the_viewer_sends_another_image(site: Site) -> None:

@@ -35,7 +35,17 @@ _NAME = re.compile(r"\d{8}T\d{9}-[0-9a-f]{6}")
 
 
 class MissingDraftError(NotFoundError):
-    """There is no such draft, or not any more."""
+    """There is no such draft, or not any more, or the user may not see it.
+
+    Args:
+        name: name of the draft.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is no draft {name[:40]!r}. It was confirmed or deleted, or newer drafts took its place. Look at "
+            "the list of drafts again."
+        )
 
 
 class DraftTakenError(BapsError):
@@ -245,7 +255,7 @@ class DraftStore:
         """Hold the lock of a draft that exists. The file of the lock goes with the draft."""
         file = self._file(name)
         if not file.exists():
-            raise missing_draft(name)
+            raise MissingDraftError(name)
         lock_file = self._folder / f".{name}.lock"
         lock = FileLock(lock_file, timeout=0, mode=0o600, thread_local=False)
         try:
@@ -256,7 +266,7 @@ class DraftStore:
             ) from None
         try:
             if not file.exists():  # Whoever held the lock before has confirmed or deleted it.
-                raise missing_draft(name)
+                raise MissingDraftError(name)
             yield
         finally:
             if not file.exists():
@@ -279,7 +289,7 @@ class DraftStore:
                     raise ValueError(name)
                 mask = np.unpackbits(bits, count=count).view(bool).reshape(draft.shape)
         except FileNotFoundError:
-            raise missing_draft(name) from None
+            raise MissingDraftError(name) from None
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BapsError(
                 f"The draft {name} is damaged and cannot be confirmed. Delete it, and segment the image again."
@@ -303,20 +313,5 @@ class DraftStore:
             MissingDraftError: if this is not the name of a draft.
         """
         if not _NAME.fullmatch(name):
-            raise missing_draft(name)
+            raise MissingDraftError(name)
         return self._folder / f"{name}{_SUFFIX}"
-
-
-def missing_draft(name: str) -> MissingDraftError:
-    """Return the error about a draft that does not exist, or that the user may not see.
-
-    Args:
-        name: name of the draft.
-
-    Returns:
-        The error.
-    """
-    return MissingDraftError(
-        f"There is no draft {name[:40]!r}. It was confirmed or deleted, or newer drafts took its place. Look at the "
-        "list of drafts again."
-    )

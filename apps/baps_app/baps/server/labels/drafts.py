@@ -100,7 +100,7 @@ class DraftImages:
         """
         deadline, found, skipped = time.monotonic() + seconds, list[str](), 0
         for image, path in self._candidates():
-            with suppress(BapsError, OSError):  # An image that cannot be read was not segmented either.
+            with suppress(OSError):  # It was removed a moment ago.
                 sums = self._sums_of(draft, image, path, can_read=time.monotonic() < deadline)
                 if sums is None:
                     skipped += 1
@@ -182,18 +182,18 @@ class DraftImages:
         key = (image, str(path), status.st_mtime_ns, status.st_size, status.st_ino)
         with self._reading:  # Volumes are large, so one at a time.
             shape, sums = self._shapes.get(key), self._sums.get(key)
-            if shape is None and path.name.lower().endswith(_QUICK_SUFFIXES):
-                if not can_read:
-                    return None
-                shape = self._shapes[key] = read_geometry(path).shape
-            if shape is not None and sorted(shape) != sorted(draft.shape):
-                return PlaneSums(shape, ("", "", ""), ("", "", ""))
-            if sums is None:
-                if not can_read:
-                    return None
-                volume = self._read(image, path)
-                self._shapes[key] = volume.shape
-                sums = self._sums[key] = PlaneSums.of(volume.voxels)
+            try:
+                if shape is None and can_read and path.name.lower().endswith(_QUICK_SUFFIXES):
+                    shape = self._shapes[key] = read_geometry(path).shape
+                if shape is not None and sorted(shape) != sorted(draft.shape):
+                    return PlaneSums(shape, ("", "", ""), ("", "", ""))
+                if sums is None and can_read:
+                    volume = self._read(image, path)
+                    self._shapes[key] = volume.shape
+                    sums = self._sums[key] = PlaneSums.of(volume.voxels)
+            except BapsError:  # An image that cannot be read was not segmented either.
+                sums = self._sums[key] = PlaneSums((0, 0, 0), ("", "", ""), ("", "", ""))
+                self._shapes[key] = sums.shape
             return sums
 
     def _read(self, image: str, path: Path) -> Volume:

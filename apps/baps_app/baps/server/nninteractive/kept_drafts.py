@@ -36,7 +36,7 @@ class KeptDrafts:
     """
 
     def __init__(self, settings: Settings, audit: AuditFile) -> None:
-        self._drafts, self._audit = open_drafts(settings), audit
+        self._drafts, self._audit, self._is_on = open_drafts(settings), audit, settings.nninteractive_drafts > 0
 
     def keep(self, session: Session) -> None:
         """Keep the mask of a session if it has a label and a mask, and its user may save labels.
@@ -47,7 +47,7 @@ class KeptDrafts:
             session: The session, in which nothing else happens meanwhile.
         """
         volume = session.volume
-        if volume is None or volume.is_empty or not session.label or not session.may_save:
+        if volume is None or volume.is_empty or not (session.label and session.may_save and self._is_on):
             return
         try:
             image = Fingerprint.of(volume.image.voxels)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import Form, HTTPException, Request
 from fastapi.responses import Response
 
-from baps.annotations.drafts import DamagedDraft, Draft, DraftTakenError, MissingDraftError, missing_draft
+from baps.annotations.drafts import DamagedDraft, Draft, DraftTakenError, MissingDraftError
 from baps.errors import BapsError
 from baps.server.labels.drafts import Search, confirm_draft
 from baps.server.labels.save_labels import save_mask
@@ -119,7 +119,7 @@ def delete(request: Request, draft: str = Form("")) -> Response:
     drafts = state_of(request).drafts
     try:
         if not any(one.name == draft and _may_see(request, one) for one in drafts.all()):
-            raise missing_draft(draft)
+            raise MissingDraftError(draft)
         drafts.discard(draft)
     except (MissingDraftError, DraftTakenError) as error:
         raise HTTPException(409, f"Nothing was deleted. {error}") from None
@@ -152,5 +152,5 @@ def _draft(request: Request, name: str) -> Draft:
     """
     draft = state_of(request).drafts.get(name)
     if not _may_see(request, draft):
-        raise missing_draft(name)
+        raise MissingDraftError(name)
     return draft
