@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from baps.annotations import drafts as module
 from baps.annotations.drafts import DamagedDraft, Draft, DraftStore, DraftTakenError, MissingDraftError
-from baps.errors import BapsError
+from baps.errors import BapsError, StorageError
 from baps.imaging.fingerprint import Fingerprint
 
 SHAPE = (7, 6, 5)
@@ -149,3 +151,20 @@ def test_a_claim_that_fails_leaves_the_draft(store: DraftStore) -> None:
         raise ZeroDivisionError
     with store.claim(name) as draft:
         assert draft.name == name
+
+
+def test_a_file_of_another_user_is_a_sentence(store: DraftStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = add(store)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.np, "load", denied)
+    monkeypatch.setattr(Path, "unlink", denied)
+    with pytest.raises(BapsError, match=r"cannot be used \(Permission denied\)"):
+        store.get(name)
+    with pytest.raises(StorageError, match=r"could not be deleted \(Permission denied\)"):
+        store.delete(name)
+    monkeypatch.setattr(module.FileLock, "acquire", denied)
+    with pytest.raises(BapsError, match=r"cannot be used \(Permission denied\)"):
+        store.discard(name)

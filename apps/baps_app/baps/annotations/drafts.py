@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from baps.errors import BapsError, NotFoundError
+from baps.errors import BapsError, NotFoundError, StorageError
 from baps.imaging.fingerprint import Fingerprint
 from baps.utils.atomic_write import atomic_write
 
@@ -232,9 +232,14 @@ class DraftStore:
             name: name of the draft.
 
         Raises:
-            OSError: if it cannot be deleted.
+            StorageError: if it cannot be deleted.
         """
-        self._file(name).unlink(missing_ok=True)
+        try:
+            self._file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The draft {name} could not be deleted ({error.strerror}). Delete it with the account of the server."
+            ) from error
 
     def discard(self, name: str) -> None:
         """Delete a draft, even a damaged one.
@@ -245,7 +250,7 @@ class DraftStore:
         Raises:
             MissingDraftError: if there is no draft of this name.
             DraftTakenError: if somebody is confirming it now.
-            OSError: if it cannot be deleted.
+            StorageError: if it cannot be deleted.
         """
         with self._locked(name):
             self.delete(name)
@@ -264,6 +269,8 @@ class DraftStore:
             raise DraftTakenError(
                 f"Somebody else is confirming or deleting the draft {name} now. Look at the list of drafts again."
             ) from None
+        except OSError as error:
+            raise _denied(name, error) from error
         try:
             if not file.exists():  # Whoever held the lock before has confirmed or deleted it.
                 raise MissingDraftError(name)
@@ -290,6 +297,8 @@ class DraftStore:
                 mask = np.unpackbits(bits, count=count).view(bool).reshape(draft.shape)
         except FileNotFoundError:
             raise MissingDraftError(name) from None
+        except PermissionError as error:
+            raise _denied(name, error) from error
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BapsError(
                 f"The draft {name} is damaged and cannot be confirmed. Delete it, and segment the image again."
@@ -315,3 +324,7 @@ class DraftStore:
         if not _NAME.fullmatch(name):
             raise MissingDraftError(name)
         return self._folder / f"{name}{_SUFFIX}"
+
+
+def _denied(name: str, error: OSError) -> BapsError:
+    return BapsError(f"The draft {name} cannot be used ({error.strerror}). Use the account of the server.")

@@ -28,7 +28,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -190,11 +190,12 @@ class Sessions:
         """
         with self._lock:
             try:
-                self._ended.append(self._find(token, owner, label))
+                session = self._find(token, owner, label)
             except HTTPException:
                 return
             del self._sessions[token]
-        self._finish_ended()
+            self._ended.append(session)
+        self._finish_ended([session])
 
     def close(self, seconds: float) -> None:
         """End all sessions, because the server stops.
@@ -268,11 +269,12 @@ class Sessions:
                     self._sweeper = None
                     return
 
-    def _finish_ended(self) -> None:
-        """Call ``on_end`` for the sessions that have ended and in which no request runs any more."""
+    def _finish_ended(self, among: Collection[Session] | None = None) -> None:
+        """Call ``on_end`` for sessions that have ended and in which no request runs any more; for all if none is given."""
         while True:
             with self._lock:
-                session = next((one for one in self._ended if not one.running), None)
+                ended = (one for one in self._ended if not one.running and (among is None or one in among))
+                session = next(ended, None)
                 if session is None:
                     return
                 self._ended.remove(session)
