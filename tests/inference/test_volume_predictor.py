@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from baps.imaging.windowing import Window
 from baps.inference.segmenter import Segmenter
 from baps.inference.volume_predictor import SlicePredictor, VolumeImage
-from baps.inference.volume_prompts import VolumeBox, VolumePoint, VolumePrompt, VolumeRegion
+from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumePrompt, VolumeRegion
 from baps.registry.store import AdapterStore
 from tests.support.bright_pieces import BrightPiecesBlackBox
 

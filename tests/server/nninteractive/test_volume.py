@@ -8,7 +8,7 @@ import pytest
 from baps.errors import BapsError, InputError
 from baps.imaging.windowing import Window
 from baps.inference.volume_predictor import VolumeAnswer, VolumeImage
-from baps.inference.volume_prompts import VolumePoint, VolumePrompt, VolumeRegion
+from baps.prompts.volume_prompts import VolumePoint, VolumePrompt, VolumeRegion
 from baps.server.nninteractive.volume import MAX_PROMPTS, Mask, SegmentedVolume, bytes_needed
 
 SHAPE = (4, 5, 6)

@@ -22,9 +22,10 @@ from baps.imaging.windowing import Window
 from baps.inference.loaded_volume import LoadedVolume
 from baps.inference.propagation import Step, VolumeSlices, deepest_point, prompt_from_mask, propagate
 from baps.inference.segmenter import LoadedAdapter, Segmenter
-from baps.inference.volume_prompts import Bounds, Mask, SlicePrompts, VolumePrompt, group_by_slice, slicing_axis
+from baps.inference.slice_prompts import Bounds, SlicePrompts, group_by_slice, slicing_axis
 from baps.inference.whole_organ import grey_levels, propagate_organ
 from baps.prompts import Point, Prompt
+from baps.prompts.volume_prompts import Mask, VolumePrompt
 
 _LASSO_MARGIN = 0.1
 """Part of a lasso's width by which the object may reach beyond the line, which is drawn by hand."""

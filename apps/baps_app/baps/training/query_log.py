@@ -14,15 +14,22 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from baps.adapters.old_records import rename_settings
-from baps.blackbox import BlackBox
 from baps.errors import BapsError
+
+
+class Queried(Protocol):
+    """A model whose queries are counted: a black box that answers on images or in 3D."""
+
+    @property
+    def images_queried(self) -> int:
+        """Number of images queried so far."""
 
 
 class QueryLog:
@@ -38,7 +45,7 @@ class QueryLog:
         BapsError: if another training writes to the log, or it cannot be written.
     """
 
-    def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: BlackBox) -> None:
+    def __init__(self, path: Path | None, about: Mapping[str, Any], black_box: Queried) -> None:
         self._path, self._black_box = path, black_box
         self._images = 0
         self._file: IO[bytes] | None = None
@@ -106,10 +113,10 @@ class QueryLog:
 
         Args:
             key: identifies the answer.
-            query: queries the black box for masks (N, H, W) uint8.
+            query: queries the black box for masks, uint8 of any shape.
 
         Returns:
-            The masks, (N, H, W) uint8.
+            The masks, of that shape.
 
         Raises:
             BapsError: if the log has another answer in this place, or cannot be written.

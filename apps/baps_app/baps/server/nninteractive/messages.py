@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from baps.blackbox import Capabilities
 from baps.errors import InputError
-from baps.inference.volume_prompts import Triple, VolumeBox, VolumePoint
+from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint
 from baps.server.nninteractive.wire import shape_text
 
 VERSION = "2.6.0"

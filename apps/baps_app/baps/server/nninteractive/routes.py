@@ -26,7 +26,7 @@ from baps.imaging.volume import Volume
 from baps.imaging.windowing import choose_window
 from baps.inference.requests.form import read_form
 from baps.inference.volume_predictor import SlicePredictor, VolumeAnswer, VolumeImage, VolumePredictor
-from baps.inference.volume_prompts import Triple, VolumePrompt, VolumeRegion
+from baps.prompts.volume_prompts import Triple, VolumePrompt, VolumeRegion
 from baps.server.infer.base import format_adapter
 from baps.server.jobs import Client
 from baps.server.middleware.bodies import BODY

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baps.errors import InputError
 from baps.inference.volume_predictor import VolumeAnswer, VolumeImage
-from baps.inference.volume_prompts import VolumePrompt, bounding_box
+from baps.prompts.volume_prompts import VolumePrompt, bounding_box
 
 MAX_PROMPTS = 500
 """Maximum number of prompts on one object."""

@@ -8,14 +8,8 @@ import pytest
 
 from baps.blackbox import Capabilities
 from baps.errors import InputError
-from baps.inference.volume_prompts import (
-    VolumeBox,
-    VolumePoint,
-    VolumePrompt,
-    VolumeRegion,
-    group_by_slice,
-    slicing_axis,
-)
+from baps.inference.slice_prompts import group_by_slice, slicing_axis
+from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumePrompt, VolumeRegion
 from tests.support.bright_pieces import BrightPiecesBlackBox
 
 SHAPE = (20, 24, 12)

@@ -1,7 +1,6 @@
-"""Represent prompts in a volume: points, boxes, scribbles and lassos, on any slice across any axis.
+"""Convert prompts in a volume to what a model of slices understands.
 
-Voxels are indices of the array, in the order of its axes. ``group_by_slice`` converts prompts to what a model of slices
-understands, for slices across the last axis.
+Voxels are indices of the array, in the order of its axes. The slices lie across its last axis.
 """
 
 from __future__ import annotations
@@ -10,163 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from baps.blackbox import Capabilities
-from baps.errors import InputError
 from baps.inference.propagation import deepest_point
 from baps.inference.scribbles import MAX_NEGATIVE, MAX_POSITIVE, Box, choose_clicks
 from baps.prompts import Point
-
-Triple = tuple[int, int, int]
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class VolumePoint:
-    """A click.
-
-    Attributes:
-        voxel: index along each axis.
-        include: whether the object is there; otherwise it is not.
-    """
-
-    voxel: Triple
-    include: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes, bytes."""
-        return 0
-
-    @property
-    def flat_axis(self) -> int | None:
-        """None: a point lies in a plane across every axis."""
-        return None
-
-    def moved(self, order: Sequence[int]) -> VolumePoint:
-        """Convert the point to an array with the axes of this one in another order.
-
-        Args:
-            order: axes of this array that are the axes of the other one.
-
-        Returns:
-            The same point in the other array.
-        """
-        return VolumePoint(_triple(self.voxel[axis] for axis in order), self.include)
-
-
-@dataclass(frozen=True)
-class VolumeBox:
-    """A box. One that is one voxel thick along an axis lies in a slice across it.
-
-    Attributes:
-        low: first voxel along each axis.
-        high: voxel after the last one along each axis.
-        include: whether the object is in it; otherwise nothing of the object is.
-    """
-
-    low: Triple
-    high: Triple
-    include: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes, bytes."""
-        return 0
-
-    @property
-    def flat_axis(self) -> int | None:
-        """Axis along which it is one voxel thick, or None if there is none, or more than one."""
-        return _flat_axis(np.subtract(self.high, self.low))
-
-    def moved(self, order: Sequence[int]) -> VolumeBox:
-        """Convert the box to an array with the axes of this one in another order.
-
-        Args:
-            order: axes of this array that are the axes of the other one.
-
-        Returns:
-            The same box in the other array.
-        """
-        low, high = (_triple(corner[axis] for axis in order) for corner in (self.low, self.high))
-        return VolumeBox(low, high, self.include)
-
-
-@dataclass(frozen=True)
-class VolumeRegion:
-    """Painted voxels: a scribble along the object, or a lasso around it.
-
-    Attributes:
-        low: first voxel of the part that is painted, along each axis.
-        shape: size of that part.
-        bits: the painted voxels of that part, eight to a byte.
-        lasso: whether it is a lasso, which is filled; otherwise it is a scribble.
-        include: whether the object is there; otherwise it is not.
-    """
-
-    low: Triple
-    shape: Triple
-    bits: NDArray[np.uint8]
-    lasso: bool
-    include: bool
-
-    @classmethod
-    def of(cls, painted: NDArray[np.generic], low: Triple, lasso: bool, include: bool) -> VolumeRegion:
-        """Pack painted voxels.
-
-        Args:
-            painted: non-zero where painted, (X, Y, Z).
-            low: position of its first voxel in the volume.
-            lasso: whether it is a lasso.
-            include: whether the object is there.
-
-        Returns:
-            The region.
-
-        Raises:
-            InputError: if nothing is painted.
-        """
-        where = bounding_box(painted != 0)
-        if where is None:
-            raise InputError(f"The {'lasso' if lasso else 'scribble'} is empty. Draw it on the image.")
-        part = painted[where] != 0
-        start = _triple(first + one.start for first, one in zip(low, where, strict=True))
-        return cls(start, _triple(part.shape), np.packbits(part), lasso, include)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes, bytes."""
-        return self.bits.nbytes
-
-    @property
-    def flat_axis(self) -> int | None:
-        """Axis across whose slice it was painted, or None if it has several slices across each axis."""
-        return _flat_axis(self.shape)
-
-    def moved(self, order: Sequence[int]) -> VolumeRegion:
-        """Convert the region to an array with the axes of this one in another order.
-
-        Args:
-            order: axes of this array that are the axes of the other one.
-
-        Returns:
-            The same region in the other array.
-        """
-        low, shape = (_triple(values[axis] for axis in order) for values in (self.low, self.shape))
-        return VolumeRegion(low, shape, np.packbits(self.unpack().transpose(order)), self.lasso, self.include)
-
-    def unpack(self) -> Mask:
-        """Unpack the painted voxels.
-
-        Returns:
-            The painted part, of its shape.
-        """
-        return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).view(bool)
-
-
-VolumePrompt = VolumePoint | VolumeBox | VolumeRegion
+from baps.prompts.volume_prompts import (
+    Mask,
+    Triple,
+    VolumeBox,
+    VolumePoint,
+    VolumePrompt,
+    VolumeRegion,
+    fill_lasso,
+    triple,
+)
 
 
 def slicing_axis(
@@ -285,27 +142,9 @@ def group_by_slice(
     if limits:
         clicks = [(round(x), round(y), k) for k, one in groups.items() for x, y in one.positive]
         corners = [*limits, *((click, (click[0] + 1, click[1] + 1, click[2] + 1)) for click in clicks)]
-        low = _triple(min(corner[0][axis] for corner in corners) for axis in range(3))
-        high = _triple(max(corner[1][axis] for corner in corners) for axis in range(3))
+        low = triple(min(corner[0][axis] for corner in corners) for axis in range(3))
+        high = triple(max(corner[1][axis] for corner in corners) for axis in range(3))
     return dict(sorted(groups.items())), Bounds(low, high)
-
-
-def bounding_box(mask: Mask) -> tuple[slice, slice, slice] | None:
-    """Find the smallest box around the marked voxels of a mask.
-
-    Args:
-        mask: (X, Y, Z).
-
-    Returns:
-        The range along each axis, or None if nothing is marked.
-    """
-    ranges = []
-    for axis in range(3):
-        marked = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
-        if not marked.size:
-            return None
-        ranges.append(slice(int(marked[0]), int(marked[-1]) + 1))
-    return ranges[0], ranges[1], ranges[2]
 
 
 def _add_click(groups: dict[int, SlicePrompts], voxel: Triple, include: bool) -> None:
@@ -324,7 +163,7 @@ def _add_box(
         for k in range(box.low[2], box.high[2]):
             _paint(groups, k, "erased", shape, (slice(box.low[1], box.high[1]), slice(box.low[0], box.high[0])), True)
         return
-    middle = _triple((first + end - 1) // 2 for first, end in zip(box.low, box.high, strict=True))
+    middle = triple((first + end - 1) // 2 for first, end in zip(box.low, box.high, strict=True))
     sides = np.subtract(box.high, box.low)
     if min(sides[:2]) == 1 or not capabilities.boxes:
         _add_click(groups, middle, True)
@@ -342,7 +181,7 @@ def _add_region(
 ) -> None:
     painted, across = region.unpack(), region.flat_axis
     if region.lasso:
-        painted = _fill(painted, 2 if across is None else across)
+        painted = fill_lasso(painted, 2 if across is None else across)
     i, j, first = region.low
     rows, columns = slice(j, j + region.shape[1]), slice(i, i + region.shape[0])
     kind = "erased" if not region.include else "lasso" if region.lasso else "strokes"
@@ -362,7 +201,7 @@ def _add_region(
     ]  # (the other axis, K): points of its transpose are (the other axis, K).
     if region.lasso and region.include:
         points: Sequence[Point] = [deepest_point(flat.T)]
-        end = _triple(np.add(region.low, region.shape))
+        end = triple(np.add(region.low, region.shape))
         limits.append(_limits(region.low, end, shape))
     elif region.lasso:
         points = []
@@ -370,7 +209,7 @@ def _add_region(
         points = choose_clicks(flat.T, MAX_POSITIVE if region.include else MAX_NEGATIVE)
     for along, k in points:
         inside = (0, round(along), round(k)) if across == 0 else (round(along), 0, round(k))
-        _add_click(groups, _triple(np.add(region.low, inside)), region.include)
+        _add_click(groups, triple(np.add(region.low, inside)), region.include)
 
 
 def _paint(
@@ -389,23 +228,6 @@ def _limits(low: Triple, high: Triple, shape: Triple) -> tuple[Triple, Triple]:
     """Return how far an object in a box may reach; along an axis in which the box is flat, everywhere."""
     flat = [end - first == 1 for first, end in zip(low, high, strict=True)]
     return (
-        _triple(0 if thin else first for first, thin in zip(low, flat, strict=True)),
-        _triple(size if thin else end for size, end, thin in zip(shape, high, flat, strict=True)),
+        triple(0 if thin else first for first, thin in zip(low, flat, strict=True)),
+        triple(size if thin else end for size, end, thin in zip(shape, high, flat, strict=True)),
     )
-
-
-def _fill(painted: Mask, axis: int) -> Mask:
-    """Fill what a lasso encloses on each slice across an axis. Programs send it filled or as a line."""
-    slices = np.moveaxis(painted, axis, 0)
-    filled = np.stack([ndimage.binary_fill_holes(one) for one in slices])
-    return np.moveaxis(filled, 0, axis)
-
-
-def _flat_axis(sides: Sequence[int] | NDArray[np.generic]) -> int | None:
-    flat = [axis for axis in range(3) if sides[axis] == 1]
-    return flat[0] if len(flat) == 1 else None
-
-
-def _triple(values: Iterable[int]) -> Triple:
-    x, y, z = (int(value) for value in values)
-    return x, y, z

@@ -1,0 +1,336 @@
+"""Define the adapter of a 3D black box, and segment volumes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from baps.adapters.volumes.features import volume_head_features
+from baps.adapters.volumes.head import VolumeHead
+from baps.adapters.volumes.tone import VolumeTone
+from baps.blackbox.volumes import VolumeBlackBox
+from baps.blackbox.volumes.interface import Spacing
+from baps.errors import InputError
+from baps.imaging.cube import Cube
+from baps.imaging.windowing import Window
+from baps.prompts.in_cube import marked_extent, move_to_cube, paint_in_cube
+from baps.prompts.volume_prompts import Mask, VolumeBox, VolumePoint, VolumePrompt, VolumeRegion, bounding_box
+
+SIDE = 64
+"""Number of voxels along each side of the cube that is shown."""
+
+_MARGIN = 2.0
+"""Width of the head's cube, relative to the answer, where the black box sees the whole volume."""
+
+_MIN_WIDTH = 16.0
+
+
+@dataclass(frozen=True)
+class ShownVolume:
+    """A volume as it is shown to a 3D black box.
+
+    Attributes:
+        voxels: grey values, (I, J, K).
+        spacing: distance of voxels along each axis, mm.
+        window: the window of the volume.
+    """
+
+    voxels: NDArray[np.generic]
+    spacing: Spacing
+    window: Window
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along each axis."""
+        i, j, k = self.voxels.shape
+        return i, j, k
+
+
+@dataclass(frozen=True)
+class CubeView:
+    """A cube of a volume with the prompts in it.
+
+    Attributes:
+        cube: where it lies.
+        image: windowed grey values in [0, 1], (S, S, S).
+        positive: 1 where clicks and scribbles mark the object, (S, S, S).
+        negative: likewise, as not the object.
+        region: 1 inside boxes and lassos.
+    """
+
+    cube: Cube
+    image: torch.Tensor
+    positive: torch.Tensor
+    negative: torch.Tensor
+    region: torch.Tensor
+
+    @classmethod
+    def of(cls, volume: ShownVolume, prompts: Sequence[VolumePrompt], cube: Cube) -> CubeView:
+        """Look at a cube.
+
+        Args:
+            volume: the volume.
+            prompts: prompts in voxels of the volume.
+            cube: the cube.
+
+        Returns:
+            The view.
+        """
+        values = volume.window.apply(cube.extract(volume.voxels)) / 255
+        marks = [[prompt for prompt in prompts if _channel(prompt) == channel] for channel in range(3)]
+        painted = (torch.from_numpy(paint_in_cube(cube, one)) for one in marks)
+        return cls(cube, torch.from_numpy(values.astype(np.float32)), *painted)
+
+    @property
+    def level(self) -> float:
+        """Grey level at the clicks; without any, in the middle half of the region; in [0, 1]."""
+        if self.positive.any():
+            marks = F.max_pool3d(self.positive[None, None], 3, 1, 1)[0, 0]
+        else:
+            marks = torch.zeros_like(self.region)
+            box = bounding_box(self.region.numpy() > 0)
+            if box is None:
+                return 0.5
+            middle = [slice((3 * s.start + s.stop) // 4, (s.start + 3 * s.stop + 3) // 4) for s in box]
+            marks[tuple(middle)] = 1
+        return float((self.image * marks).sum() / marks.sum())
+
+    def features(self, probability: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the input of the head.
+
+        Args:
+            probability: the answer of the black box in the cube, (S, S, S).
+            image: grey values in [0, 1] instead of its own, (S, S, S).
+
+        Returns:
+            Features, (1, VOLUME_FEATURES, G, G, G).
+        """
+        shown = self.image if image is None else image
+        return volume_head_features(
+            shown[None], probability[None], self.positive[None], self.negative[None], self.region[None]
+        )
+
+
+class VolumeAdapter:
+    """Everything that is between a volume with prompts and a 3D black box.
+
+    Args:
+        width: width of the cube around the prompts that the black box is shown, mm; None if it sees the whole volume.
+        tone: the tone curve of the cube, or None.
+        head: corrects the answers, or None.
+
+    Raises:
+        InputError: if there is a tone curve without a cube.
+    """
+
+    def __init__(
+        self, width: float | None = None, tone: VolumeTone | None = None, head: VolumeHead | None = None
+    ) -> None:
+        if tone is not None and width is None:
+            raise InputError("A tone curve is defined in a cube around the prompts. Give its width.")
+        self.width, self.tone, self.head = width, tone, head
+
+    def predict(
+        self,
+        black_box: VolumeBlackBox,
+        volume: ShownVolume,
+        prompts: Sequence[VolumePrompt],
+        mask: Mask | None = None,
+    ) -> NDArray[np.float32]:
+        """Segment an object.
+
+        Args:
+            black_box: the model.
+            volume: the volume.
+            prompts: prompts in voxels of the volume.
+            mask: a mask to be corrected, (I, J, K), or None.
+
+        Returns:
+            Probability of the object, (I, J, K). Outside the cube it is that of the mask to be corrected.
+
+        Raises:
+            InputError: as ``VolumeBlackBox.predict``.
+        """
+        if self.width is None:
+            probability = black_box.predict(volume.voxels, volume.spacing, prompts, mask)
+            if self.head is None:
+                return probability
+            cube = cube_around_answer(probability, prompts, volume.spacing)
+            answer = torch.from_numpy(cube.extract(probability, 0.0))
+        else:
+            cube = cube_around_prompts(prompts, mask, self.width, volume.spacing)
+            probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
+            answer = self.ask(black_box, volume, prompts, cube, mask)
+        if self.head is not None:
+            view = CubeView.of(volume, prompts, cube)
+            answer = self.head.refine(view.features(answer), answer[None])[0]
+        return paste(probability, cube, answer)
+
+    def ask(
+        self,
+        black_box: VolumeBlackBox,
+        volume: ShownVolume,
+        prompts: Sequence[VolumePrompt],
+        cube: Cube,
+        mask: Mask | None = None,
+    ) -> torch.Tensor:
+        """Ask the black box about a cube, without the head.
+
+        Args:
+            black_box: the model.
+            volume: the volume.
+            prompts: prompts in voxels of the volume.
+            cube: the cube.
+            mask: a mask to be corrected, (I, J, K), or None.
+
+        Returns:
+            Probability of the object in the cube, (S, S, S).
+        """
+        view = CubeView.of(volume, prompts, cube)
+        shown = view.image
+        if self.tone is not None:
+            with torch.no_grad():
+                code = self.tone.code(torch.tensor([view.level]))
+            shown = VolumeTone.apply_code(view.image[None], code)[0]
+        return ask_about_cube(black_box, shown, volume.spacing, prompts, cube, mask)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the adapter for the record; ``volume_adapter_from_record`` builds an untrained copy from it.
+
+        Returns:
+            ``width``, and whether there are ``tone`` and ``head``.
+        """
+        return {"width": self.width, "tone": self.tone is not None, "head": self.head is not None}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Collect all weights.
+
+        Returns:
+            The tensors by name.
+        """
+        return {
+            f"{name}.{key}": value for name, part in self._parts().items() for key, value in part.state_dict().items()
+        } or {"empty": torch.zeros(1)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Set all weights.
+
+        Args:
+            state: the tensors by name.
+        """
+        for name, part in self._parts().items():
+            prefix = f"{name}."
+            part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            part.eval()
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in (("tone", self.tone), ("head", self.head)) if part is not None}
+
+
+def volume_adapter_from_record(record: Mapping[str, Any]) -> VolumeAdapter:
+    """Build an untrained adapter from its description.
+
+    Args:
+        record: what ``VolumeAdapter.to_dict`` returned.
+
+    Returns:
+        The adapter.
+    """
+    width = record["width"]
+    return VolumeAdapter(
+        None if width is None else float(width),
+        VolumeTone() if record["tone"] else None,
+        VolumeHead() if record["head"] else None,
+    )
+
+
+def cube_around_prompts(prompts: Sequence[VolumePrompt], mask: Mask | None, width: float, spacing: Spacing) -> Cube:
+    """Place a cube of a given width around what is marked as the object; wider if it does not fit.
+
+    Args:
+        prompts: prompts in voxels of the volume.
+        mask: a mask of the object, or None.
+        width: width, mm.
+        spacing: distance of voxels along each axis, mm.
+
+    Returns:
+        The cube.
+    """
+    low, high = marked_extent(prompts, mask)
+    needed = 1.1 * float(((high - low + 1) * spacing).max())
+    return Cube.around((low + high) / 2, max(width, needed), spacing, SIDE)
+
+
+def cube_around_answer(probability: NDArray[np.float32], prompts: Sequence[VolumePrompt], spacing: Spacing) -> Cube:
+    """Place the head's cube around an answer, and around the prompts if the answer is empty.
+
+    Args:
+        probability: the answer, (I, J, K).
+        prompts: prompts in voxels of the volume.
+        spacing: distance of voxels along each axis, mm.
+
+    Returns:
+        The cube.
+    """
+    low, high = marked_extent(prompts, probability > 0.5)
+    width = _MARGIN * float(((high - low + 1) * spacing).max())
+    return Cube.around((low + high) / 2, max(width, _MIN_WIDTH), spacing, SIDE)
+
+
+def ask_about_cube(
+    black_box: VolumeBlackBox,
+    shown: torch.Tensor,
+    spacing: Spacing,
+    prompts: Sequence[VolumePrompt],
+    cube: Cube,
+    mask: Mask | None = None,
+) -> torch.Tensor:
+    """Ask a 3D black box about a cube.
+
+    Args:
+        black_box: the model.
+        shown: grey values in [0, 1], (S, S, S).
+        spacing: distance of the volume's voxels along each axis, mm.
+        prompts: prompts in voxels of the volume.
+        cube: the cube.
+        mask: a mask to be corrected, (I, J, K), or None.
+
+    Returns:
+        Probability of the object in the cube, (S, S, S).
+    """
+    moved = [inside for prompt in prompts if (inside := move_to_cube(prompt, cube)) is not None]
+    start = None if mask is None else cube.extract(mask, 0.0) > 0.5
+    distance = cube.step[0] * spacing[0]
+    answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, start)
+    return torch.from_numpy(answer)
+
+
+def paste(probability: NDArray[np.float32], cube: Cube, answer: torch.Tensor) -> NDArray[np.float32]:
+    """Replace the part of a volume inside a cube.
+
+    Args:
+        probability: values, (I, J, K), which are not changed.
+        cube: the cube.
+        answer: values in the cube, (S, S, S).
+
+    Returns:
+        The new values, (I, J, K).
+    """
+    pasted, part = probability.copy(), cube.part(probability.shape)
+    pasted[part] = cube.insert_part(answer.numpy(), part)
+    return pasted
+
+
+def _channel(prompt: VolumePrompt) -> int:
+    """Return 0 for what marks the object, 1 for what marks something else, 2 for boxes and lassos around the object."""
+    if not prompt.include:
+        return 1
+    around = isinstance(prompt, VolumeBox) or (isinstance(prompt, VolumeRegion) and prompt.lasso)
+    return 2 if around and not isinstance(prompt, VolumePoint) else 0

@@ -1,0 +1,1 @@
+"""Adapt 3D black boxes."""
