@@ -270,7 +270,7 @@ class Sessions:
                     return
 
     def _finish_ended(self, among: Collection[Session] | None = None) -> None:
-        """Call ``on_end`` for sessions that have ended and in which no request runs any more; for all if none is given."""
+        """Call ``on_end`` for sessions, or all, that have ended and in which no request runs any more."""
         while True:
             with self._lock:
                 ended = (one for one in self._ended if not one.running and (among is None or one in among))
