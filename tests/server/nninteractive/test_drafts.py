@@ -27,6 +27,7 @@ from baps.site.roles import Role
 from baps.site.users import Users
 from tests.support.client import threaded_site
 from tests.support.sites import SAMPLES, Site, sample_labels, spleen_click
+from tests.support.sites import site as process_site
 
 SPLEEN, LIVER = 2, 1
 
@@ -327,3 +328,24 @@ def test_the_stored_draft_holds_neither_the_image_nor_its_name(site: Site) -> No
         assert set(content.files) == {"record", "mask"}
         assert b"ct_0" not in content["record"].tobytes()
     assert file.stat().st_size < np.prod(draft.shape) / 8
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_the_server_of_baps_serve_keeps_the_mask_when_it_is_stopped(tmp_path: Path) -> None:
+    with contextmanager(process_site)(tmp_path, cases=1) as running:
+        session = nnInteractiveRemoteInferenceSession(f"{running.address}/nninteractive/spleen")
+        voxels, click = by_itk("ct_01")
+        session.set_image(voxels[None], {})
+        mask = np.zeros(voxels.shape, np.uint8)
+        session.set_target_buffer(mask)
+        session.add_point_interaction(click, True)
+        running.process.terminate()
+        running.process.wait(60)
+        (draft,) = drafts_of(running)
+        assert np.array_equal(store_of(running).mask(draft.name), mask > 0)
+        assert "Traceback" not in running.log.read_text()
+        modes = {
+            path.stat().st_mode & 0o077 for path in [running.adapters / "drafts", *running.adapters.glob("drafts/*")]
+        }
+        assert modes == {0}
