@@ -17,13 +17,14 @@ _PACKAGE = APP / "baps"
 
 _EXTRAS = {
     "server": "server",
-    "server/nninteractive": "nninteractive",
     "demo": "server",
     "cli/evidence_plot.py": "server",
     "cli/labels.py": "server",  # baps labels import, which saves as the server does
     "site/doctor.py": "server",
     "blackbox/remote": "remote",
     "blackbox/remote/hosting.py": "hosting",
+    "blackbox/volumes": "nninteractive",
+    "utils/packed_arrays.py": "nninteractive",
     "blackbox/sam2.py": "sam2",
     "blackbox/sam2_memory.py": "sam2",
     "blackbox/transformers_sam.py": "encoders",

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
 
 from baps.blackbox import Capabilities
-from baps.errors import InputError
 from baps.inference.slice_prompts import group_by_slice, slicing_axis
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumePrompt, VolumeRegion
 from tests.support.bright_pieces import BrightPiecesBlackBox
@@ -48,20 +46,6 @@ def test_without_either_the_odd_size_decides_and_else_the_first_axis() -> None:
     assert slicing_axis((64, 96, 64), None) == 1
     assert slicing_axis((64, 64, 64), None) == 0
     assert slicing_axis((30, 40, 50), (1, 1, 1)) == 0
-
-
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_prompts_move_with_the_axes(order: tuple[int, ...]) -> None:
-    mask = np.random.default_rng(3).random(SHAPE) > 0.7
-    region = VolumeRegion.of(mask[4:9, 2:8, 1:7], (4, 2, 1), False, True).moved(order)
-    again = np.zeros([SHAPE[axis] for axis in order], bool)
-    again[tuple(slice(low, low + size) for low, size in zip(region.low, region.shape, strict=True))] = region.unpack()
-    expected = np.zeros(SHAPE, bool)
-    expected[4:9, 2:8, 1:7] = mask[4:9, 2:8, 1:7]
-    assert np.array_equal(again, expected.transpose(order))
-    assert VolumePoint((5, 6, 7), True).moved(order).voxel == tuple((5, 6, 7)[axis] for axis in order)
-    box = VolumeBox((1, 2, 3), (4, 6, 9), False).moved(order)
-    assert (box.low, box.high) == (tuple((1, 2, 3)[a] for a in order), tuple((4, 6, 9)[a] for a in order))
 
 
 def test_clicks_of_several_slices_are_grouped() -> None:
@@ -141,8 +125,3 @@ def test_what_is_marked_as_beside_the_object_is_erased_across_every_axis(across:
         assert group.erased is not None
         erased[:, :, k] = group.erased.T
     assert np.array_equal(erased, expected)
-
-
-def test_an_empty_scribble_is_refused() -> None:
-    with pytest.raises(InputError, match="empty"):
-        VolumeRegion.of(np.zeros(SHAPE), (0, 0, 0), False, True)

@@ -28,6 +28,7 @@ from baps.site.doctor import Status, examine
 from baps.site.roles import Role
 from baps.site.settings import Settings
 from baps.site.users import Users
+from tests.support.faulty_nninteractive import faulty_nninteractive
 from tests.support.faulty_server import FaultyServer
 from tests.support.paths import ROOT
 
@@ -477,6 +478,22 @@ def test_remote_models(faulty: FaultyServer) -> None:
         doctor.model(site.model_copy(update={"remote": f"http://127.0.0.1:{_free()}/faulty"}))
 
 
+def test_the_3d_model() -> None:
+    with faulty_nninteractive() as server:
+        server.capabilities["license"] = "CC BY-NC-SA 4.0"
+        site = Settings(volume_black_box="nninteractive", volume_remote=server.address)
+        finding = doctor.volume_model(site)
+        assert server.leases == set()
+    assert finding.status is WARNING
+    assert (
+        "understands a click or a box or a box in one slice or a scribble or a lasso, and masks to correct"
+        in finding.message
+    )
+    assert "CC BY-NC-SA 4.0: they are for non-commercial use only." in finding.remedy
+    with pytest.raises(BapsError, match="cannot be reached"):
+        doctor.volume_model(site)
+
+
 def test_the_folder_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.adapters(tmp_path).status is OK
     assert doctor.adapters(tmp_path / "a" / "b").status is OK
@@ -544,6 +561,13 @@ def test_missing_weights(quick: dict[str, str]) -> None:
     findings = examine({**quick, "black_box": "sam"}, port=_free())
     assert findings["settings"].status is OK
     assert "needs weights" in findings["model"].message
+
+
+def test_a_3d_model_is_checked_where_there_is_one(quick: dict[str, str]) -> None:
+    assert "3D model" not in examine(quick)
+    findings = examine({**quick, "volume_black_box": "nninteractive"})
+    assert findings["3D model"].status is FAILED
+    assert "needs an address" in findings["3D model"].message
 
 
 def test_missing_users(quick: dict[str, str]) -> None:

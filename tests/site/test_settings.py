@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -386,3 +387,34 @@ def test_labels_of_other_types_are_refused(tmp_path: Path) -> None:
     file.write_text('{"labels": 5}')
     with pytest.raises(InputError, match="[Ll]abels"):
         read_settings({"config": str(file)}, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"volume_black_box": "no-such"}, "no 3D black box named 'no-such'. Known ones: nninteractive"),
+        ({"volume_black_box": "nninteractive"}, "needs an address: give --volume-remote"),
+        ({"volume_remote": "gpu"}, "is not the address of an nninteractive-server"),
+        ({"volume_remote": "http://127.0.0.1:1527", "volume_remote_token_file": "/no/such"}, "cannot be read from"),
+    ],
+)
+def test_a_3d_model_that_cannot_be_used(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_settings(Settings(**changes))  # type: ignore[arg-type]
+
+
+def test_the_key_of_the_3d_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAPS_VOLUME_REMOTE_TOKEN", "of-the-environment")
+    site = Settings(volume_remote="http://127.0.0.1:1527", remote_timeout=9)
+    assert site.volume_remote_model is not None
+    assert (site.volume_remote_model.token, site.volume_remote_model.timeout) == ("of-the-environment", 9)
+    file = tmp_path / "key"
+    file.write_text("of-the-file\n")
+    file.chmod(0o600)
+    with_file = site.model_copy(update={"volume_remote_token_file": file})
+    assert with_file.volume_remote_model is not None
+    assert with_file.volume_remote_model.token == file.read_text().strip()
+    file.chmod(0o644)
+    with pytest.raises(InputError, match="Other users can read"):
+        _ = with_file.volume_remote_model
+    assert Settings().volume_remote_model is None

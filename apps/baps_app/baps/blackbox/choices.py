@@ -7,3 +7,6 @@ CHECKPOINT_BLACK_BOXES = ("sam", "medsam", "sam_hq", "sam2", "sam3")
 
 BLACK_BOXES = ("bundled", *CHECKPOINT_BLACK_BOXES, "remote")
 """Names that ``load_black_box`` knows."""
+
+VOLUME_BLACK_BOXES = ("nninteractive",)
+"""Names that ``load_volume_black_box`` knows."""

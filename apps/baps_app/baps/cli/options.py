@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baps.blackbox.choices import BLACK_BOXES
+from baps.blackbox.choices import BLACK_BOXES, VOLUME_BLACK_BOXES
 from baps.cli.console import Console
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Remote = Annotated[
     str,
     typer.Option(metavar="ADDRESS", help="Address of the model remote: http://host:8000/model, or https, grpc, grpcs."),
+]
+VolumeBlackBox = Annotated[
+    str, typer.Option(help=f"Model that answers nnInteractive's viewers in 3D: {', '.join(VOLUME_BLACK_BOXES)}.")
+]
+VolumeRemote = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Address of the nninteractive-server: http://host:1527, or https.")
 ]
 Adapters = Annotated[str, typer.Option(metavar="FOLDER", help="Folder of adapters. Default: the app's own.")]
 CacheMb = Annotated[str, typer.Option(metavar="MB", help="Memory for volumes and encodings.")]
@@ -61,6 +67,8 @@ _ANNOTATIONS = {
     "weights_sha256": WeightsSha256,
     "device": Device,
     "remote": Remote,
+    "volume_black_box": VolumeBlackBox,
+    "volume_remote": VolumeRemote,
     "adapters": Adapters,
     "cache_mb": CacheMb,
     "users": Users,
@@ -74,7 +82,7 @@ _ANNOTATIONS = {
 MODEL = ("black_box", "weights", "weights_sha256", "device", "remote")
 """Settings that choose the black box."""
 
-SITE = ("labels", *MODEL, "adapters", "cache_mb", "users", "openid")
+SITE = ("labels", *MODEL, "volume_black_box", "volume_remote", "adapters", "cache_mb", "users", "openid")
 """Settings of a server."""
 
 

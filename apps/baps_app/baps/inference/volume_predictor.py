@@ -1,7 +1,7 @@
 """Segment an object in a volume from prompts, starting from an earlier mask: one interface, and the model of slices.
 
 ``VolumePredictor`` is what a server of 3D prompts needs. ``SlicePredictor`` answers with the black box that segments
-slices; a black box that answers in 3D can take its place. Predictions are stateless: the same volume, prompts and
+slices, and ``ModelPredictor`` with one that answers in 3D. Predictions are stateless: the same volume, prompts and
 earlier mask give the same mask, so that undoing a prompt is exact.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.blackbox import Capabilities
+from baps.blackbox.volumes.interface import VolumeCapabilities
 from baps.imaging.canvas import SLICE_AXIS, Plane
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
@@ -101,8 +101,8 @@ class VolumePredictor(ABC):
 
     @property
     @abstractmethod
-    def capabilities(self) -> Capabilities:
-        """What the model understands."""
+    def capabilities(self) -> VolumeCapabilities:
+        """What is understood."""
 
     @abstractmethod
     def predict(
@@ -147,9 +147,22 @@ class SlicePredictor(VolumePredictor):
         self._segmenter = segmenter
 
     @property
-    def capabilities(self) -> Capabilities:
-        """What the black box understands."""
-        return self._segmenter.black_box.capabilities
+    def capabilities(self) -> VolumeCapabilities:
+        """What is understood: every prompt but clicks is converted to what the black box of slices understands."""
+        model = self._segmenter.black_box.capabilities
+        return VolumeCapabilities(
+            name=model.name,
+            weights_sha256=model.weights_sha256,
+            points=model.clicks,
+            boxes=True,
+            flat_boxes=True,
+            scribbles=True,
+            lassos=True,
+            negative=True,
+            masks=True,
+            probabilities=False,
+            licence=f"that of the site's model, {model.name} (BAPS)",
+        )
 
     def predict(
         self,
@@ -176,10 +189,9 @@ class SlicePredictor(VolumePredictor):
             The new mask.
         """
         loaded, order = image.sliced_across(slicing_axis(image.shape, image.spacing, prompts))
+        model = self._segmenter.black_box.capabilities
         adapter = self._segmenter.load_adapter(label)
-        groups, bounds = group_by_slice(
-            [prompt.moved(order) for prompt in prompts], loaded.volume.shape, self.capabilities
-        )
+        groups, bounds = group_by_slice([prompt.moved(order) for prompt in prompts], loaded.volume.shape, model)
         answer = np.zeros(image.shape, bool)
         work = _SliceWork(
             self._segmenter, loaded, adapter, groups, bounds, answer.transpose(order), should_continue, progress
@@ -187,7 +199,7 @@ class SlicePredictor(VolumePredictor):
         if mask.any():
             answer[:] = mask
             added = [prompt.moved(order) for prompt in prompts[len(prompts) - new :]]
-            work.correct(group_by_slice(added, loaded.volume.shape, self.capabilities)[0])
+            work.correct(group_by_slice(added, loaded.volume.shape, model)[0])
         else:
             work.begin()
         return VolumeAnswer(answer, work.used_adapter, work.complete)

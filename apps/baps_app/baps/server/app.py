@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 import baps.server.labels.save_labels
 from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox, Capabilities, load_black_box
+from baps.blackbox.volumes.interface import VolumeBlackBox
 from baps.errors import BapsError, InputError
 from baps.evaluation.splits import patient_hash
 from baps.imaging.volume import Volume
@@ -76,10 +77,11 @@ class BapsApp(MONAILabelApp):
         check_stock_server(studies, self.site)
         self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
         self.jobs = LongRequests()
-        self._loading, self._loading_organs = threading.Lock(), threading.Lock()
+        self._loading, self._loading_organs, self._loading_volumes = (threading.Lock() for _ in range(3))
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
+        self._volume_black_box: VolumeBlackBox | None = None
         self._closed = threading.Event()
         self._prompts = FirstPrompts(self.site.adapters / "prompts.sqlite")
         self._audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
@@ -233,6 +235,30 @@ class BapsApp(MONAILabelApp):
                 self._organs = OrganSegmenter(model, self.organ_store, cache)
             return self._organs
 
+    def volume_black_box(self) -> VolumeBlackBox:
+        """Return the 3D black box. The first call loads it, and clicks on slices do not wait meanwhile.
+
+        Raises:
+            BapsError: If it cannot be loaded.
+        """
+        with self._loading_volumes:
+            if self._volume_black_box is None:
+                from baps.blackbox.volumes.loading import load_volume_black_box
+                from baps.blackbox.volumes.nninteractive import licence_notice
+
+                site = self.site
+                try:
+                    self._volume_black_box = load_volume_black_box(
+                        site.volume_black_box, site.volume_remote_model, known=site.volume_models_file
+                    )
+                except InputError as error:  # A setting of the operator, so not a 400.
+                    raise BapsError(f"The 3D model cannot be loaded. {error}") from error
+                capabilities = self._volume_black_box.capabilities
+                logger.info("3D black box %s, identity %s", capabilities.name, capabilities.weights_sha256)
+                if site.volume_black_box == "nninteractive":
+                    logger.warning("3D model behind %s: %s", site.volume_remote, licence_notice(capabilities.licence))
+            return self._volume_black_box
+
     def on_init_complete(self) -> None:
         """Start the work in the background: load the model, remove expired sessions and old versions of labels.
 
@@ -257,6 +283,8 @@ class BapsApp(MONAILabelApp):
         self._closed.set()
         if self._collector:
             self._collector.wake()
+        if self._volume_black_box:
+            self._volume_black_box.close()
 
     def _remove_sessions(self) -> None:
         while True:
@@ -268,10 +296,11 @@ class BapsApp(MONAILabelApp):
                 return
 
     def _load_first(self) -> None:
-        try:
-            self.segmenter()
-        except BapsError as error:  # Clicks get the same error.
-            logger.error("%s", error)
+        for load in (self.segmenter, *((self.volume_black_box,) if self.site.volume_black_box else ())):
+            try:
+                load()
+            except BapsError as error:  # Clicks get the same error.
+                logger.error("%s", error)
 
     @property
     def loaded(self) -> bool:

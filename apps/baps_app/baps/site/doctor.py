@@ -122,6 +122,7 @@ def examine(
         "memory, CPUs": partial(memory, site.cache_mb),
         "device": partial(device, site.device),
         "model": partial(model, site),
+        **({"3D model": partial(volume_model, site)} if site.volume_black_box else {}),
         "adapters": partial(adapters, site.adapters),
         "disk": partial(disk, places),
     }
@@ -398,6 +399,34 @@ def model(site: Settings) -> Finding:
         )
         return Finding(Status.WARNING, f"{message}; it is not a published checkpoint of SAM", remedy)
     return Finding(Status.OK, message)
+
+
+def volume_model(site: Settings) -> Finding:
+    """Check that the 3D model responds to a prompt, and report what it understands and its licence.
+
+    Args:
+        site: The settings of the site.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: If the model cannot be used.
+        BapsError: If its server cannot be reached.
+    """
+    from baps.blackbox.volumes.loading import load_volume_black_box
+    from baps.blackbox.volumes.nninteractive import licence_notice
+
+    begun = time.perf_counter()
+    black_box = load_volume_black_box(site.volume_black_box, site.volume_remote_model)  # It asks for one prediction.
+    black_box.close()
+    capabilities, seconds = black_box.capabilities, time.perf_counter() - begun
+    message = f"{capabilities.name}, which answered in {seconds:.1f} s and understands {capabilities.kinds}"
+    if capabilities.masks:
+        message += ", and masks to correct"
+    if site.volume_black_box != "nninteractive":
+        return Finding(Status.OK, message)
+    return Finding(Status.WARNING, message, f"{licence_notice(capabilities.licence)} Check that you may use them.")
 
 
 def adapters(root: Path) -> Finding:

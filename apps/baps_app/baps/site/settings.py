@@ -21,11 +21,13 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from baps.blackbox.choices import BLACK_BOXES, CHECKPOINT_BLACK_BOXES
+from baps.blackbox.choices import BLACK_BOXES, CHECKPOINT_BLACK_BOXES, VOLUME_BLACK_BOXES
 from baps.blackbox.remote.settings import RemoteSettings
+from baps.blackbox.volumes.settings import TOKEN_VARIABLE, VolumeRemoteSettings
 from baps.errors import InputError
 from baps.site.app_folder import app_folder
 from baps.site.openid_settings import read_openid
+from baps.site.secret_file import read_private
 from baps.site.users import Users
 from baps.utils.deprecation import rename_old_keys
 from baps.utils.limits import DEFAULT_MAX_VOLUME_MB
@@ -124,6 +126,12 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
         remote_timeout: Seconds to wait for a response.
         remote_retry_seconds: Seconds to retry if the model's server does not respond.
+        volume_black_box: Model that answers nnInteractive's viewers in 3D, ``nninteractive``. Empty: the black box
+            answers them slice by slice.
+        volume_remote: Address of the nninteractive-server of ``nninteractive``. ``remote_timeout`` and
+            ``remote_retry_seconds`` hold for it too.
+        volume_remote_token_file: Private file with its API key. None: the environment variable
+            ``BAPS_VOLUME_REMOTE_TOKEN``.
         encoder: Frozen encoder of new adapters: ``statistics``, ``clip``, ``vit_mae`` or ``dino``.
         encoder_source: Weights of the encoder, a local path or a hub's name. Empty: the usual ones.
         pacs_credentials: Private JSON file with the user, the password and the CA certificate of a PACS.
@@ -178,6 +186,9 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     remote_prompts: Text = RemoteSettings.prompts
     remote_timeout: Seconds = RemoteSettings.timeout
     remote_retry_seconds: Seconds = RemoteSettings.retry_seconds
+    volume_black_box: Text = ""
+    volume_remote: Text = ""
+    volume_remote_token_file: File | None = None
     encoder: Text = "statistics"
     encoder_source: Text = ""
     pacs_credentials: File | None = None
@@ -270,10 +281,31 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
             self.remote_retry_seconds,
         )
 
+    @property
+    def volume_remote_model(self) -> VolumeRemoteSettings | None:
+        """Settings of the nninteractive-server, or None if there is no address. The API key is read now.
+
+        Raises:
+            InputError: If they cannot be used, or others can read the file with the key.
+        """
+        if not self.volume_remote:
+            return None
+        file = self.volume_remote_token_file
+        if file is None:
+            token = os.environ.get(TOKEN_VARIABLE, "")
+        else:
+            token = read_private(file, "The API key of the nninteractive-server").decode(errors="replace").strip()
+        return VolumeRemoteSettings(self.volume_remote, token, self.remote_timeout, self.remote_retry_seconds)
+
+    @property
+    def volume_models_file(self) -> Path:
+        """File of the models behind nninteractive-servers that are known, see ``baps.blackbox.volumes.identity``."""
+        return self.adapters / "volume_models.json"
+
 
 _NAMES = tuple(Settings.model_fields)
-_PATH_NAMES = ("adapters", "audit", "openid", "organ_weights", "pacs_credentials", "patients", "users", "weights",
-               "worklist")  # fmt: skip
+_PATH_NAMES = ("adapters", "audit", "openid", "organ_weights", "pacs_credentials", "patients", "users",
+               "volume_remote_token_file", "weights", "worklist")  # fmt: skip
 _OPTIONS, _VARIABLES = "on the command line", "in the environment"
 
 
@@ -398,6 +430,13 @@ def check_settings(settings: Settings) -> None:
         raise InputError(
             f"The black box {settings.black_box} needs weights: give --weights a checkpoint (with make: WEIGHTS=...)."
         )
+    if settings.volume_black_box and settings.volume_black_box not in VOLUME_BLACK_BOXES:
+        raise InputError(
+            f"There is no 3D black box named {settings.volume_black_box!r}. Known ones: "
+            f"{', '.join(VOLUME_BLACK_BOXES)}."
+        )
+    if settings.volume_remote_model is None and settings.volume_black_box == "nninteractive":
+        raise InputError("The 3D black box nninteractive needs an address: give --volume-remote http://host:1527.")
     if settings.organ_model != "bundled" and settings.organ_weights is None:
         raise InputError(
             f"The organ model {settings.organ_model} needs weights: give the path of a checkpoint (organ_weights)."

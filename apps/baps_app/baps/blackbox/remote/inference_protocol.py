@@ -27,7 +27,7 @@ TOKEN_VARIABLE = "BAPS_REMOTE_TOKEN"  # noqa: S105 (the name of a variable)
 """Environment variable with the token that is sent as ``Authorization: Bearer``."""
 
 _CONNECT_SECONDS = 10.0
-_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
+LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 _TEMPORARY_CODES = (429, 502, 503, 504)
 """HTTP codes of a server, or of a proxy before it, that is busy, starting or gone."""
 _TEMPORARY_STATUS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
@@ -212,7 +212,7 @@ def connect(address: Address, timeout: float) -> InferenceServer:
         MissingExtraError: if the packages of the extra ``remote`` are not installed.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
-    if token and not address.tls and not _LOOPBACK.fullmatch(address.host):
+    if token and not address.tls and not LOOPBACK.fullmatch(address.host):
         raise InputError(
             f"{TOKEN_VARIABLE} is set, but {address} is not encrypted: everyone on the way could read the token. Use "
             "https:// or grpcs://, or remove the token from the environment."

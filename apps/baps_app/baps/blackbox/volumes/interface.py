@@ -33,6 +33,7 @@ class VolumeCapabilities:
         masks: whether it can start from a mask and correct it.
         probabilities: whether it answers with probabilities; otherwise with 0 and 1.
         grid: number of voxels along each side of the cube that it resolves, or None if it takes volumes as they are.
+        licence: licence of the weights, or "" if unknown.
     """
 
     name: str
@@ -46,6 +47,24 @@ class VolumeCapabilities:
     masks: bool
     probabilities: bool
     grid: int | None = None
+    licence: str = ""
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of prompts that it understands, for people: ``a click or a box``."""
+        kinds = {
+            "a click": self.points,
+            "a box": self.boxes,
+            "a box in one slice": self.flat_boxes,
+            "a scribble": self.scribbles,
+            "a lasso": self.lassos,
+        }
+        return " or ".join(kind for kind, understood in kinds.items() if understood)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What an adapter of this model depends on: the weights' SHA-256 and the kind of answers."""
+        return self.weights_sha256, "volume"
 
     def understands(self, prompt: VolumePrompt) -> bool:
         """Return whether the model understands a prompt.
@@ -117,16 +136,12 @@ class VolumeBlackBox(ABC):
         if start is None and not any(prompt.include for prompt in understood):
             raise InputError(
                 f"{self.capabilities.name} understands none of the prompts that mark the object. Draw "
-                f"{_what_it_understands(self.capabilities)}."
+                f"{self.capabilities.kinds}."
             )
         if self.wait:
             self.wait()
         with self._lock:
-            if self.budget is not None and self._images_queried >= self.budget:
-                raise BudgetSpentError(
-                    f"All {self.budget} predictions of the budget have been made. Raise it (max_predictions) to go on."
-                )
-            self._images_queried += 1
+            self._count()
             probability = self._predict(voxels, spacing, understood, start)
         if probability.shape != shape or not np.isfinite(probability).all():
             raise BapsError(
@@ -134,6 +149,21 @@ class VolumeBlackBox(ABC):
                 "if that does not help, restore its weights from where they came."
             )
         return probability
+
+    def close(self) -> None:  # noqa: B027 (most models have nothing to give back)
+        """Give back what the model holds elsewhere, such as a session on a server."""
+
+    def _count(self) -> None:
+        """Count a prediction. A backend that sends it again counts it again.
+
+        Raises:
+            BudgetSpentError: if the budget is spent.
+        """
+        if self.budget is not None and self._images_queried >= self.budget:
+            raise BudgetSpentError(
+                f"All {self.budget} predictions of the budget have been made. Raise it (max_predictions) to go on."
+            )
+        self._images_queried += 1
 
     @abstractmethod
     def _predict(
@@ -161,14 +191,3 @@ def _check_inside(prompt: VolumePrompt, shape: Triple) -> None:
         low, high = prompt.low, tuple(np.add(prompt.low, prompt.shape).tolist())
     if not all(0 <= first < end <= size for first, end, size in zip(low, high, shape, strict=True)):
         raise InputError(f"A prompt from {low} to {high} lies outside the volume, which has {shape} voxels.")
-
-
-def _what_it_understands(capabilities: VolumeCapabilities) -> str:
-    kinds = {
-        "a click": capabilities.points,
-        "a box": capabilities.boxes,
-        "a box in one slice": capabilities.flat_boxes,
-        "a scribble": capabilities.scribbles,
-        "a lasso": capabilities.lassos,
-    }
-    return " or ".join(kind for kind, understood in kinds.items() if understood)

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, FiniteFloat
 
-from baps.blackbox import Capabilities
+from baps.blackbox.volumes.interface import VolumeCapabilities
 from baps.errors import InputError
 from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint
-from baps.server.nninteractive.wire import shape_text
+from baps.utils.packed_arrays import shape_text
 
 VERSION = "2.6.0"
 """Version of nnInteractive's protocol that is spoken here."""
@@ -148,11 +148,11 @@ def read_spacing(properties: Mapping[str, Any]) -> tuple[float, float, float] | 
     return float(value[0]), float(value[1]), float(value[2])
 
 
-def capabilities_reply(capabilities: Capabilities, autozoom: bool = True) -> dict[str, Any]:
+def capabilities_reply(capabilities: VolumeCapabilities, autozoom: bool = True) -> dict[str, Any]:
     """Describe the model as nninteractive-server does.
 
     Args:
-        capabilities: What the model understands. A box becomes a click for a model that knows none.
+        capabilities: What is understood.
         autozoom: The flag of new sessions.
 
     Returns:
@@ -161,11 +161,11 @@ def capabilities_reply(capabilities: Capabilities, autozoom: bool = True) -> dic
     """
     return {
         "supported_interactions": {
-            "points": capabilities.clicks,
-            "bbox2d": True,
-            "bbox3d": True,
-            "scribble": True,
-            "lasso": True,
+            "points": capabilities.points,
+            "bbox2d": capabilities.flat_boxes,
+            "bbox3d": capabilities.boxes,
+            "scribble": capabilities.scribbles,
+            "lasso": capabilities.lassos,
         },
         "channel_mapping": {
             "prev_seg": 0,
@@ -183,6 +183,6 @@ def capabilities_reply(capabilities: Capabilities, autozoom: bool = True) -> dic
         "patch_size": None,
         "do_autozoom": autozoom,
         "inference_session_version": VERSION,
-        "license": f"that of the site's model, {capabilities.name} (BAPS)",
+        "license": capabilities.licence or "!!MISSING!!",  # As nninteractive-server says it.
         "supports_undo": True,
     }

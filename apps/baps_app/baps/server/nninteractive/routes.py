@@ -25,6 +25,7 @@ from baps.errors import BapsError, InputError, NotFoundError
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import choose_window
 from baps.inference.requests.form import read_form
+from baps.inference.volume_model_predictor import ModelPredictor
 from baps.inference.volume_predictor import SlicePredictor, VolumeAnswer, VolumeImage, VolumePredictor
 from baps.prompts.volume_prompts import Triple, VolumePrompt, VolumeRegion
 from baps.server.infer.base import format_adapter
@@ -34,7 +35,11 @@ from baps.server.nninteractive import messages
 from baps.server.nninteractive.kept_drafts import KeptDrafts, may_save_labels
 from baps.server.nninteractive.sessions import Limits, Session, Sessions
 from baps.server.nninteractive.volume import Mask, Predict, SegmentedVolume, bytes_needed
-from baps.server.nninteractive.wire import (
+from baps.server.request_context import context_of
+from baps.server.request_names import json_object
+from baps.site.audit import AuditFile
+from baps.site.settings import Settings
+from baps.utils.packed_arrays import (
     Header,
     check_installed,
     read_array,
@@ -42,10 +47,6 @@ from baps.server.nninteractive.wire import (
     shape_text,
     write_array,
 )
-from baps.server.request_context import context_of
-from baps.server.request_names import json_object
-from baps.site.audit import AuditFile
-from baps.site.settings import Settings
 from baps.utils.throttle import inference_lock
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def volume_predictor(app: BapsApp) -> VolumePredictor:
     Raises:
         BapsError: If the black box cannot be loaded.
     """
-    return SlicePredictor(app.segmenter())
+    return ModelPredictor(app.volume_black_box) if app.site.volume_black_box else SlicePredictor(app.segmenter())
 
 
 def _predict(request: Request, session: Session) -> Predict:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 
 from baps.errors import InputError
-from baps.server.nninteractive.wire import TYPES, read_array, read_header, write_array
 from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
+from baps.utils.packed_arrays import TYPES, read_array, read_header, write_array
 
 
 def read(body: bytes) -> np.ndarray[Any, Any]:

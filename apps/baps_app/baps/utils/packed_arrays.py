@@ -1,4 +1,4 @@
-"""Read and write arrays in the wire format of nnInteractive's clients.
+"""Read and write arrays in the wire format of nnInteractive's clients and servers.
 
 The format is a header (magic, version, codec, number of axes, type, shape) and chunks that blosc2 compressed. The
 client's own package packs and unpacks it. It makes room for whatever shape a header declares, so the header, and the
@@ -61,7 +61,7 @@ def read_header(file: BinaryIO | None, what: str) -> Header:
     """Read the header of a packed array and check that it can be true.
 
     Args:
-        file: The body of the request, or None if there is none.
+        file: The body of the request or reply, or None if there is none.
         what: Name of the array, for messages.
 
     Returns:
@@ -72,7 +72,7 @@ def read_header(file: BinaryIO | None, what: str) -> Header:
     """
     begin = file.read(8) if file is not None else b""
     if file is None or len(begin) < 8:
-        raise InputError(f"{what} is missing from the request. Send it packed, as nninteractive-client does.")
+        raise InputError(f"{what} is missing. Send it packed, as nninteractive-client does.")
     magic, version, _, axes, name_length = struct.unpack("<4sBBBB", begin)
     if magic != _MAGIC or version != _VERSION:
         raise InputError(f"{what} is not an array in the format of nninteractive-client 2.")
@@ -97,7 +97,7 @@ def read_array(file: BinaryIO, header: Header, what: str) -> NDArray[Any]:
     """Unpack an array.
 
     Args:
-        file: The body of the request.
+        file: The body of the request or reply.
         header: Its header, for which there is room.
         what: Name of the array, for messages.
 
@@ -115,28 +115,30 @@ def read_array(file: BinaryIO, header: Header, what: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = unpack_array(body)
     except (ValueError, RuntimeError, TypeError, struct.error) as error:
-        raise _broken(what) from error
+        raise InputError(_broken(what)) from error
     if array.dtype != header.dtype or array.shape != header.shape:
-        raise _broken(what)
+        raise InputError(_broken(what))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{what} holds values that are NaN or infinite. Replace them, for example by that of air.")
     return array
 
 
-def write_array(array: NDArray[Any]) -> bytes:
-    """Pack a mask for a reply.
+def write_array(array: NDArray[Any], is_mask: bool = True) -> bytes:
+    """Pack an array.
 
     Args:
-        array: The mask.
+        array: The array.
+        is_mask: Whether it is a mask, which is small without a filter. For an image, a filter is chosen.
 
     Returns:
-        The body of the reply.
+        The body of the request or the reply.
 
     Raises:
         MissingExtraError: If the package of the protocol is not installed.
     """
     serialization = _serialization()
-    packed: bytes = serialization.pack_array(array, filters=[serialization.blosc2.Filter.NOFILTER], nthreads=1)
+    filters = [serialization.blosc2.Filter.NOFILTER] if is_mask else None
+    packed: bytes = serialization.pack_array(array, filters=filters, nthreads=1)
     return packed
 
 
@@ -166,21 +168,21 @@ def _check_chunks(body: bytes, header: Header, what: str) -> None:
     """
     offset, written = header.start + 4, 0
     if len(body) < offset:
-        raise _broken(what)
+        raise InputError(_broken(what))
     (count,) = struct.unpack_from("<I", body, header.start)
     for _ in range(count):
         if len(body) < offset + 16 + _FRAME_BYTES:
-            raise _broken(what)
+            raise InputError(_broken(what))
         unpacked, packed = struct.unpack_from("<QQ", body, offset)
         offset += 16
         if packed < _FRAME_BYTES or offset + packed > len(body) or unpacked < 1:
-            raise _broken(what)
+            raise InputError(_broken(what))
         _check_frame(body[offset : offset + _FRAME_BYTES], unpacked, packed, what)
         offset, written = offset + packed, written + unpacked
         if written > header.nbytes:
-            raise _broken(what)
+            raise InputError(_broken(what))
     if written != header.nbytes or offset != len(body):
-        raise _broken(what)
+        raise InputError(_broken(what))
 
 
 def _check_frame(frame: bytes, unpacked: int, packed: int, what: str) -> None:
@@ -191,13 +193,13 @@ def _check_frame(frame: bytes, unpacked: int, packed: int, what: str) -> None:
     """
     flags, sizes, filters = frame[2], struct.unpack_from("<3i", frame, 4), frame[16:22]
     if flags & _EXTENDED != _EXTENDED or (sizes[0], sizes[2]) != (unpacked, packed):
-        raise _broken(what)
+        raise InputError(_broken(what))
     if not 0 < sizes[1] <= unpacked or flags >> 5 not in _COMPRESSORS or set(filters) - set(_FILTERS):
-        raise _broken(what)
+        raise InputError(_broken(what))
 
 
-def _broken(what: str) -> InputError:
-    return InputError(f"{what} is broken: it does not hold what its header declares. Send it again.")
+def _broken(what: str) -> str:
+    return f"{what} is broken: it does not hold what its header declares. Send it again."
 
 
 def shape_text(shape: Sequence[int]) -> str:
