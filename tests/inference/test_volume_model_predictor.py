@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from baps.errors import InputError
 from baps.imaging.windowing import Window
 from baps.inference.volume_model_predictor import ModelPredictor
 from baps.inference.volume_predictor import VolumeImage
+from baps.inference.volume_segmenter import VolumeSegmenter
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumePrompt
+from baps.registry.store import AdapterStore
 from tests.support.bright_volumes import BrightVolumesBlackBox
 
 SHAPE = (20, 16, 9)
@@ -42,12 +45,16 @@ def image(colour: bool = False) -> VolumeImage:
     return VolumeImage("test", np.repeat(voxels[..., None], 3, -1) if colour else voxels, Window(0, 255), (1, 1, 3))
 
 
+def predictor(black_box: BrightVolumesBlackBox) -> ModelPredictor:
+    return ModelPredictor(VolumeSegmenter(lambda: black_box, AdapterStore(Path("no adapters here"))))
+
+
 def predict(
     black_box: BrightVolumesBlackBox, prompts: Sequence[VolumePrompt], new: int, mask: Mask | None = None, **more: Any
 ) -> Mask:
     before = np.zeros(SHAPE, bool) if mask is None else mask.copy()
     shown = more.pop("image", None) or image()
-    answer = ModelPredictor(lambda: black_box).predict(shown, prompts, new, before, **more)
+    answer = predictor(black_box).predict(shown, prompts, new, before, **more)
     assert np.array_equal(before, np.zeros(SHAPE, bool) if mask is None else mask)
     assert answer.adapter is None
     assert answer.complete
@@ -117,7 +124,7 @@ def test_colour_is_grey_to_the_model() -> None:
 
 def test_it_can_be_stopped_before_it_asks_the_model() -> None:
     black_box = BrightVolumesBlackBox()
-    answer = ModelPredictor(lambda: black_box).predict(
+    answer = predictor(black_box).predict(
         image(), [VolumePoint(IN_FIRST, True)], 1, marked(SECOND), should_continue=lambda: False
     )
     assert not answer.complete
@@ -129,4 +136,4 @@ def test_progress_is_reported() -> None:
     steps: list[tuple[int, int]] = []
     predict(BrightVolumesBlackBox(), [VolumePoint(IN_FIRST, True)], 1, progress=lambda *step: steps.append(step))
     assert steps == [(0, 1), (1, 1)]
-    assert ModelPredictor(BrightVolumesBlackBox).capabilities.scribbles
+    assert predictor(BrightVolumesBlackBox()).capabilities.scribbles

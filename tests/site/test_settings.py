@@ -392,7 +392,7 @@ def test_labels_of_other_types_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"volume_black_box": "no-such"}, "no 3D black box named 'no-such'. Known ones: nninteractive"),
+        ({"volume_black_box": "no-such"}, "no 3D black box named 'no-such'. Known ones: bundled3d, nninteractive"),
         ({"volume_black_box": "nninteractive"}, "needs an address: give --volume-remote"),
         ({"volume_remote": "gpu"}, "is not the address of an nninteractive-server"),
         ({"volume_remote": "http://127.0.0.1:1527", "volume_remote_token_file": "/no/such"}, "cannot be read from"),

@@ -8,5 +8,5 @@ CHECKPOINT_BLACK_BOXES = ("sam", "medsam", "sam_hq", "sam2", "sam3")
 BLACK_BOXES = ("bundled", *CHECKPOINT_BLACK_BOXES, "remote")
 """Names that ``load_black_box`` knows."""
 
-VOLUME_BLACK_BOXES = ("nninteractive",)
+VOLUME_BLACK_BOXES = ("bundled3d", "nninteractive")
 """Names that ``load_volume_black_box`` knows."""

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from baps.cli import options, outputs
 from baps.cli.audit_log import add_audit_line
 from baps.cli.console import Console
+from baps.cli.volumes import adapt_volume_model, names_volume_model
 from baps.errors import InputError
 
 console = Console(soft_wrap=True, highlight=False)
@@ -32,6 +33,10 @@ def adapt(
     optimiser: Annotated[str, typer.Option(help="prompt_space (ours) or spsa_gc (as published).")] = "prompt_space",
     prompt: Prompt = "click",
     max_images: Annotated[int, typer.Option(help="Maximum number of images sent to the model in all.")] = 4000,
+    max_predictions: Annotated[
+        int,
+        typer.Option(help="Maximum number of predictions of bundled3d or nninteractive."),
+    ] = 400,
     patients: options.Patients = None,
     seed: options.Seed = 0,
     zoom: Annotated[
@@ -61,8 +66,24 @@ def adapt(
 
     FILE holds what to serve: the adapter if it is likely to help (on trial) or proven to (published), otherwise one
     that changes nothing; the candidate is then beside it, as FILE.rejected. If the training is interrupted, the same
-    command resumes it from FILE.training.jsonl.
+    command resumes it from FILE.training.jsonl. The models bundled3d and nninteractive answer in 3D and
+    are adapted by volume.
     """
+    if names_volume_model(settings):
+        from baps.training.volumes.settings import VolumeSettings
+
+        volume_settings = VolumeSettings(
+            zoom=zoom,
+            visual_prompt=visual_prompt,
+            head=head,
+            optimiser=optimiser,
+            prompt=prompt,
+            max_predictions=max_predictions,
+            seed=seed,
+        )
+        adapt_volume_model(settings, images, labels, out, label, patients, volume_settings)
+        return
+
     from baps.adapters.adapter import identity_adapter
     from baps.adapters.adapter_file import write_adapter
     from baps.evaluation.cases import load_cases

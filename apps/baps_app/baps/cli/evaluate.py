@@ -12,6 +12,7 @@ from rich.table import Table
 from baps.cli import options, outputs
 from baps.cli.adapt import Label, Prompt
 from baps.cli.console import Console
+from baps.cli.volumes import evaluate_volume_model, names_volume_model
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -42,6 +43,9 @@ def evaluate(
     number), ``black_box_images``, and the results of each case. With more clicks, these results are still those of the
     first click (or box), and FILE also gets ``by_clicks``, ``by_clicks_std``, ``noc_85`` (number of clicks to Dice
     0.85, or ten if they do not reach it) and ``noc_85_failures`` (the share of slices that do not reach it).
+
+    The models bundled3d and nninteractive answer in 3D: they are measured by volume, with ``by_clicks`` and
+    ``hd95_by_clicks`` (95th percentile of the Hausdorff distance, mm).
     """
     from baps.adapters.adapter_file import check_trained_for, read_adapter
     from baps.evaluation.evaluate import evaluate as measure
@@ -50,6 +54,9 @@ def evaluate(
 
     check_prompts(prompt, seed, clicks)
     outputs.check_figures_file(json_file)
+    if names_volume_model(settings):
+        evaluate_volume_model(settings, images, labels, json_file, adapter, label, prompt, seed, clicks)
+        return
     loaded, record = read_adapter(adapter) if adapter else (None, None)
     _, model = options.load_site(settings)
     if record is not None:

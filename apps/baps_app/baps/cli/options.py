@@ -22,14 +22,22 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 Labels = Annotated[str, typer.Option(help="Organs, as in spleen,liver, or with their values: spleen=1,liver=6.")]
 BlackBox = Annotated[
-    str, typer.Option(help=f"The model: {', '.join(BLACK_BOXES[:-1])} or {BLACK_BOXES[-1]} (on another machine).")
+    str,
+    typer.Option(
+        help=f"The model: {', '.join(BLACK_BOXES[:-1])} or {BLACK_BOXES[-1]} (on another machine). For baps adapt and "
+        f"baps evaluate also {' or '.join(VOLUME_BLACK_BOXES)}, which answer in 3D."
+    ),
 ]
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; bundled and remote need none.")]
 WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="SHA-256 that the checkpoint must have.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Remote = Annotated[
     str,
-    typer.Option(metavar="ADDRESS", help="Address of the model remote: http://host:8000/model, or https, grpc, grpcs."),
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address of the model remote: http://host:8000/model, or https, grpc, grpcs; or of nninteractive: "
+        "http://host:1527.",
+    ),
 ]
 VolumeBlackBox = Annotated[
     str, typer.Option(help=f"Model that answers nnInteractive's viewers in 3D: {', '.join(VOLUME_BLACK_BOXES)}.")

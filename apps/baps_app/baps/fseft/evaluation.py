@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-from numpy.typing import NDArray
 
 from baps.blackbox.local import convert_out_of_memory
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
+from baps.evaluation.surface_distances import surface_distances
 from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel
@@ -72,28 +69,3 @@ def evaluate_organ(
         distances = surface_distances(mask, target, spacing)
         scores[case.image.name] = OrganScores(case.patient, dice(mask, target), *distances)
     return scores, skipped
-
-
-def surface_distances(
-    mask: NDArray[np.bool_], target: NDArray[np.bool_], spacing: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Compute surface distances with MONAI's metrics.
-
-    Args:
-        mask: (I, J, K).
-        target: (I, J, K). If both are empty, the distances are 0; if one is, infinite.
-        spacing: size of a voxel along I, J and K, (3,), mm.
-
-    Returns:
-        The 95th percentile of the Hausdorff distance, and the average symmetric surface distance, mm.
-    """
-    if not mask.any() or not target.any():
-        return (0.0, 0.0) if mask.any() == target.any() else (math.inf, math.inf)
-    either = np.nonzero(mask | target)
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in either)
-    first, second = (np.pad(surface_mask[box], 1)[None, None] for surface_mask in (mask, target))
-    pair = torch.from_numpy(first).float(), torch.from_numpy(second).float()
-    sizes = spacing.tolist()
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sizes)
-    surface = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=sizes)
-    return float(hd95), float(surface)

@@ -1,4 +1,4 @@
-"""Answer prompts in a volume with a black box that answers in 3D."""
+"""Answer prompts in a volume with a black box that answers in 3D, and with its adapters."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from baps.blackbox.volumes.interface import VolumeBlackBox, VolumeCapabilities
+from baps.adapters.volumes.adapter import ShownVolume
+from baps.blackbox.volumes.interface import VolumeCapabilities
 from baps.errors import InputError
 from baps.inference.volume_predictor import VolumeAnswer, VolumeImage, VolumePredictor
-from baps.prompts.volume_prompts import Mask, VolumePoint, VolumePrompt
+from baps.inference.volume_segmenter import VolumeSegmenter
+from baps.prompts.volume_prompts import Mask, VolumePrompt
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the grey value of a colour image (ITU-R BT.601)."""
@@ -20,20 +22,19 @@ class ModelPredictor(VolumePredictor):
     """Segments an object with one prediction of a 3D black box per prompt.
 
     The model gets all prompts, and the mask so far if it can start from one. The voxel of each click on the object then
-    belongs to the answer, and that of each click beside it does not, whatever the model makes of them. There are no
-    adapters yet.
+    belongs to the answer, and that of each click beside it does not, whatever the model makes of them.
 
     Args:
-        black_box: returns the 3D black box; the first call may load it.
+        segmenter: segments volumes.
     """
 
-    def __init__(self, black_box: Callable[[], VolumeBlackBox]) -> None:
-        self._black_box = black_box
+    def __init__(self, segmenter: VolumeSegmenter) -> None:
+        self._segmenter = segmenter
 
     @property
     def capabilities(self) -> VolumeCapabilities:
         """What the model understands."""
-        return self._black_box().capabilities
+        return self._segmenter.black_box.capabilities
 
     def predict(
         self,
@@ -52,7 +53,7 @@ class ModelPredictor(VolumePredictor):
             prompts: all prompts.
             new: number of new ones.
             mask: the answer so far.
-            label: not used.
+            label: the organ, whose adapter is used, or "".
             should_continue: called before the prediction.
             progress: called with 0 of 1 and 1 of 1.
 
@@ -71,12 +72,11 @@ class ModelPredictor(VolumePredictor):
         capabilities = self.capabilities
         if not any(capabilities.understands(prompt) for prompt in prompts[len(prompts) - new :]):
             raise InputError(f"{capabilities.name} does not understand this prompt. Draw {capabilities.kinds}.")
-        answer = self._black_box().predict(_grey(image.voxels), image.spacing or (1.0, 1.0, 1.0), prompts, start) > 0.5
-        for prompt in prompts:
-            if isinstance(prompt, VolumePoint):
-                answer[prompt.voxel] = prompt.include
+        shown = ShownVolume(_grey(image.voxels), image.spacing or (1.0, 1.0, 1.0), image.window)
+        loaded = self._segmenter.load_adapter(label)
+        answer = self._segmenter.segment(shown, prompts, start, loaded)
         progress(1, 1)
-        return VolumeAnswer(answer, None, complete=True)
+        return VolumeAnswer(answer, loaded.name if loaded else None, complete=True)
 
 
 def _grey(voxels: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -29,6 +29,7 @@ from baps.errors import BapsError, InputError
 from baps.evaluation.splits import patient_hash
 from baps.imaging.volume import Volume
 from baps.inference.segmenter import Segmenter
+from baps.inference.volume_segmenter import VolumeSegmenter
 from baps.prompts import Prompt
 from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import open_pacs
@@ -40,6 +41,7 @@ from baps.server.infer.base import IMAGE_ID
 from baps.server.infer.organs import OrgansInfer
 from baps.server.infer.prompted import PromptedInfer
 from baps.server.infer.scribbles import ScribblesInfer
+from baps.server.infer.volume_prompted import VolumePromptedInfer
 from baps.server.infer.whole_organ import WholeOrganInfer
 from baps.server.jobs import LongRequests
 from baps.server.labels.retention import Retention
@@ -50,6 +52,7 @@ from baps.server.strategies.first import First
 from baps.server.strategies.random import RandomStrategy
 from baps.server.train.adaptation import AdaptationTrainer
 from baps.server.train.organs import OrgansTrainer
+from baps.server.train.volumes import VolumeTrainer
 from baps.site.audit import AuditFile
 from baps.site.pacs_credentials import read_pacs_credentials
 from baps.site.settings import check_settings, read_settings
@@ -75,13 +78,18 @@ class BapsApp(MONAILabelApp):
         self.site = read_settings(conf or {})
         check_settings(self.site)
         check_stock_server(studies, self.site)
-        self.store, self.organ_store = AdapterStore(self.site.adapters), AdapterStore(self.site.adapters / "organs")
+        adapters = self.site.adapters
+        self.store, self.organ_store = AdapterStore(adapters), AdapterStore(adapters / "organs")
+        self.volume_store = AdapterStore(adapters / "volumes")
         self.jobs = LongRequests()
         self._loading, self._loading_organs, self._loading_volumes = (threading.Lock() for _ in range(3))
         self._black_box: BlackBox | None = None
         self._segmenter: Segmenter | None = None
         self._organs: OrganSegmenter | None = None
         self._volume_black_box: VolumeBlackBox | None = None
+        self._volumes = VolumeSegmenter(
+            self.volume_black_box, self.volume_store, lambda path: self.segmenter().volume(path)
+        )
         self._closed = threading.Event()
         self._prompts = FirstPrompts(self.site.adapters / "prompts.sqlite")
         self._audit = AuditFile(self.site.audit_file, self.site.audit_max_mb, self.site.audit_keep)
@@ -124,15 +132,18 @@ class BapsApp(MONAILabelApp):
     def init_infers(self) -> dict[str, InferTask]:
         labels = dict(self.site.labels)
         lock_file, segmenter = self.store.inference_lock_file, self.segmenter
-        names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs")
+        names = ("baps", "zero_shot", "whole_organ", "scribbles", "organs", "volume")
         save = {name: partial(self.save_mask, name) for name in names}
-        return {
+        tasks: dict[str, InferTask] = {
             "baps": PromptedInfer(segmenter, lock_file, labels, save["baps"], True, self._keep_prompt),
             "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], False, self._keep_prompt),
             "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
             "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
             "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
         }
+        if self.site.volume_black_box:
+            tasks["volume"] = VolumePromptedInfer(self.volumes, lock_file, labels, save["volume"], self.jobs)
+        return tasks
 
     def _keep_prompt(self, image: str, label: str, index: int, prompt: Prompt) -> None:
         """Keep a prompt for later evidence; a click does not fail because of it."""
@@ -171,10 +182,13 @@ class BapsApp(MONAILabelApp):
         labels = dict(self.site.labels)
         defaults = AdaptationSettings(encoder=self.site.encoder, encoder_source=self.site.encoder_source)
         patients, lock_file, serve_trials = self.site.patients, self.store.inference_lock_file, self.site.serve_trials
-        return {
+        trainers: dict[str, TrainTask] = {
             "baps": AdaptationTrainer(self.black_box, labels, self.store, patients, defaults, serve_trials),
             "organs": OrgansTrainer(self.organs, labels, lock_file, self.organ_store.root, patients, serve_trials),
         }
+        if self.site.volume_black_box:
+            trainers["volume"] = VolumeTrainer(self.volumes, labels, lock_file, patients, serve_trials)
+        return trainers
 
     def init_strategies(self) -> dict[str, Strategy]:
         disagreement = Disagreement(self.segmenter, self.organs, dict(self.site.labels), self.store.inference_lock_file)
@@ -249,7 +263,10 @@ class BapsApp(MONAILabelApp):
                 site = self.site
                 try:
                     self._volume_black_box = load_volume_black_box(
-                        site.volume_black_box, site.volume_remote_model, known=site.volume_models_file
+                        site.volume_black_box,
+                        site.volume_remote_model,
+                        known=site.volume_models_file,
+                        device=site.device,
                     )
                 except InputError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The 3D model cannot be loaded. {error}") from error
@@ -258,6 +275,10 @@ class BapsApp(MONAILabelApp):
                 if site.volume_black_box == "nninteractive":
                     logger.warning("3D model behind %s: %s", site.volume_remote, licence_notice(capabilities.licence))
             return self._volume_black_box
+
+    def volumes(self) -> VolumeSegmenter:
+        """Return the segmenter of whole volumes with the 3D black box."""
+        return self._volumes
 
     def on_init_complete(self) -> None:
         """Start the work in the background: load the model, remove expired sessions and old versions of labels.

@@ -30,6 +30,7 @@ _MARGIN = 2.0
 """Width of the head's cube, relative to the answer, where the black box sees the whole volume."""
 
 _MIN_WIDTH = 16.0
+_MAX_WIDTH = 2000.0
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ class VolumeAdapter:
         head: corrects the answers, or None.
 
     Raises:
-        InputError: if there is a tone curve without a cube.
+        InputError: if the width is not positive, or there is a tone curve without a cube.
     """
 
     def __init__(
         self, width: float | None = None, tone: VolumeTone | None = None, head: VolumeHead | None = None
     ) -> None:
+        if width is not None and not 0 < width < _MAX_WIDTH:
+            raise InputError(f"The width of the cube must be from 0 to {_MAX_WIDTH:.0f} mm, not {width}.")
         if tone is not None and width is None:
             raise InputError("A tone curve is defined in a cube around the prompts. Give its width.")
         self.width, self.tone, self.head = width, tone, head

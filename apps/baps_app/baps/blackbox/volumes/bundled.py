@@ -42,7 +42,7 @@ _FLAT_WIDTH = 1.6
 """Width of the cube for a box or lasso in one slice, relative to its longest side: the object may be longer across."""
 
 _MIN_WIDTH = 20.0
-_MAX_LOOKS = 3
+_MAX_LOOKS = 2
 _TOUCHES, _SMALL = 0.02, 0.45
 """The object reaches a side where it covers this share of it; it is small if its longest side is this share of the
 cube's width."""

@@ -61,6 +61,11 @@ class VolumeCapabilities:
         }
         return " or ".join(kind for kind, understood in kinds.items() if understood)
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What an adapter of this model depends on: the weights' SHA-256 and the kind of answers."""
+        return self.weights_sha256, "volume"
+
     def understands(self, prompt: VolumePrompt) -> bool:
         """Return whether the model understands a prompt.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from baps.blackbox.choices import VOLUME_BLACK_BOXES
+from baps.blackbox.device import usable_device
+from baps.blackbox.volumes.bundled import load_bundled_volume_model
 from baps.blackbox.volumes.interface import VolumeBlackBox
 from baps.blackbox.volumes.nninteractive import NnInteractiveBlackBox
 from baps.blackbox.volumes.settings import VolumeRemoteSettings
@@ -12,15 +14,21 @@ from baps.errors import InputError
 
 
 def load_volume_black_box(
-    name: str, remote: VolumeRemoteSettings | None = None, identity: str = "", known: Path | None = None
+    name: str,
+    remote: VolumeRemoteSettings | None = None,
+    identity: str = "",
+    known: Path | None = None,
+    device: str = "auto",
 ) -> VolumeBlackBox:
     """Load a 3D black box.
 
     Args:
-        name: ``nninteractive`` for a model behind an nninteractive-server.
+        name: ``bundled3d`` for the small model that comes with the project, or ``nninteractive`` for a model behind an
+            nninteractive-server.
         remote: settings of the server; required for ``nninteractive``.
         identity: the identity that the model must have, or "" for any.
         known: file of the models behind servers that are known, see ``baps.blackbox.volumes.identity``, or None.
+        device: where ``bundled3d`` runs: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``.
 
     Returns:
         The black box.
@@ -31,6 +39,8 @@ def load_volume_black_box(
     """
     if name not in VOLUME_BLACK_BOXES:
         raise InputError(f"There is no 3D black box named {name!r}. Known ones: {', '.join(VOLUME_BLACK_BOXES)}.")
+    if name == "bundled3d":
+        return load_bundled_volume_model(device=usable_device(device), sha256=identity)
     return _nninteractive(remote, identity, known)
 
 

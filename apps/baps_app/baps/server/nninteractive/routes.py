@@ -278,7 +278,7 @@ def volume_predictor(app: BapsApp) -> VolumePredictor:
     Raises:
         BapsError: If the black box cannot be loaded.
     """
-    return ModelPredictor(app.volume_black_box) if app.site.volume_black_box else SlicePredictor(app.segmenter())
+    return ModelPredictor(app.volumes()) if app.site.volume_black_box else SlicePredictor(app.segmenter())
 
 
 def _predict(request: Request, session: Session) -> Predict:

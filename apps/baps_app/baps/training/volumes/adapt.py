@@ -91,7 +91,11 @@ def plan_volume_adaptation(
     facts = {
         "method": _METHOD_VERSION,
         "dimension": 3,
-        "black_box": {"name": capabilities.name, "weights_sha256": capabilities.weights_sha256},
+        "black_box": {
+            "name": capabilities.name,
+            "weights_sha256": capabilities.weights_sha256,
+            "preprocessing": capabilities.identity[1],
+        },
         "settings": asdict(settings),
         "training_patients": [patient_hash(patient) for patient in split.patients],
         "volumes": sum(map(len, volumes.values())),
@@ -149,7 +153,7 @@ def adapt_volumes(
     patients, cross_fit = trainer.evaluation.patients, trainer.cross_fit
 
     def by_patient(dice: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        return {patient: dice[cross_fit.unit == row] for row, patient in enumerate(patients)}
+        return {patient: dice[cross_fit.unit == row][:, None] for row, patient in enumerate(patients)}
 
     unadapted: dict[str, NDArray[np.float64]] = {}
     candidate: dict[str, NDArray[np.float64]] = {}

@@ -1,0 +1,118 @@
+"""The adapter of a 3D black box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from baps.adapters.adapter_file import read_with, write_adapter
+from baps.adapters.volumes.adapter import (
+    SIDE,
+    CubeView,
+    VolumeAdapter,
+    cube_around_prompts,
+    volume_adapter_from_record,
+)
+from baps.adapters.volumes.head import VolumeHead
+from baps.adapters.volumes.tone import VolumeTone
+from baps.errors import InputError
+from baps.imaging.metrics import dice
+from baps.prompts.volume_prompts import VolumeBox, VolumePoint
+from tests.support.flood import FloodBlackBox, leaky_volume
+
+CLICK = (VolumePoint((20, 22, 12), True),)
+
+
+def separating_tone() -> VolumeTone:
+    """Stretch the contrast so that the brighter tissue is told apart."""
+    tone = VolumeTone()
+    with torch.no_grad():
+        tone.constant[1] = 1.0  # Twice the contrast around the middle.
+    return tone
+
+
+def test_without_parts_the_answer_is_that_of_the_black_box() -> None:
+    volume = leaky_volume(0).image
+    direct = FloodBlackBox().predict(volume.voxels, volume.spacing, CLICK)
+    assert np.array_equal(VolumeAdapter().predict(FloodBlackBox(), volume, CLICK), direct)
+
+
+@pytest.mark.parametrize("width", [40.0, 60.0])
+def test_an_untrained_adapter_changes_nothing_inside_its_cube(width: float) -> None:
+    labelled = leaky_volume(0, gap=80)  # The black box does not leak.
+    untrained = VolumeAdapter(width, VolumeTone(), VolumeHead())
+    untrained.load_state_dict(untrained.state_dict())
+    mask = untrained.predict(FloodBlackBox(), labelled.image, CLICK) > 0.5
+    direct = VolumeAdapter().predict(FloodBlackBox(), labelled.image, CLICK) > 0.5
+    assert dice(mask, labelled.target) > 0.8
+    assert dice(mask, labelled.target) > dice(direct, labelled.target) - 0.05
+
+
+def test_a_tone_curve_separates_what_the_black_box_does_not() -> None:
+    labelled = leaky_volume(1)
+    plain = VolumeAdapter(60.0).predict(FloodBlackBox(), labelled.image, CLICK) > 0.5
+    toned = VolumeAdapter(60.0, separating_tone()).predict(FloodBlackBox(), labelled.image, CLICK) > 0.5
+    assert dice(plain, labelled.target) < 0.7
+    assert dice(toned, labelled.target) > 0.8
+
+
+def test_nothing_outside_the_cube_is_changed() -> None:
+    volume = leaky_volume(0).image
+    cube = cube_around_prompts(CLICK, None, 24.0, volume.spacing)
+    part = cube.part(volume.shape)
+    mask = np.zeros(volume.shape, bool)
+    mask[0, 0, 0] = mask[20, 22, 12] = True
+    answer = VolumeAdapter(24.0).predict(FloodBlackBox(), volume, CLICK) > 0.5
+    inside = answer[part].sum()
+    assert answer.sum() == inside > 0
+    # A mask that is corrected widens the cube, and is kept outside of it.
+    corrected = VolumeAdapter(24.0).predict(FloodBlackBox(), volume, CLICK, mask) > 0.5
+    assert corrected.shape == mask.shape
+
+
+def test_the_cube_holds_a_box_that_is_larger() -> None:
+    box = (VolumeBox((2, 2, 2), (46, 40, 22), True),)
+    cube = cube_around_prompts(box, None, 20.0, (1.0, 1.0, 2.0))
+    assert cube.side == SIDE
+    assert np.allclose(np.array(cube.step) * SIDE * (1, 1, 2), 1.1 * 44)
+    assert (cube.positions(np.array([[2, 2, 2], [45, 39, 21]])) > 0).all()
+
+
+def test_the_level_is_that_of_the_clicked_tissue() -> None:
+    volume = leaky_volume(2).image
+    cube = cube_around_prompts(CLICK, None, 60.0, volume.spacing)
+    assert CubeView.of(volume, CLICK, cube).level == pytest.approx(140 / 255, abs=0.02)
+    box = (VolumeBox((10, 13, 7), (31, 32, 18), True),)
+    assert CubeView.of(volume, box, cube_around_prompts(box, None, 60.0, volume.spacing)).level == pytest.approx(
+        140 / 255, abs=0.03
+    )
+    bright = (VolumePoint((40, 22, 12), True),)
+    assert CubeView.of(volume, bright, cube_around_prompts(bright, None, 20.0, volume.spacing)).level > 150 / 255
+
+
+@pytest.mark.parametrize("parts", [(None, False, False), (50.0, True, True), (50.0, False, True), (None, False, True)])
+def test_a_file_holds_everything(parts: tuple[float | None, bool, bool], tmp_path: Path) -> None:
+    width, tone, head = parts
+    adapter = VolumeAdapter(width, separating_tone() if tone else None, VolumeHead(3) if head else None)
+    if adapter.head:
+        torch.nn.init.normal_(adapter.head.last.weight)
+        adapter.head.eval()
+    write_adapter(tmp_path / "a.safetensors", adapter, {"adapter": adapter.to_dict()})
+
+    def build(record: dict[str, object], state: dict[str, torch.Tensor]) -> VolumeAdapter:
+        loaded = volume_adapter_from_record(record["adapter"])  # type: ignore[arg-type]
+        loaded.load_state_dict(state)
+        return loaded
+
+    loaded, _ = read_with(tmp_path / "a.safetensors", build)
+    volume = leaky_volume(3).image
+    before, after = (one.predict(FloodBlackBox(), volume, CLICK) for one in (adapter, loaded))
+    assert np.array_equal(before, after)
+
+
+def test_a_tone_curve_needs_a_cube() -> None:
+    with pytest.raises(InputError, match="Give its width"):
+        VolumeAdapter(None, VolumeTone())

@@ -1,0 +1,131 @@
+"""Adaptation of a 3D black box, on volumes where it leaks into a neighbour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from baps.errors import BapsError, InputError
+from baps.evaluation.labelled_volumes import VolumesByPatient
+from baps.evaluation.splits import patient_hash
+from baps.imaging.metrics import dice
+from baps.prompts.simulated_volumes import draw_volume_prompts
+from baps.training.volumes.adapt import VolumeAdaptation, adapt_volumes, plan_volume_adaptation
+from baps.training.volumes.settings import VolumeSettings
+from tests.support.flood import FloodBlackBox, leaky_volume
+
+TONE = VolumeSettings(head="none", max_predictions=150, learning_rate=0.15)
+
+
+def test_patients_who_were_not_seen_are_segmented_better(volumes: VolumesByPatient) -> None:
+    black_box = FloodBlackBox()
+    result = adapt_volumes(black_box, volumes, TONE)
+    assert black_box.images_queried == result.record["black_box_images"] <= 150
+    assert result.comparison is not None
+    assert result.comparison.gain > 0.1
+    assert "visual prompt" in result.record["parts"]
+    scores = []
+    for patient in range(20, 25):
+        new = leaky_volume(patient)
+        (prompt,) = draw_volume_prompts(new.target, new.image.spacing, "click", 1, np.random.default_rng(patient))
+        for adapter in (None, result.adapter):
+            answer = (
+                adapter.predict(black_box, new.image, [prompt])
+                if adapter
+                else black_box.predict(new.image.voxels, new.image.spacing, [prompt])
+            )
+            scores.append(dice(answer > 0.5, new.target))
+    before, after = np.mean(scores[::2]), np.mean(scores[1::2])
+    assert after > before + 0.1
+
+
+@pytest.mark.slow
+def test_a_head_alone_brings_something_too(volumes: VolumesByPatient) -> None:
+    result = adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(visual_prompt="none", max_predictions=60))
+    assert result.comparison is not None
+    assert result.comparison.gain > 0.05
+    assert "head" in result.record["parts"]
+
+
+@pytest.mark.usefixtures("short_heads")
+def test_an_interrupted_training_goes_on_and_ends_the_same(volumes: VolumesByPatient, tmp_path: Path) -> None:
+    settings = VolumeSettings(max_predictions=90)
+    whole = adapt_volumes(FloodBlackBox(), volumes, settings, log=tmp_path / "whole.jsonl")
+
+    class Lost(FloodBlackBox):
+        def _predict(self, *arguments):  # type: ignore[no-untyped-def]
+            if self.images_queried > 30:
+                raise BapsError("The server is gone.")
+            return super()._predict(*arguments)
+
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(BapsError, match="gone"):
+        adapt_volumes(Lost(), volumes, settings, log=log)
+    again = FloodBlackBox()
+    resumed = adapt_volumes(again, volumes, settings, log=log)
+    assert again.images_queried <= whole.record["black_box_images"] - 30 + 2 * settings.batch_size
+    assert equal(whole, resumed)
+    assert resumed.record["replayed_images"] >= 29
+
+
+def equal(first: VolumeAdaptation, second: VolumeAdaptation) -> bool:
+    left, right = first.adapter.state_dict(), second.adapter.state_dict()
+    return (
+        left.keys() == right.keys()
+        and all(torch.equal(left[name], right[name]) for name in left)
+        and first.record["scores"] == second.record["scores"]
+    )
+
+
+@pytest.mark.usefixtures("short_heads")
+@pytest.mark.parametrize(("optimiser", "limit"), [("prompt_space", 45), ("spsa_gc", 91)])
+def test_no_more_predictions_than_allowed(volumes: VolumesByPatient, optimiser: str, limit: int) -> None:
+    black_box = FloodBlackBox()
+    result = adapt_volumes(black_box, volumes, VolumeSettings(max_predictions=limit, optimiser=optimiser))
+    assert black_box.images_queried == result.record["black_box_images"] <= limit
+    assert black_box.budget is None
+
+
+@pytest.mark.usefixtures("short_heads")
+def test_the_record_is_json_without_names(volumes: VolumesByPatient) -> None:
+    result = adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=60))
+    text = json.dumps(result.record)
+    assert "patient 0" not in text
+    assert set(result.record["scores"]["candidate"]) == {patient_hash(one) for one in volumes}
+    assert "patients" in result.sentence()
+    assert result.record["adapter"] == result.adapter.to_dict()
+
+
+@pytest.mark.usefixtures("short_heads")
+def test_one_patient_is_not_judged(volumes: VolumesByPatient) -> None:
+    name, one = next(iter(volumes.items()))
+    result = adapt_volumes(FloodBlackBox(), {name: one}, VolumeSettings(max_predictions=60))
+    assert result.comparison is None
+    assert result.scores.candidate == {}
+    assert result.adapter.width is not None
+    assert result.adapter.head is not None
+    assert result.adapter.tone is None
+
+
+def test_plans_depend_on_data_settings_and_model(volumes: VolumesByPatient) -> None:
+    plans = [
+        plan_volume_adaptation(FloodBlackBox(), volumes, TONE),
+        plan_volume_adaptation(FloodBlackBox(), volumes, VolumeSettings()),
+        plan_volume_adaptation(FloodBlackBox(), dict(list(volumes.items())[:4]), TONE),
+    ]
+    assert len({plan.fingerprint for plan in plans}) == 3
+    assert plans[0].fingerprint == plan_volume_adaptation(FloodBlackBox(), volumes, TONE).fingerprint
+
+
+def test_refusals(volumes: VolumesByPatient) -> None:
+    with pytest.raises(InputError, match="no labels to train on"):
+        adapt_volumes(FloodBlackBox(), {}, TONE)
+    with pytest.raises(InputError, match="too few to judge"):
+        adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=5))
+    for wrong in ({"zoom": "big"}, {"max_predictions": 0}, {"learning_rate": float("nan")}, {"prompt": "lasso"}):
+        with pytest.raises(InputError):
+            VolumeSettings(**wrong)  # type: ignore[arg-type]
