@@ -402,7 +402,7 @@ def test_licences() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("no-such", None, "Known ones: nninteractive"),
+        ("no-such", None, "Known ones: bundled3d, nninteractive"),
         ("nninteractive", None, "needs an address"),
     ],
 )
