@@ -11,6 +11,7 @@ import pytest
 
 from baps.evaluation.cases import Case
 from baps.evaluation.labelled_volumes import load_volumes
+from baps.imaging.cube import Cube
 
 SHAPE, SPACING = (20, 18, 10), (1.0, 1.5, 3.0)
 
@@ -40,9 +41,26 @@ def test_a_volume_is_kept_on_disk_as_it_is(case: Case, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_skipped_with_a_reason(case: Case, tmp_path: Path) -> None:
-    partial = replace(case, annotated_slices=frozenset({4}))
+    nearly_empty = replace(case, annotated_slices=frozenset({9}))
     missing = replace(case, value=7)
-    volumes, skipped = load_volumes([partial, missing, case], tmp_path)
+    volumes, skipped = load_volumes([nearly_empty, missing, case], tmp_path)
     assert len(volumes["anna"]) == 1
-    assert "Annotate the whole organ" in skipped["image.nii.gz, label 2"]
+    assert "fewer than 30 voxels on the annotated slices" in skipped["image.nii.gz, label 2"]
     assert "no voxel of value 7" in skipped["image.nii.gz, label 7"]
+
+
+def test_slices_that_were_not_annotated_do_not_count(case: Case, tmp_path: Path) -> None:
+    volumes, _ = load_volumes([replace(case, annotated_slices=frozenset({4, 5}))], tmp_path)
+    (volume,) = volumes["anna"]
+    label = np.asarray(nibabel.load(case.labels).dataobj) == 2
+    assert np.array_equal(volume.target[..., 4:6], label[..., 4:6])
+    assert volume.target.sum() == label[..., 4:6].sum()
+    everything = np.ones(SHAPE, bool)
+    assert volume.dice(label) == 1
+    assert volume.dice(everything) == pytest.approx(2 * 96 / (96 + 2 * 20 * 18))
+    part = (slice(4, 12), slice(5, 11), slice(0, 10))
+    assert volume.dice(everything[part], part) == 1
+    cube = Cube.around(np.array([8.0, 8, 4.5]), 30.0, SPACING, 10)  # One voxel of the cube per slice.
+    assert volume.known(cube).tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]
+    beyond = Cube.around(np.array([8.0, 8, 9.5]), 30.0, SPACING, 10)
+    assert volume.known(beyond).tolist() == [1, 0, 0, 0, 0, 1, 1, 1, 1, 1]

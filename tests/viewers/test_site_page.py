@@ -19,7 +19,9 @@ from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize
 
+from baps.annotations.drafts import DraftStore
 from baps.demo.server import running_server
+from baps.imaging.fingerprint import Fingerprint
 from baps.registry.store import AdapterStore
 from baps.site.roles import Role
 from baps.site.users import Users
@@ -48,6 +50,7 @@ _PAGES = {
         "/web/labels/image?image=ct_01": "ct_01",
         "/web/labels/readers": "Readers",
         "/web/labels/next": "Next Sample",
+        "/web/labels/drafts": "Drafts",
     },
     "theo": {
         "/web/train": "Train",
@@ -103,6 +106,15 @@ class Served:
             timeout=60,
         )
         assert reply.status_code == 200, reply.text
+
+    def draw(self, image: str) -> DraftStore:
+        """Keep a draft of the spleen on an image, as 3D Slicer's nnInteractive of ``anna`` leaves it."""
+        file = nibabel.load(SAMPLES / "images" / f"{image}.nii.gz")
+        voxels, spacing = np.asarray(file.dataobj).transpose(2, 1, 0), file.header.get_zooms()[::-1]
+        mask = (sample_labels(image) == SPLEEN).transpose(2, 1, 0)
+        drafts = DraftStore(self.store.root / "drafts", 100, 1 << 28)
+        drafts.add("spleen", "anna", Fingerprint.of(voxels), mask, tuple(map(float, spacing)))
+        return drafts
 
     def label_on_disk(self, image: str) -> NDArray[np.uint8]:
         """Read the label that is served, (I, J, K)."""
@@ -194,6 +206,22 @@ def test_each_page_of_a_role(watched: Watched, served: Served, name: str) -> Non
         tabs = watched.page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link").all_inner_texts()
         assert tabs == ["Overview", "Train", "Adapters", "Labels", *(["People"] if name == "root" else [])]
         _check(watched, served, f"{name}{''.join(one if one.isalnum() else '-' for one in path.partition('?')[0])}")
+
+
+def test_a_draft_is_looked_at_and_confirmed(watched: Watched, served: Served) -> None:
+    drafts = served.draw("ct_03")
+    page = watched.page
+    served.sign_in(page.context, "anna")
+    page.goto(f"{served.address}/web/labels/drafts")
+    page.get_by_role("link", name="Look and confirm").first.click()
+    page.get_by_text("all voxels are equal").wait_for()
+    page.get_by_role("img", name="The draft").first.scroll_into_view_if_needed()
+    _check(watched, served, "draft")
+    assert _barriers(page) == []
+    page.get_by_role("button", name="Confirm").click()
+    page.get_by_text("anna confirmed a draft").wait_for()
+    assert np.array_equal(served.label_on_disk("ct_03") == SPLEEN, sample_labels("ct_03") == SPLEEN)
+    assert drafts.all() == []
 
 
 def test_what_a_role_does_not_allow_is_a_page_with_a_sentence(watched: Watched, served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -144,3 +145,44 @@ def test_an_abandoned_session_is_removed_without_another_request() -> None:
             time.sleep(0.05)
         assert sessions.nbytes == 0
         assert len(sessions) == 0
+
+
+def test_what_is_left_to_do_for_a_session_is_done_once_it_has_ended(clock: Clock) -> None:
+    ended: list[str] = []
+    sessions = Sessions(LIMITS, clock, lambda session: ended.append(session.label))
+    released, stopped = sessions.claim("anna", "released"), sessions.claim("anna", "stopped")
+    sessions.release(released, "otto", "released")
+    assert ended == []
+    sessions.release(released, "anna", "released")
+    assert ended == ["released"]
+    sessions.close(1)
+    assert ended == ["released", "stopped"]
+    assert status(lambda: use(sessions, stopped, label="stopped")) == 410
+
+
+def test_it_is_not_done_while_a_request_runs_and_the_memory_counts_until_then(clock: Clock) -> None:
+    ended: list[int] = []
+    sessions = Sessions(LIMITS, clock, lambda session: ended.append(sessions.nbytes))
+    token = sessions.claim("anna", "")
+    with sessions.using(token, "anna", "") as session:
+        sessions.reserve(session, 700)
+        sessions.release(token, "anna", "")
+        assert (ended, sessions.nbytes) == ([], 700)
+    sessions.close(1)
+    assert (ended, sessions.nbytes) == ([700], 0)
+
+
+def test_it_is_not_done_in_the_request_of_another_client(clock: Clock) -> None:
+    threads: list[str] = []
+    sessions = Sessions(
+        replace(LIMITS, liveness_seconds=60), clock, lambda _: threads.append(threading.current_thread().name)
+    )
+    sessions.claim("anna", "")
+    clock.now = 61
+    other = sessions.claim("otto", "")
+    use(sessions, other, owner="otto")
+    deadline = time.monotonic() + 20
+    while not threads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threads == ["nninteractive"]
+    assert len(sessions) == 1

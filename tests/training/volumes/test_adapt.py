@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,22 @@ def test_one_patient_is_not_judged(volumes: VolumesByPatient) -> None:
     assert result.adapter.width is not None
     assert result.adapter.head is not None
     assert result.adapter.tone is None
+
+
+@pytest.mark.usefixtures("short_heads")
+def test_volumes_that_were_annotated_on_some_slices_only(volumes: VolumesByPatient) -> None:
+    annotated = np.zeros(24, bool)
+    annotated[9:15] = True
+    some = {
+        patient: [replace(one, target=one.target & annotated, annotated=annotated)]
+        for patient, (one,) in list(volumes.items())[:3]
+    }
+    result = adapt_volumes(FloodBlackBox(), some, VolumeSettings(max_predictions=40))
+    name, (one,) = next(iter(some.items()))
+    (prompt,) = draw_volume_prompts(one.target, one.image.spacing, "click", 1, np.random.default_rng(0))
+    mask = FloodBlackBox().predict(one.image.voxels, one.image.spacing, [prompt]) > 0.5
+    expected = dice(mask[..., 9:15], one.target[..., 9:15])
+    assert result.record["scores"]["unadapted"][patient_hash(name)] == pytest.approx(expected, abs=1e-3)
 
 
 def test_plans_depend_on_data_settings_and_model(volumes: VolumesByPatient) -> None:

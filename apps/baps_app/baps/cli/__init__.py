@@ -12,7 +12,7 @@ from baps.cli import safe_path as _safe_path  # noqa: F401
 # isort: split
 import typer
 
-from baps.cli import adapters, audit, blackbox, labels, organs, users
+from baps.cli import adapters, audit, blackbox, drafts, labels, organs, users
 from baps.cli.adapt import adapt
 from baps.cli.console import Console
 from baps.cli.convert import convert
@@ -37,6 +37,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(blackbox.app, name="blackbox")
 app.add_typer(labels.app, name="labels")
+app.add_typer(drafts.app, name="drafts")
 app.add_typer(users.app, name="users")
 app.add_typer(organs.app, name="organs")
 

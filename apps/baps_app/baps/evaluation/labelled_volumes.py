@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from baps.adapters.volumes.adapter import ShownVolume
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case, CaseReader
+from baps.imaging.cube import Cube
 from baps.prompts.volume_prompts import Mask, bounding_box
 
 _MIN_VOXELS = 30
@@ -27,12 +28,14 @@ class LabelledVolume:
     Attributes:
         patient: the patient.
         image: the volume as it is shown.
-        target: mask of the organ, (I, J, K); not empty.
+        target: mask of the organ on the annotated slices, (I, J, K); not empty.
+        annotated: slices across K on which the organ was annotated, (K,), or None for all. On others nothing is known.
     """
 
     patient: str
     image: ShownVolume
     target: Mask
+    annotated: NDArray[np.bool_] | None = None
 
     @property
     def longest_side(self) -> float:
@@ -41,14 +44,44 @@ class LabelledVolume:
         assert box is not None
         return max((one.stop - one.start) * distance for one, distance in zip(box, self.image.spacing, strict=True))
 
+    def dice(self, mask: Mask, part: tuple[slice, slice, slice] | None = None) -> float:
+        """Compute the Dice of a mask on the annotated slices.
+
+        Args:
+            mask: predicted mask, (I, J, K), or of a part of the volume outside of which it is empty.
+            part: that part, or None for the whole volume.
+
+        Returns:
+            Dice, 0 to 1.
+        """
+        where = part or (slice(None),) * 3
+        if self.annotated is not None:
+            mask = mask & self.annotated[where[2]]
+        total = int(mask.sum()) + int(self.target.sum())
+        return 2 * int((mask & self.target[where]).sum()) / total if total else 1.0
+
+    def known(self, cube: Cube) -> NDArray[np.float32]:
+        """Return where the target is known along the third axis of a cube.
+
+        Args:
+            cube: the cube.
+
+        Returns:
+            1 where the slice was annotated, or lies outside the volume; else 0; (S,).
+        """
+        if self.annotated is None:
+            return np.ones(cube.side, np.float32)
+        index = np.round(cube.first[2] + cube.step[2] * np.arange(cube.side)).astype(int)
+        inside = (index >= 0) & (index < len(self.annotated))
+        annotated = self.annotated[index.clip(0, len(self.annotated) - 1)]
+        return np.where(inside, annotated, True).astype(np.float32)
+
 
 VolumesByPatient = Mapping[str, Sequence[LabelledVolume]]
 
 
 def load_volumes(cases: Sequence[Case], folder: Path | None = None) -> tuple[VolumesByPatient, dict[str, str]]:
     """Load every case that can be used; a broken file does not stop the others.
-
-    Volumes that were annotated on some slices only are skipped, because the rest of the organ is unknown.
 
     Args:
         cases: the cases; one volume is in memory at a time.
@@ -71,15 +104,20 @@ def load_volumes(cases: Sequence[Case], folder: Path | None = None) -> tuple[Vol
 
 
 def _load(case: Case, reader: CaseReader, folder: Path | None) -> LabelledVolume:
-    if case.annotated_slices is not None:
-        raise InputError("Only some slices were annotated. Annotate the whole organ to adapt a 3D model to it.")
     volume, organ, window = reader.read(case)
     if volume.colour:
         raise InputError("The volume has colours; a 3D model takes grey values.")
+    annotated = None
+    if case.annotated_slices is not None:
+        annotated = np.isin(np.arange(volume.shape[2]), list(case.annotated_slices))
+        organ = organ & annotated
     if organ.sum() < _MIN_VOXELS:
-        raise InputError(f"The organ has fewer than {_MIN_VOXELS} voxels, which is too small to train on.")
+        raise InputError(
+            f"The organ in {case.labels.name} has fewer than {_MIN_VOXELS} voxels on the annotated slices, which is "
+            "too small to train on."
+        )
     voxels = _on_disk(np.ascontiguousarray(volume.voxels), folder)
-    return LabelledVolume(case.patient, ShownVolume(voxels, volume.spacing, window), _on_disk(organ, folder))
+    return LabelledVolume(case.patient, ShownVolume(voxels, volume.spacing, window), _on_disk(organ, folder), annotated)
 
 
 def _on_disk(array: NDArray[Any], folder: Path | None) -> NDArray[Any]:

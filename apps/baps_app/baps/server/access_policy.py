@@ -98,8 +98,15 @@ POLICIES = (
     _policy(_READ, r"/|/info/?|/openapi\.json|/docs|/static/.*|/ohif(/.*)?", "look", ANNOTATOR),
     _policy(_READ, r"/web/adapters/picture", "see a picture of an image", ANNOTATOR, audited=True, repeated=True),
     _policy(_READ, r"/web/training-status|/web/train/events", "look", ANNOTATOR, automatic=True),
-    _policy(_READ, r"/web/labels/(picture|differences)", "see a picture of an image", ANNOTATOR, True, repeated=True),
-    _policy(_READ, r"/web/labels/rows", "see the labels", ANNOTATOR, audited=True, repeated=True, automatic=True),
+    _policy(
+        _READ,
+        r"/web/labels/(picture|differences|draft/picture)",
+        "see a picture of an image",
+        ANNOTATOR,
+        True,
+        repeated=True,
+    ),
+    _policy(_READ, r"/web/labels/(rows|draft/match)", "see the labels", ANNOTATOR, True, repeated=True, automatic=True),
     _policy(_READ, r"/web/labels(/.*)?", "see the labels", ANNOTATOR, audited=True, repeated=True),
     _policy(_READ, r"/web/people/audit", "read who did what", ADMIN, audited=True, repeated=True),
     _policy(_READ, r"/web/people(/.*)?", "see the users", ADMIN),
@@ -138,6 +145,9 @@ POLICIES = (
     _policy(
         "POST", rf"{_NNINTERACTIVE}/(add_(point|bbox)_interaction|predict)", "segment an unnamed image", ANNOTATOR, True
     ),
+    # The masks that their clients left behind; annotators see their own.
+    _policy("POST", r"/web/labels/draft/confirm", "confirm a draft", ANNOTATOR, audited=True),
+    _policy("POST", r"/web/labels/draft/delete", "delete a draft", ANNOTATOR, audited=True),
     # What changes the results of all users.
     _policy("POST", r"/train/.*", "start a training", TRAINER, audited=True),
     _policy("DELETE", r"/train/.*", "stop the training", TRAINER, audited=True),

@@ -135,6 +135,7 @@ def create_app(
     audit = Audit(AuditFile(settings.audit_file, settings.audit_max_mb, settings.audit_keep))
     audit.file.check()
     monai_label = MonaiLabelState(settings, str(studies), app_dir or app_folder())
+    nninteractive = NnInteractive(settings, audit.file)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -145,13 +146,14 @@ def create_app(
         try:
             yield
         finally:
+            nninteractive.close()
             monai_label.stop(app)
             audit.close()
 
     limit_memory_of_forms()
     application = Application(monai_label, lifespan)
     routes = [*_routes(), *ROUTES, *_login_routes(Login(authenticator)), ("GET", "/audit", audit.read)]
-    _add_routes(application, [*routes, *NnInteractive(settings).routes()])
+    _add_routes(application, [*routes, *nninteractive.routes()])
     _add_middleware(application, settings, authenticator, audit, root_path or settings.root_path)
     for kind in (BapsError, MONAILabelException):
         application.add_exception_handler(kind, handle_domain_error)

@@ -30,7 +30,7 @@ _KNOWN = ("time", "user", "role", "by", "what", "image", "adapter", "status", "n
 
 USAGE = {
     "clicks": frozenset({"segment"}),
-    "labels": frozenset({"save a label", "import a label", "store in the PACS"}),
+    "labels": frozenset({"save a label", "import a label", "confirm a draft", "store in the PACS"}),
     "trainings": frozenset({"start a training", "adapt to labels"}),
 }
 """Actions that count as usage, by kind."""

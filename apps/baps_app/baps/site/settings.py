@@ -169,6 +169,9 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         nninteractive_mb: Memory for the images and masks of all nnInteractive clients.
         nninteractive_idle_seconds: Seconds after which a client's session ends if nobody does anything in it.
         nninteractive_liveness_seconds: Seconds after which it ends if the client has disappeared.
+        nninteractive_drafts: Number of masks of these clients to keep as drafts until somebody confirms them; 0 keeps
+            none. The oldest are removed.
+        nninteractive_drafts_mb: Disk space for all drafts. The oldest are removed.
         allow_unprotected: Whether MONAI Label's stock server, which has no access control, may serve a PACS.
     """
 
@@ -218,6 +221,8 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     nninteractive_mb: Annotated[int, _whole("megabytes")] = 4096
     nninteractive_idle_seconds: Seconds = 600
     nninteractive_liveness_seconds: Seconds = 60
+    nninteractive_drafts: Annotated[int, _whole("drafts")] = 100
+    nninteractive_drafts_mb: Annotated[int, _whole("megabytes")] = 256
     allow_unprotected: YesOrNo = False
 
     @property

@@ -307,6 +307,14 @@ class StudiesDatastore(AtomicIndex, LocalDatastore):
         label = Path(self.get_label_uri(image_id, DefaultLabelTag.FINAL.value))
         return read_label_map(label, read_geometry(Path(self.get_image_uri(image_id))), self.source(image_id))
 
+    def original(self, image_id: str) -> Path:
+        """Return the file or folder of an image as it was placed in the folder. It may hold other images too.
+
+        Args:
+            image_id: Name of the image.
+        """
+        return self._source(image_id)[0]
+
     def source(self, image_id: str) -> Path | None:
         """Return the DICOM series or file of an image, against which DICOM labels are checked; None for other images.
 

@@ -159,7 +159,7 @@ def save_mask(
     image: Volume,
     organ: str,
     mask: NDArray[np.bool_],
-    slices: Collection[int],
+    slices: Collection[int] | None,
     model: str,
     author: str = "",
     confirms: bool = False,
@@ -176,7 +176,8 @@ def save_mask(
         image: The volume.
         organ: The label.
         mask: Boolean mask, (I, J, K).
-        slices: Slices across K that are replaced by those of the mask.
+        slices: Slices across K that are replaced by those of the mask, and count as annotated. None replaces the whole
+            organ; the slices that the mask, or the organ before, is on count as annotated.
         model: Name of the model.
         author: The person who accepted the mask.
         confirms: Whether the user is a trainer, as for ``save_label``.
@@ -215,7 +216,9 @@ def save_mask(
         used_values = {0, *values.values(), *present}
         free_value = max(used_values) + 1 if labels[organ] in used_values else labels[organ]
         value = values.setdefault(organ, free_value)
-        old_mask, replaced = label_map.mask(value), sorted(slices)
+        old_mask = label_map.mask(value)
+        marked = np.flatnonzero((old_mask | mask).any((0, 1))).tolist()
+        replaced = sorted(marked if slices is None else slices)
         others = label_map.without(value)
         requested = old_mask.copy()
         requested[:, :, replaced] = mask[:, :, replaced]

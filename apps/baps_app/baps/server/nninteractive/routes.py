@@ -1,7 +1,8 @@
 """Routes of nnInteractive's protocol, below ``/nninteractive`` and ``/nninteractive/<label>``.
 
 A client claims a session, sends an image and prompts, and gets the part of the mask that changed. The label, if there
-is one, names the organ whose adapter is used.
+is one, names the organ whose adapter is used. The last mask of a session with a label becomes a draft, see
+``KeptDrafts``.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from baps.server.infer.base import format_adapter
 from baps.server.jobs import Client
 from baps.server.middleware.bodies import BODY
 from baps.server.nninteractive import messages
+from baps.server.nninteractive.kept_drafts import KeptDrafts, may_save_labels
 from baps.server.nninteractive.sessions import Limits, Session, Sessions
 from baps.server.nninteractive.volume import Mask, Predict, SegmentedVolume, bytes_needed
 from baps.server.request_context import context_of
 from baps.server.request_names import json_object
+from baps.site.audit import AuditFile
 from baps.site.settings import Settings
 from baps.utils.packed_arrays import (
     Header,
@@ -54,6 +57,9 @@ PREFIX = "/nninteractive"
 _SECONDS = 40.0
 """Maximum time of a prediction: clients wait a minute for it, and it may have to wait for others."""
 
+_CLOSE_SECONDS = 30.0
+"""Maximum time to wait at the end of the server for a draft that is being kept."""
+
 _META, _LEASE = "X-Meta", "X-Lease-Token"
 
 _USAGE = "Send what nninteractive-client 2 sends."
@@ -66,11 +72,13 @@ class NnInteractive:
 
     Args:
         settings: Settings of the site.
+        audit: Audit file, which gets a line for each draft.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, audit: AuditFile) -> None:
         each = max(1, settings.nninteractive_sessions // 2) if settings.requires_login else None
         self._labels = tuple(settings.labels)
+        self._drafts = KeptDrafts(settings, audit)
         self.sessions = Sessions(
             Limits(
                 settings.nninteractive_sessions,
@@ -78,7 +86,8 @@ class NnInteractive:
                 settings.nninteractive_mb << 20,
                 settings.nninteractive_idle_seconds,
                 settings.nninteractive_liveness_seconds,
-            )
+            ),
+            on_end=self._drafts.keep,
         )
 
     def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
@@ -108,6 +117,10 @@ class NnInteractive:
             for method, name, endpoint in endpoints
         ]
 
+    def close(self) -> None:
+        """End all sessions and keep their masks, because the server stops."""
+        self.sessions.close(_CLOSE_SECONDS)
+
     def is_healthy(self, request: Request) -> dict[str, bool]:
         """Say that nnInteractive's clients can connect."""
         self._label(request)
@@ -123,9 +136,9 @@ class NnInteractive:
         """Begin a session of an nnInteractive client."""
         label = self._label(request)
         check_installed()
-        limits = self.sessions.limits
+        limits, context = self.sessions.limits, context_of(request)
         return {
-            "lease_token": self.sessions.claim(context_of(request).name, label),
+            "lease_token": self.sessions.claim(context.name, label, may_save_labels(context.principal)),
             "idle_timeout_seconds": limits.idle_seconds,
             "liveness_timeout_seconds": limits.liveness_seconds,
             "max_sessions": limits.sessions,
@@ -156,6 +169,7 @@ class NnInteractive:
             header = read_header(file, "The image")
             _check_image(header)
             with session.lock:
+                self._drafts.keep(session)
                 session.volume = None  # Its memory is free for the new image.
                 try:
                     self.sessions.reserve(session, bytes_needed(header.shape, header.nbytes))

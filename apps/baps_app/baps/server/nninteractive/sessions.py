@@ -13,8 +13,13 @@ Who locks what, and why:
 * The model has its own lock, see ``baps.blackbox``. Sessions share nothing but the model and its caches, whose keys
   name the image of a session.
 
-A session ends in three ways: its client releases it; nothing but heartbeats came for the idle timeout; or nothing at
-all came for the liveness timeout, because the client has crashed. A session in which a request runs does not end.
+A session ends in four ways: its client releases it; nothing but heartbeats came for the idle timeout; nothing at all
+came for the liveness timeout, because the client has crashed; or the server stops. Timeouts end no session in which a
+request runs.
+
+What is left to do for an ended session, such as keeping its last mask, happens after its last request, without a lock,
+and not in a request of another client: by the thread that watches the timeouts, or in the request that releases it.
+Until then its memory counts, but not its place.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -64,6 +69,7 @@ class Session:
         label: The organ that its address names, or "".
         last_active: Time of the last request other than a heartbeat, by the clock of ``Sessions``.
         last_seen: Time of the last request.
+        may_save: Whether the user may save labels.
         running: Number of requests that are running.
         nbytes: Memory that is reserved for it, bytes.
         lock: Held while its volume is read or changed.
@@ -76,6 +82,7 @@ class Session:
     label: str
     last_active: float
     last_seen: float
+    may_save: bool = False
     running: int = 0
     nbytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,29 +97,39 @@ class Sessions:
     Args:
         limits: Limits on the sessions.
         clock: Returns the time in seconds.
+        on_end: Called with each session that has ended, after its last request.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limits, self._clock, self._lock = limits, clock, threading.Lock()
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        on_end: Callable[[Session], None] = lambda _: None,
+    ) -> None:
+        self.limits, self._clock, self._on_end = limits, clock, on_end
+        self._lock = threading.Lock()
+        self._finished = threading.Condition(self._lock)
         self._sessions: dict[str, Session] = {}
+        self._ended, self._finishing = list[Session](), list[Session]()
         self._sweeper: threading.Thread | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory that is reserved for all sessions, bytes."""
         with self._lock:
-            return sum(session.nbytes for session in self._sessions.values())
+            return sum(session.nbytes for session in self._all())
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._sessions)
 
-    def claim(self, owner: str, label: str) -> str:
+    def claim(self, owner: str, label: str, may_save: bool = False) -> str:
         """Begin a session.
 
         Args:
             owner: Name of the user.
             label: The organ that the address names, or "".
+            may_save: Whether the user may save labels.
 
         Returns:
             Its lease token.
@@ -129,7 +146,7 @@ class Sessions:
                     "possible now. Close a viewer, or try again in a minute."
                 )
             token, now = secrets.token_urlsafe(32), self._clock()
-            self._sessions[token] = Session(owner, label, now, now)
+            self._sessions[token] = Session(owner, label, now, now, may_save)
             if self._sweeper is None or not self._sweeper.is_alive():
                 self._sweeper = threading.Thread(target=self._sweep_often, name="nninteractive", daemon=True)
                 self._sweeper.start()
@@ -173,10 +190,25 @@ class Sessions:
         """
         with self._lock:
             try:
-                self._find(token, owner, label)
+                session = self._find(token, owner, label)
             except HTTPException:
                 return
             del self._sessions[token]
+            self._ended.append(session)
+        self._finish_ended([session])
+
+    def close(self, seconds: float) -> None:
+        """End all sessions, because the server stops.
+
+        Args:
+            seconds: Maximum time to wait for sessions that another thread is finishing.
+        """
+        with self._lock:
+            self._ended += self._sessions.values()
+            self._sessions.clear()
+        self._finish_ended()
+        with self._finished:
+            self._finished.wait_for(lambda: not self._finishing, seconds)
 
     def remaining_seconds(self, session: Session) -> float:
         """Return the time until a session ends unless its client does something.
@@ -207,7 +239,7 @@ class Sessions:
         with self._lock:
             if session not in self._sessions.values():
                 raise _gone()
-            others = sum(one.nbytes for one in self._sessions.values() if one is not session)
+            others = sum(one.nbytes for one in self._all() if one is not session)
             if others + nbytes > limit:
                 raise _unavailable("Other sessions use the server's memory for images. Try again in a minute.")
             session.nbytes = nbytes
@@ -220,21 +252,43 @@ class Sessions:
                 is_dead = now - session.last_seen > self.limits.liveness_seconds
                 is_idle = now - session.last_active > self.limits.idle_seconds
                 if not session.running and (is_dead or is_idle):
-                    del self._sessions[token]
+                    self._ended.append(self._sessions.pop(token))
                     ended += 1
         if ended:
             logger.info("%d sessions of nnInteractive's clients ended by a timeout.", ended)
 
     def _sweep_often(self) -> None:
-        """Sweep until there are no sessions. ``claim`` starts this again."""
+        """Sweep, and finish what has ended, until there are no sessions. ``claim`` starts this again."""
         while True:
             shortest = min(self.limits.liveness_seconds, self.limits.idle_seconds)
             time.sleep(min(max(shortest / 4, 0.1), _MAX_SWEEP_SECONDS))
             self.sweep()
+            self._finish_ended()
             with self._lock:
-                if not self._sessions:
+                if not self._sessions and not self._ended:
                     self._sweeper = None
                     return
+
+    def _finish_ended(self, among: Collection[Session] | None = None) -> None:
+        """Call ``on_end`` for sessions, or all, that have ended and in which no request runs any more."""
+        while True:
+            with self._lock:
+                ended = (one for one in self._ended if not one.running and (among is None or one in among))
+                session = next(ended, None)
+                if session is None:
+                    return
+                self._ended.remove(session)
+                self._finishing.append(session)
+            try:
+                self._on_end(session)
+            finally:
+                with self._finished:
+                    self._finishing.remove(session)
+                    self._finished.notify_all()
+
+    def _all(self) -> list[Session]:
+        """Return the sessions whose memory counts."""
+        return [*self._sessions.values(), *self._ended, *self._finishing]
 
     def _find(self, token: str, owner: str, label: str) -> Session:
         session = self._sessions.get(token)

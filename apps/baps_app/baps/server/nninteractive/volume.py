@@ -88,6 +88,11 @@ class SegmentedVolume:
         return self._state.mask.unpack(self.image.shape)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the mask has no voxel."""
+        return self._state.mask.where is None
+
+    @property
     def pending(self) -> int:
         """Number of prompts that have no answer yet."""
         return self._state.pending

@@ -111,7 +111,7 @@ class Differences:
     """
 
     def __init__(self, app: BapsApp) -> None:
-        self._app, self._cache, self._reading = app, Cache(_CACHE_BYTES, _size), threading.Lock()
+        self._app, self._cache, self._reading = app, Cache(_CACHE_BYTES, size_of), threading.Lock()
 
     def compare(self, comparison: Comparison) -> Difference:
         """Compare two versions.
@@ -268,5 +268,10 @@ def _crop(changed: ChangedSlice) -> tuple[slice, slice]:
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def _size(difference: Difference) -> int:
+def size_of(difference: Difference) -> int:
+    """Return the memory that the pictures of a difference take, bytes.
+
+    Args:
+        difference: The difference.
+    """
     return 1 + sum(one.image.nbytes + one.before.nbytes + one.after.nbytes for one in difference.slices)

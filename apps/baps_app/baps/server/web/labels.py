@@ -197,7 +197,7 @@ def restore(
         history.restore(image, tag, version, partial(history.check_fits, image), by, shown)
     except OutdatedError:
         raise HTTPException(409, _changed_meanwhile(request, history, image, tag)) from None
-    _note(request, image, tag, f"restored the version of {version}")
+    note_change(request, image, tag, f"restored the version of {version}")
     return redirect(request, f"/web/labels/image?{urlencode({'image': image})}")
 
 
@@ -211,7 +211,7 @@ def confirm(request: Request, image: str = Form(""), organ: str = Form(""), show
         history.confirm(image, FINAL, [organ], principal_of(request).name, shown)
     except OutdatedError:
         raise HTTPException(409, _changed_meanwhile(request, history, image, FINAL)) from None
-    _note(request, image, FINAL, f"confirmed {organ}")
+    note_change(request, image, FINAL, f"confirmed {organ}")
     return redirect(request, f"/web/labels/image?{urlencode({'image': image})}")
 
 
@@ -360,8 +360,15 @@ def _history_to_change(request: Request, image: str, tag: str) -> LabelHistory:
     return datastore.history
 
 
-def _note(request: Request, image: str, tag: str, sentence: str) -> None:
-    """Keep who changed a label, and show the change on the pages and to the adapters."""
+def note_change(request: Request, image: str, tag: str, sentence: str) -> None:
+    """Keep who changed a label, and show the change on the pages and to the adapters.
+
+    Args:
+        request: The request.
+        image: Name of the image.
+        tag: Tag of the label.
+        sentence: What the user did, without the subject.
+    """
     state = state_of(request)
     state.label_changes.pop((image, tag), None)
     state.label_changes[image, tag] = Change(principal_of(request).name, sentence, datetime.now(timezone.utc))

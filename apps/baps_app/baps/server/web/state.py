@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from baps.annotations.drafts import DraftStore
 from baps.server.auth.authenticator import Authenticator
+from baps.server.labels.drafts import DraftImages
 from baps.server.strategies.preview import Preview
 from baps.server.web.adapter_table import AdapterTable
 from baps.server.web.background import BackgroundValue
+from baps.server.web.draft_pictures import DraftPictures
 from baps.server.web.images import ImageCounter, ImageCounts
 from baps.server.web.label_differences import Differences
 from baps.server.web.label_numbers import LabelNumbers
@@ -23,6 +26,7 @@ from baps.site.audit import AuditFile
 from baps.site.audit_check import AuditCheck, check_audit
 from baps.site.audit_search import Week, count_by_week
 from baps.site.doctor import Finding, examine_server
+from baps.site.drafts import open_drafts
 
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
@@ -69,6 +73,9 @@ class WebState:
         differences: Compares versions of labels.
         readers: Agreement of people who drew the same organ on the same image.
         next_samples: What each strategy of Next Sample would offer.
+        drafts: Masks that nnInteractive's clients left behind.
+        draft_images: Finds the images of drafts.
+        draft_pictures: Draws drafts on their images.
         label_changes: The last change of each label by a person on a page, by image and tag.
         audit: The audit file.
         audit_check: Whether its chain is intact.
@@ -88,6 +95,9 @@ class WebState:
     differences: Differences = field(init=False)
     readers: BackgroundValue[ReaderTable] = field(init=False)
     next_samples: BackgroundValue[dict[str, Preview]] = field(init=False)
+    drafts: DraftStore = field(init=False)
+    draft_images: DraftImages = field(init=False)
+    draft_pictures: DraftPictures = field(init=False)
     label_changes: dict[tuple[str, str], Change] = field(default_factory=dict)
     audit: AuditFile = field(init=False)
     audit_check: BackgroundValue[AuditCheck] = field(init=False)
@@ -106,6 +116,8 @@ class WebState:
         self.differences = Differences(app)
         self.readers = BackgroundValue(Readers(app).compare, _READERS_SECONDS)
         self.next_samples = BackgroundValue(lambda: preview_strategies(app), _COUNT_SECONDS)
+        self.drafts, self.draft_images = open_drafts(app.site), DraftImages(app.datastore)
+        self.draft_pictures = DraftPictures(self.drafts, self.draft_images)
         self.audit = audit = AuditFile(app.site.audit_file, app.site.audit_max_mb, app.site.audit_keep)
         self.audit_check = BackgroundValue(lambda: check_audit(audit.file), _AUDIT_SECONDS)
         self.usage = BackgroundValue(lambda: count_by_week(audit, date.today()), _USAGE_SECONDS)

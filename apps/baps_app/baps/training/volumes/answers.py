@@ -18,7 +18,6 @@ from baps.adapters.volumes.adapter import (
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.evaluation.labelled_volumes import LabelledVolume
 from baps.imaging.cube import Cube
-from baps.imaging.metrics import dice
 from baps.prompts.volume_prompts import VolumePrompt
 from baps.training.query_log import QueryLog
 
@@ -70,6 +69,14 @@ class CubeAnswer:
         """
         return torch.from_numpy(self.cube.extract(self.trial.volume.target, 0.0))
 
+    def known(self) -> torch.Tensor:
+        """Return where the mask of the organ is known.
+
+        Returns:
+            0 or 1, (1, 1, S).
+        """
+        return torch.from_numpy(self.trial.volume.known(self.cube))[None, None]
+
     def tensor(self) -> torch.Tensor:
         """Convert the answer to probabilities.
 
@@ -113,7 +120,7 @@ def _ask(black_box: VolumeBlackBox, adapter: VolumeAdapter, trial: Trial, query_
         if not answers:
             probability = black_box.predict(image.voxels, image.spacing, trial.prompts)
             found = cube_around_answer(probability, trial.prompts, image.spacing)
-            score = dice(probability > 0.5, trial.volume.target)
+            score = trial.volume.dice(probability > 0.5)
             answers.append((found, _to_bytes(torch.from_numpy(found.extract(probability, 0.0))), score))
         return answers[0]
 
@@ -136,11 +143,9 @@ def dice_in_volume(answer: CubeAnswer, probability: torch.Tensor) -> float:
     Returns:
         Dice, 0 to 1.
     """
-    target = answer.trial.volume.target
-    part = answer.cube.part(target.shape)
-    mask = answer.cube.insert_part(probability.numpy(), part) > 0.5
-    total = int(mask.sum()) + int(target.sum())
-    return 2 * int((mask & target[part]).sum()) / total if total else 1.0
+    volume = answer.trial.volume
+    part = answer.cube.part(volume.image.shape)
+    return volume.dice(answer.cube.insert_part(probability.numpy(), part) > 0.5, part)
 
 
 def _to_bytes(probability: torch.Tensor) -> NDArray[np.uint8]:

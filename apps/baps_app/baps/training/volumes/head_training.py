@@ -53,6 +53,12 @@ class VolumeHeadData:
         """The masks at the grid, (N, G, G, G), 0 to 1."""
         return torch.stack([F.adaptive_avg_pool3d(one.target()[None], GRID)[0] for one in self.answers])
 
+    @cached_property
+    def known(self) -> torch.Tensor:
+        """Where the masks are known at the grid, (N, G, G, G), 0 to 1."""
+        rows = [F.adaptive_avg_pool1d(one.known()[0], GRID)[None] for one in self.answers]
+        return torch.stack(rows).expand(-1, GRID, GRID, GRID)
+
     def score(self, head: VolumeHead | None = None, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """Compute the Dice of answers in the volume, as they are or as a head corrects them.
 
@@ -103,9 +109,11 @@ def train_volume_head(data: VolumeHeadData, chosen: NDArray[np.bool_] | None, st
         sampled, order = order[:size], order[size:]
         axes, flips = random.permutation(3), [axis for axis in (-1, -2, -3) if random.random() < 0.5]
         inputs = data.varied[sampled].float().permute(0, 1, *(2 + axes).tolist()).flip(flips)
-        targets = data.target[sampled].permute(0, *(1 + axes).tolist()).flip(flips)
-        probability = (3 * inputs[:, 0] + head(inputs)[:, 0]).sigmoid()
-        loss = image_losses(probability.flatten(2), targets.flatten(2)).mean()
+        targets, known = (
+            one[sampled].permute(0, *(1 + axes).tolist()).flip(flips) for one in (data.target, data.known)
+        )
+        probability = (3 * inputs[:, 0] + head(inputs)[:, 0]).sigmoid() * known
+        loss = image_losses(probability.flatten(2), (targets * known).flatten(2)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

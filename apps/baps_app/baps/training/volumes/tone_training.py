@@ -123,5 +123,6 @@ def _query_losses(black_box: VolumeBlackBox, items: Sequence[_Item], codes: torc
         volume, prompts, view, target = items[number % len(items)]
         shown = VolumeTone.apply_code(view.image[None], code[None])[0]
         answer = ask_about_cube(black_box, shown, volume.image.spacing, prompts, view.cube)
-        losses.append(float(image_losses(answer.flatten(1)[None], target.flatten(1)[None])))
+        known = torch.from_numpy(volume.known(view.cube))
+        losses.append(float(image_losses((answer * known).flatten(1)[None], (target * known).flatten(1)[None])))
     return losses

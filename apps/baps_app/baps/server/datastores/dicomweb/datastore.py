@@ -333,6 +333,12 @@ class PacsDatastore(AtomicIndex, DICOMWebDatastore):
         """
         return image_id in self._datastore.objects and Path(self._datastore.image_path(), f"{image_id}.nii.gz").exists()
 
+    def fetched_images(self) -> dict[str, Path]:
+        """Return the files of the images that are on this machine, by name, without a request to the PACS."""
+        folder = Path(self._datastore.image_path())
+        files = {image: folder / f"{image}.nii.gz" for image in list(self._datastore.objects)}
+        return {image: file for image, file in files.items() if file.exists()}
+
     def json(self) -> Any:
         """Return the index of fetched images, with the reasons for those that cannot be used."""
         index: dict[str, Any] = super().json()
