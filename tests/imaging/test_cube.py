@@ -92,3 +92,19 @@ def test_positions_are_those_of_the_voxels() -> None:
     positions = cube.positions(voxels)
     assert np.allclose(positions[0], 7.5)
     assert np.allclose(positions[1] - positions[0], [SPACING[0] / (12 / 16), 0, 0])
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_thinner_than_a_voxel_of_the_cube_is_seen(slices: int, axis: int) -> None:
+    voxels = np.full((100, 100, slices), 100, np.float32)
+    voxels[40:60, 40:60] = 200
+    voxels = np.moveaxis(voxels, 2, axis)
+    centre = np.insert([49.5, 49.5], axis, (slices - 1) / 2)
+    cube = Cube.around(centre, 200.0, (1.0, 1.0, 1.0), 64)  # Voxels of 3.1 mm, with the volume between two of them.
+    seen = cube.extract(voxels, outside=0.0)
+    assert seen.max() == pytest.approx(200, abs=0.01)
+    planes = np.flatnonzero(np.moveaxis(seen, axis, 0).any((1, 2)))
+    assert planes.tolist() == [31, 32]
+    restored = cube.insert(seen, voxels.shape)  # type: ignore[arg-type]
+    assert (np.argwhere(restored > 150).mean(0) == pytest.approx(centre, abs=0.2)) and restored.max() > 199

@@ -70,7 +70,7 @@ class Cube:
             high = int(np.clip(np.ceil(positions[-1] + margin), low, size - 1)) + 1
             part.append(slice(low, high))
             weights.append(_weights(positions, np.arange(low, high), margin))
-            inside.append((positions > -0.5) & (positions < size - 0.5))
+            inside.append(_inside(positions, size, self.step[axis]))
         values = _apply(weights, voxels[tuple(part)].astype(np.float32))
         is_inside = inside[0][:, None, None] & inside[1][:, None] & inside[2]
         if outside is None:
@@ -123,6 +123,17 @@ class Cube:
             high = int(np.clip(np.floor(first + step * (self.side - 0.5)) + 1, low, size))
             ranges.append(slice(low, high))
         return ranges[0], ranges[1], ranges[2]
+
+
+def _inside(positions: NDArray[np.float64], size: int, step: float) -> NDArray[np.bool_]:
+    """Return which voxels of the cube show the volume along an axis: those whose centres lie in it.
+
+    Of a volume so thin that it lies between two centres, both show it.
+    """
+    inside = (positions > -0.5) & (positions < size - 0.5)
+    if not inside.any():
+        inside = (positions > -0.5 - step / 2) & (positions < size - 0.5 + step / 2)
+    return inside
 
 
 def _weights(positions: NDArray[np.float64], nodes: NDArray[np.int64], margin: float) -> NDArray[np.float32]:
