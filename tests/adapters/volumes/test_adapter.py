@@ -20,6 +20,7 @@ from baps.adapters.volumes.tone import VolumeTone
 from baps.errors import InputError
 from baps.imaging.metrics import dice
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint
+from tests.support.bright_volumes import BrightVolumesBlackBox
 from tests.support.flood import FloodBlackBox, leaky_volume
 
 CLICK = (VolumePoint((20, 22, 12), True),)
@@ -115,3 +116,43 @@ def test_a_file_holds_everything(parts: tuple[float | None, bool, bool], tmp_pat
 def test_a_tone_curve_needs_a_cube() -> None:
     with pytest.raises(InputError, match="Give its width"):
         VolumeAdapter(None, VolumeTone())
+
+
+@pytest.mark.parametrize("width", [None, 40.0])
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        ((), "understands none"),
+        ((VolumePoint((20, 22, 12), False),), "understands none"),
+        ((VolumePoint((-1, 22, 12), True),), "outside the volume"),
+        ((VolumePoint((20, 22, 24), True),), "outside the volume"),
+    ],
+)
+def test_prompts_that_cannot_be_answered_are_refused_in_a_cube_too(
+    width: float | None, prompts: tuple[VolumePoint, ...], sentence: str
+) -> None:
+    volume = leaky_volume(0).image
+    for mask in (None, np.zeros(volume.shape, bool)):
+        with pytest.raises(InputError, match=sentence):
+            VolumeAdapter(width).predict(FloodBlackBox(), volume, prompts, mask)
+
+
+@pytest.mark.parametrize("width", [None, 40.0])
+def test_a_mask_is_removed_by_a_click_beside_the_object(width: float | None) -> None:
+    labelled = leaky_volume(0)
+    beside = (VolumePoint((20, 22, 12), False),)
+    mask = labelled.image.voxels > 100
+    adapter = VolumeAdapter(width, head=VolumeHead().eval())
+    answer = adapter.predict(BrightVolumesBlackBox(), labelled.image, beside, mask) > 0.5
+    assert answer.sum() < 0.01 * mask.sum()
+
+
+def test_a_mask_smaller_than_a_voxel_of_the_cube_is_corrected() -> None:
+    volume = leaky_volume(0).image
+    mask = np.zeros(volume.shape, bool)
+    mask[20, 22, 12] = True
+    black_box = BrightVolumesBlackBox()
+    VolumeAdapter(500.0).predict(black_box, volume, (VolumePoint((40, 40, 20), False),), mask)
+    ((_, start),) = black_box.asked
+    assert start is not None
+    assert start.any()

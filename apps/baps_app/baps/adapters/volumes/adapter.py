@@ -163,11 +163,12 @@ class VolumeAdapter:
         """
         if self.width is None:
             probability = black_box.predict(volume.voxels, volume.spacing, prompts, mask)
-            if self.head is None:
-                return probability
+            if self.head is None or not ((probability > 0.5).any() or any(prompt.include for prompt in prompts)):
+                return probability  # All of a mask was removed: there is nothing to look at.
             cube = cube_around_answer(probability, prompts, volume.spacing, shown_side(black_box))
             answer = torch.from_numpy(cube.extract(probability, 0.0))
         else:
+            black_box.check(volume.voxels, volume.spacing, prompts, mask)  # It sees the prompts in the cube only.
             cube = cube_around_prompts(prompts, mask, self.width, volume.spacing, shown_side(black_box))
             probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
             answer = self.ask(black_box, volume, prompts, cube, mask)
@@ -327,7 +328,10 @@ def ask_about_cube(
         Probability of the object in the cube, (S, S, S).
     """
     moved = [inside for prompt in prompts if (inside := move_to_cube(prompt, cube)) is not None]
-    start = None if mask is None else cube.extract(mask, 0.0) > 0.5
+    start = None
+    if mask is not None:
+        share = cube.extract(mask, 0.0)
+        start = share > min(0.5, share.max() / 2)  # A mask smaller than a voxel of the cube remains.
     distance = cube.step[0] * spacing[0]
     answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, start)
     return torch.from_numpy(answer)

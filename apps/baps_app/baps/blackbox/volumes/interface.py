@@ -16,6 +16,9 @@ from baps.utils.priority_lock import PriorityLock
 Spacing = tuple[float, float, float]
 """Distance of voxels along each axis, mm."""
 
+_MAX_VALUE = 1e30
+"""Grey values beyond this have no place in single precision once they are summed."""
+
 
 @dataclass(frozen=True)
 class VolumeCapabilities:
@@ -127,6 +130,36 @@ class VolumeBlackBox(ABC):
             BudgetSpentError: if the budget is spent.
             BapsError: if the model cannot be reached, or does not answer with probabilities.
         """
+        understood, start = self.check(voxels, spacing, prompts, mask)
+        if self.wait:
+            self.wait()
+        with self._lock:
+            self._count()
+            probability = self._predict(voxels, spacing, understood, start)
+        if probability.shape != voxels.shape or not np.isfinite(probability).all():
+            raise BapsError(
+                f"The model {self.capabilities.name} returned numbers that are not probabilities. Restart its server; "
+                "if that does not help, restore its weights from where they came."
+            )
+        return probability
+
+    def check(
+        self, voxels: NDArray[np.generic], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None = None
+    ) -> tuple[list[VolumePrompt], Mask | None]:
+        """Check that a request can be answered. Nothing is predicted.
+
+        Args:
+            voxels: see ``predict``, for this and the other arguments.
+            spacing: distance of voxels along each axis, mm.
+            prompts: the prompts.
+            mask: a mask to be corrected, or None.
+
+        Returns:
+            The prompts that the model understands, and the mask that it starts from, or None.
+
+        Raises:
+            InputError: as ``predict``.
+        """
         _check_volume(voxels, spacing, mask)
         shape = voxels.shape
         for prompt in prompts:
@@ -138,17 +171,7 @@ class VolumeBlackBox(ABC):
                 f"{self.capabilities.name} understands none of the prompts that mark the object. Draw "
                 f"{self.capabilities.kinds}."
             )
-        if self.wait:
-            self.wait()
-        with self._lock:
-            self._count()
-            probability = self._predict(voxels, spacing, understood, start)
-        if probability.shape != shape or not np.isfinite(probability).all():
-            raise BapsError(
-                f"The model {self.capabilities.name} returned numbers that are not probabilities. Restart its server; "
-                "if that does not help, restore its weights from where they came."
-            )
-        return probability
+        return understood, start
 
     def close(self) -> None:  # noqa: B027 (most models have nothing to give back)
         """Give back what the model holds elsewhere, such as a session on a server."""
@@ -174,8 +197,8 @@ class VolumeBlackBox(ABC):
 def _check_volume(voxels: NDArray[np.generic], spacing: Spacing, mask: Mask | None) -> None:
     if voxels.ndim != 3 or 0 in voxels.shape or voxels.dtype.kind not in "biuf":
         raise InputError(f"A 3D black box takes volumes of real numbers, (I, J, K), not {voxels.shape} {voxels.dtype}.")
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        raise InputError("The volume holds numbers that are not finite. Replace them.")
+    if voxels.dtype.kind == "f" and not -_MAX_VALUE < voxels.min() <= voxels.max() < _MAX_VALUE:  # NaN is not, either.
+        raise InputError(f"The volume holds numbers that are not finite, or beyond {_MAX_VALUE:g}. Replace them.")
     if len(spacing) != 3 or not all(np.isfinite(one) and one > 0 for one in spacing):
         raise InputError(f"The spacing must be three positive numbers in mm, not {spacing}.")
     if mask is not None and mask.shape != voxels.shape:
