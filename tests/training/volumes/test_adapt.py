@@ -14,6 +14,7 @@ from baps.errors import BapsError, InputError
 from baps.evaluation.labelled_volumes import VolumesByPatient
 from baps.evaluation.splits import patient_hash
 from baps.imaging.metrics import dice
+from baps.imaging.windowing import Window
 from baps.prompts.simulated_volumes import draw_volume_prompts
 from baps.training.volumes.adapt import VolumeAdaptation, adapt_volumes, plan_volume_adaptation
 from baps.training.volumes.settings import VolumeSettings
@@ -146,3 +147,26 @@ def test_refusals(volumes: VolumesByPatient) -> None:
     for wrong in ({"zoom": "big"}, {"max_predictions": 0}, {"learning_rate": float("nan")}, {"prompt": "lasso"}):
         with pytest.raises(InputError):
             VolumeSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_plans_depend_on_what_else_is_known_of_volumes(volumes: VolumesByPatient) -> None:
+    """Otherwise an old log, or an old candidate, would be taken for one of the data as they are now."""
+    name, (one,) = next(iter(volumes.items()))
+    some = np.ones(24, bool)
+    some[0] = False
+    flat = one.image.voxels.reshape(44, 48, 24)
+    changed = [
+        one,
+        replace(one, image=replace(one.image, spacing=(1.0, 1.0, 2.5))),
+        replace(one, image=replace(one.image, window=Window(0, 200))),
+        replace(one, annotated=some),
+        replace(one, image=replace(one.image, voxels=flat), target=one.target.reshape(44, 48, 24)),
+    ]
+    plans = {plan_volume_adaptation(FloodBlackBox(), {name: [each]}, TONE).fingerprint for each in changed}
+    assert len(plans) == len(changed)
+
+
+def test_several_patients_are_never_left_unjudged(volumes: VolumesByPatient) -> None:
+    with pytest.raises(InputError, match="too few to judge"):
+        adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=16))
+    assert adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=17, head="none")).comparison

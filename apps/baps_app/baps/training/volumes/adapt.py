@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from baps.adapters.volumes.adapter import VolumeAdapter
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.errors import InputError
 from baps.evaluation.comparison import PairedComparison, compare, describe_training
-from baps.evaluation.labelled_volumes import VolumesByPatient
+from baps.evaluation.labelled_volumes import LabelledVolume, VolumesByPatient
 from baps.evaluation.patient_scores import PatientScores
 from baps.evaluation.splits import patient_hash, split_patients
 from baps.training.adapt import ProgressReport
@@ -86,8 +87,9 @@ def plan_volume_adaptation(
     for patient in sorted(volumes):
         content.update(patient_hash(patient).encode())
         for one in volumes[patient]:
-            content.update(one.image.voxels.tobytes())
-            content.update(np.packbits(one.target).tobytes())
+            content.update(_describe(one).encode())
+            content.update(np.ascontiguousarray(one.image.voxels).data)
+            content.update(np.packbits(one.target).data)
     facts = {
         "method": _METHOD_VERSION,
         "dimension": 3,
@@ -186,6 +188,20 @@ def adapt_volumes(
         "seconds": round(time.monotonic() - start, 1),
     }
     return VolumeAdaptation(adapter, comparison, scores, trainer.curve, notes, record)
+
+
+def _describe(volume: LabelledVolume) -> str:
+    """Describe all of a labelled volume but its voxels and its mask, as JSON."""
+    image, annotated = volume.image, volume.annotated
+    return json.dumps(
+        {
+            "shape": image.shape,
+            "type": image.voxels.dtype.str,
+            "spacing": image.spacing,
+            "window": image.window.to_dict(),
+            "annotated": None if annotated is None else np.flatnonzero(annotated).tolist(),
+        }
+    )
 
 
 def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:

@@ -76,7 +76,7 @@ class EvaluationTrials:
             InputError: if there are too few predictions to judge anything.
         """
         limit = int(_EVALUATION_SHARE * settings.max_predictions)
-        if limit < 1:
+        if limit < min(2, len(volumes)):  # Of several patients, two at least judge.
             raise InputError(
                 f"max_predictions is {settings.max_predictions}, which is too few to judge anything. Raise it to 50 or "
                 "more."
