@@ -108,3 +108,17 @@ def test_a_volume_thinner_than_a_voxel_of_the_cube_is_seen(slices: int, axis: in
     assert planes.tolist() == [31, 32]
     restored = cube.insert(seen, voxels.shape)  # type: ignore[arg-type]
     assert (np.argwhere(restored > 150).mean(0) == pytest.approx(centre, abs=0.2)) and restored.max() > 199
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint16, np.int64, np.float64, ">i2"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("width", [12.0, 60.0])
+def test_the_type_and_the_order_in_memory_make_no_difference(
+    dtype: str, order: tuple[int, int, int], width: float
+) -> None:
+    voxels = (np.abs(smooth_volume()) > 70).astype(dtype)
+    cube = Cube.around(np.array([20.0, 18, 9]), width, SPACING, 16)
+    in_memory = np.ascontiguousarray(voxels.transpose(order)).transpose(np.argsort(order))
+    seen = cube.extract(in_memory[::-1][::-1])
+    assert seen.dtype == np.float32
+    assert np.allclose(seen, cube.extract(voxels.astype(np.float32)), atol=1e-5)

@@ -71,7 +71,7 @@ class Cube:
             part.append(slice(low, high))
             weights.append(_weights(positions, np.arange(low, high), margin))
             inside.append(_inside(positions, size, self.step[axis]))
-        values = _apply(weights, voxels[tuple(part)].astype(np.float32))
+        values = _reduce(weights, voxels[tuple(part)])
         is_inside = inside[0][:, None, None] & inside[1][:, None] & inside[2]
         if outside is None:
             outside = float(values[is_inside].min()) if is_inside.any() else 0.0
@@ -106,7 +106,8 @@ class Cube:
         for one, first, step in zip(part, self.first, self.step, strict=True):
             positions = (np.arange(one.start, one.stop) - first) / step
             weights.append(_weights(positions.clip(0, self.side - 1), np.arange(self.side), 1.0))
-        return _apply(weights, values)
+        x, y, z = weights
+        return _combine(x, y @ (values @ z.T))
 
     def part(self, shape: Sequence[int]) -> tuple[slice, slice, slice]:
         """Return the voxels of a volume whose centres lie in the cube.
@@ -143,8 +144,21 @@ def _weights(positions: NDArray[np.float64], nodes: NDArray[np.int64], margin: f
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
 
 
-def _apply(weights: list[NDArray[np.float32]], values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply each axis of an array by the matrix of that axis."""
-    for axis, matrix in enumerate(weights):
-        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
-    return values
+def _reduce(weights: list[NDArray[np.float32]], voxels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Multiply each axis of a large array by the matrix of that axis, along the slowest axis in memory first.
+
+    Volumes of 100 million voxels and more are read plane by plane, and no copy of all their voxels is made.
+    """
+    order = np.argsort([-abs(stride) for stride in voxels.strides], kind="stable")
+    slow, middle, fast = (weights[axis] for axis in order)
+    values = middle @ (_combine(slow, voxels.transpose(order)) @ fast.T)
+    return np.ascontiguousarray(values.transpose(np.argsort(order)))
+
+
+def _combine(matrix: NDArray[np.float32], planes: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Multiply the first axis of an array by a matrix with few entries in a row."""
+    result = np.zeros((len(matrix), *planes.shape[1:]), np.float32)
+    for row, combined in zip(matrix, result, strict=True):
+        for number in np.flatnonzero(row):
+            combined += np.multiply(planes[number], row[number], dtype=np.float32)
+    return result
