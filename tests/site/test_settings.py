@@ -154,6 +154,9 @@ def test_settings_that_can_be_checked_at_start(tmp_path: Path, name: str) -> Non
     weights = tmp_path / "sam.pth"
     with pytest.raises(InputError, match="'medsam2'.*bundled, sam, medsam, sam_hq, sam2, sam3, remote"):
         check_settings(Settings(black_box="medsam2"))
+    for volumes in ("bundled3d", "nninteractive"):
+        with pytest.raises(InputError, match=f"{volumes} answers in 3D.*--volume-black-box {volumes}"):
+            check_settings(Settings(black_box=volumes))
     with pytest.raises(InputError, match=f"{name} needs weights"):
         check_settings(Settings(black_box=name))
     with pytest.raises(InputError, match=r"sam\.pth does not exist"):

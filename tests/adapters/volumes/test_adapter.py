@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from baps.adapters.adapter_file import read_with, write_adapter
+from baps.adapters.adapter import Adapter
+from baps.adapters.adapter_file import read_adapter, read_with, write_adapter
+from baps.adapters.visual_prompt import build_visual_prompt
 from baps.adapters.volumes.adapter import (
     CubeView,
     VolumeAdapter,
     cube_around_prompts,
     volume_adapter_from_record,
 )
+from baps.adapters.volumes.adapter_file import read_volume_adapter
 from baps.adapters.volumes.head import VolumeHead
 from baps.adapters.volumes.tone import VolumeTone
 from baps.errors import InputError
@@ -156,3 +159,14 @@ def test_a_mask_smaller_than_a_voxel_of_the_cube_is_corrected() -> None:
     ((_, start),) = black_box.asked
     assert start is not None
     assert start.any()
+
+
+def test_an_adapter_of_the_other_kind_of_model_is_a_sentence(tmp_path: Path) -> None:
+    ours, other = tmp_path / "volume.safetensors", tmp_path / "slices.safetensors"
+    write_adapter(ours, VolumeAdapter(40.0), {"adapter": VolumeAdapter(40.0).to_dict()})
+    slices = Adapter(build_visual_prompt("tone"))
+    write_adapter(other, slices, {"adapter": slices.to_dict()})
+    with pytest.raises(InputError, match="is the adapter of a model that answers in 3D"):
+        read_adapter(ours)
+    with pytest.raises(InputError, match="is the adapter of a model of slices"):
+        read_volume_adapter(other)

@@ -72,6 +72,8 @@ def read_adapter(path: Path) -> tuple[Adapter, dict[str, Any]]:
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Adapter:
+        if "width" in record["adapter"]:
+            raise InputError(f"{path} is the adapter of a model that answers in 3D. Name that model (--black-box).")
         adapter = adapter_from_record(record["adapter"])
         adapter.load_state_dict(state)
         return adapter

@@ -12,7 +12,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from baps.blackbox.bundled_model import build_bundled_model
-from baps.blackbox.choices import BLACK_BOXES
+from baps.blackbox.choices import check_black_box
 from baps.blackbox.device import usable_device
 from baps.blackbox.interface import BlackBox
 from baps.blackbox.medsam import MedSamBlackBox
@@ -70,8 +70,7 @@ def load_black_box(
         InputError: on an unknown name or device, or weights or a remote model that cannot be used.
         BapsError: if a remote model is not there, or the packages of an extra are not installed.
     """
-    if name not in BLACK_BOXES:
-        raise InputError(f"There is no black box named {name!r}. Known ones: {', '.join(BLACK_BOXES)}.")
+    check_black_box(name)
     if name == "remote":
         if remote is None:
             raise InputError("The black box remote needs an address: give one such as http://host:8000/model.")

@@ -21,7 +21,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from baps.blackbox.choices import BLACK_BOXES, CHECKPOINT_BLACK_BOXES, VOLUME_BLACK_BOXES
+from baps.blackbox.choices import CHECKPOINT_BLACK_BOXES, VOLUME_BLACK_BOXES, check_black_box
 from baps.blackbox.remote.settings import RemoteSettings
 from baps.blackbox.volumes.settings import TOKEN_VARIABLE, VolumeRemoteSettings
 from baps.errors import InputError
@@ -420,8 +420,7 @@ def check_settings(settings: Settings) -> None:
             OpenID provider or the origins cannot be used.
     """
     check_access(settings)
-    if settings.black_box not in BLACK_BOXES:
-        raise InputError(f"There is no black box named {settings.black_box!r}. Known ones: {', '.join(BLACK_BOXES)}.")
+    check_black_box(settings.black_box)
     if settings.black_box == "remote" and settings.remote_model is None:
         raise InputError(
             "The black box remote needs an address: give --remote http://host:8000/model (with make: REMOTE=...)."
