@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +170,33 @@ def test_a_file_of_another_user_is_a_sentence(store: DraftStore, monkeypatch: py
     monkeypatch.setattr(module.FileLock, "acquire", denied)
     with pytest.raises(BapsError, match=r"cannot be used \(Permission denied\)"):
         store.discard(name)
+
+
+def declared(kind: str) -> bytes:
+    """Make a file that declares what it does not hold."""
+    content = io.BytesIO()
+    if kind == "array":  # No archive at all.
+        np.save(content, np.zeros(3))
+        return content.getvalue()
+    shape = (1 << 50,) if kind == "petabyte" else (3,)
+    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("record.npy", content.getvalue() + b"{}}")
+    written = bytearray(archive.getvalue())
+    if kind == "password":
+        for start, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            written[written.index(start) + offset] |= 1
+    return bytes(written)
+
+
+@pytest.mark.parametrize("kind", ["array", "petabyte", "password"])
+def test_a_file_that_declares_what_it_does_not_hold_does_not_hide_the_others(
+    store: DraftStore, tmp_path: Path, kind: str
+) -> None:
+    broken, good = add(store), add(store, seed=1)
+    (tmp_path / "drafts" / f"{broken}.npz").write_bytes(declared(kind))
+    first, second = store.all()
+    assert first.name == good
+    assert isinstance(second, DamagedDraft)
+    store.discard(broken)

@@ -33,6 +33,12 @@ from baps.utils.atomic_write import atomic_write
 _SUFFIX = ".npz"
 _NAME = re.compile(r"\d{8}T\d{9}-[0-9a-f]{6}")
 
+_DAMAGED = (
+    OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading a damaged file raises: also room for the terabytes that it declares, or an archive with a password."""
+
 
 class MissingDraftError(NotFoundError):
     """There is no such draft, or not any more, or the user may not see it.
@@ -299,7 +305,7 @@ class DraftStore:
             raise MissingDraftError(name) from None
         except PermissionError as error:
             raise _denied(name, error) from error
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGED as error:
             raise BapsError(
                 f"The draft {name} is damaged and cannot be confirmed. Delete it, and segment the image again."
             ) from error

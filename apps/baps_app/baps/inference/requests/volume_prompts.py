@@ -51,9 +51,10 @@ def read_volume_request(request: Mapping[str, Any], volume: Volume, labels: Sequ
     beside += [(k, prompt.negative) for k, prompt in clicks.prompts.items()]
     inside = [(k, prompt.positive) for k, prompt in clicks.prompts.items()]
     for by_slice, include in ((inside, True), (beside, False)):
-        prompts += [VolumePoint(_voxel(x, y, k), include) for k, points in by_slice for x, y in points]
+        prompts += [VolumePoint(_voxel(x, y, k, volume.shape), include) for k, points in by_slice for x, y in points]
     return VolumeRequest(clicks.label, tuple(prompts), clicks.notes)
 
 
-def _voxel(x: float, y: float, k: int) -> Triple:
-    return round(x), round(y), k
+def _voxel(x: float, y: float, k: int, shape: Triple) -> Triple:
+    """Return the voxel of a point inside the volume; a point on the far edge of the last voxel lies in that voxel."""
+    return min(round(x), shape[0] - 1), min(round(y), shape[1] - 1), k
