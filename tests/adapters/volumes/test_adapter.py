@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from baps.adapters.volumes.head import VolumeHead
 from baps.adapters.volumes.tone import VolumeTone
 from baps.errors import InputError
 from baps.imaging.metrics import dice
+from baps.imaging.windowing import Window
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint
 from tests.support.bright_volumes import BrightVolumesBlackBox
 from tests.support.flood import FloodBlackBox, leaky_volume
@@ -170,3 +172,15 @@ def test_an_adapter_of_the_other_kind_of_model_is_a_sentence(tmp_path: Path) -> 
         read_adapter(ours)
     with pytest.raises(InputError, match="is the adapter of a model of slices"):
         read_volume_adapter(other)
+
+
+def test_a_cube_of_one_grey_value_is_not_shown_to_the_model() -> None:
+    """nninteractive-server refuses it, and a tone curve in training may make one."""
+    black_box = BrightVolumesBlackBox()
+    volume = replace(leaky_volume(0).image, window=Window(900, 1000))
+    assert not VolumeAdapter(40.0).predict(black_box, volume, CLICK).any()
+    mask = np.zeros(volume.shape, bool)
+    mask[12:28, 14:30, 8:16] = True
+    kept = VolumeAdapter(60.0).predict(black_box, volume, CLICK, mask) > 0.5
+    assert dice(kept, mask) > 0.9
+    assert not black_box.asked

@@ -325,13 +325,16 @@ def ask_about_cube(
         mask: a mask to be corrected, (I, J, K), or None.
 
     Returns:
-        Probability of the object in the cube, (S, S, S).
+        Probability of the object in the cube, (S, S, S). Where all grey values are equal, nothing can be seen: the
+            model is not asked, and the answer is the mask to be corrected, or 0.
     """
     moved = [inside for prompt in prompts if (inside := move_to_cube(prompt, cube)) is not None]
     start = None
     if mask is not None:
         share = cube.extract(mask, 0.0)
         start = share > min(0.5, share.max() / 2)  # A mask smaller than a voxel of the cube remains.
+    if shown.min() == shown.max():  # Some models refuse such an image, which would end a training.
+        return torch.zeros_like(shown) if start is None else torch.from_numpy(start).to(shown.dtype)
     distance = cube.step[0] * spacing[0]
     answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, start)
     return torch.from_numpy(answer)
