@@ -427,8 +427,11 @@ def _volume_stream(store: AdapterStore, version: str) -> EvidenceStream:
     return read_evidence(store, "spleen").gate.open(version, " ".join(FLOOD))
 
 
-def test_a_confirmed_label_judges_adapters_of_the_3d_model_with_six_predictions(hospital: Hospital) -> None:
-    black_box = FloodBlackBox()
+def test_a_confirmed_label_judges_adapters_of_the_3d_model_with_six_predictions(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black_box, waited = FloodBlackBox(), list[Path]()
+    monkeypatch.setattr(evidence_module, "wait_for_idle", lambda file: lambda: waited.append(file))
     judge = _volume_judge(hospital, lambda: black_box)
     hospital.save("ct_01")
     versions = [_train_volume_model(judge.store, "ct_01") for _ in range(2)]
@@ -437,6 +440,7 @@ def test_a_confirmed_label_judges_adapters_of_the_3d_model_with_six_predictions(
     for _ in range(2):
         collector.collect()
     assert 0 < black_box.images_queried <= 6
+    assert waited == [hospital.store.inference_lock_file] * black_box.images_queried  # Users go first.
     assert hospital.judge.judged == []  # Adapters of clicks are in another store.
     stream = _volume_stream(judge.store, versions[-1])
     assert stream.patients == (patient_hash("ct_01"), patient_hash("ct_02"))
