@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from baps.adapters.volumes.adapter import CubeView, cube_around_prompts
+from baps.adapters.volumes.adapter import CubeView, cube_around_prompts, shown_side
 from baps.blackbox.volumes.bundled import BundledVolumeBlackBox
 from baps.blackbox.volumes.bundled_network import network_input
 from baps.evaluation.labelled_volumes import LabelledVolume
@@ -42,7 +42,7 @@ def fine_tune(
         for row in random.integers(len(volumes), size=_BATCH):
             one = volumes[row]
             prompts = draw_volume_prompts(one.target, one.image.spacing, "click", 1, random)
-            cube = cube_around_prompts(prompts, None, width, one.image.spacing)
+            cube = cube_around_prompts(prompts, None, width, one.image.spacing, shown_side(black_box))
             view, empty = CubeView.of(one.image, prompts, cube), torch.zeros(1, cube.side, cube.side, cube.side)
             flips = [axis for axis in (-1, -2, -3) if random.random() < 0.5]
             shown = network_input(view.image[None], empty, view.positive[None], view.negative[None], view.region[None])

@@ -76,10 +76,12 @@ class Trial:
     settings: VolumeSettings
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def measure(self, adapter: VolumeAdapter | None, black_box: BundledVolumeBlackBox | None = None) -> dict[str, Any]:
+    def measure(
+        self, adapter: VolumeAdapter | None, black_box: BundledVolumeBlackBox | None = None, prompt: str = "click"
+    ) -> dict[str, Any]:
         """Measure an adapter on the test patients."""
         model, seed = black_box or self.black_box, self.settings.seed
-        result = evaluate_volumes(model, self.test, adapter, seed=seed, clicks=CLICKS)
+        result = evaluate_volumes(model, self.test, adapter, prompt, seed, clicks=CLICKS)
         patients = [result.by_patient(n + 1) for n in range(CLICKS)]
         scores = result.to_dict()
         return {
@@ -100,6 +102,11 @@ class Trial:
 def unadapted(trial: Trial) -> dict[str, Any]:
     """Ask the model about the whole volume, as nnInteractive's viewers do."""
     return trial.measure(None)
+
+
+def unadapted_box(trial: Trial) -> dict[str, Any]:
+    """Ask the model with a 3D box instead of a click."""
+    return trial.measure(None, prompt="box")
 
 
 def best_window(trial: Trial) -> dict[str, Any]:
@@ -207,6 +214,7 @@ ARMS: dict[str, Callable[[Trial], dict[str, Any]]] = {
     "head": head,
     "visual_prompt": visual_prompt,
     "best_window": best_window,
+    "unadapted_box": unadapted_box,
     "white_box": white_box,
 }
 """Arms in the order in which they are run, the most informative first."""

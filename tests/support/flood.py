@@ -42,6 +42,7 @@ class FloodBlackBox(VolumeBlackBox):
             negative=True,
             masks=False,
             probabilities=True,
+            grid=64,
         )
 
     @property

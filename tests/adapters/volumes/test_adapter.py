@@ -10,7 +10,6 @@ import torch
 
 from baps.adapters.adapter_file import read_with, write_adapter
 from baps.adapters.volumes.adapter import (
-    SIDE,
     CubeView,
     VolumeAdapter,
     cube_around_prompts,
@@ -61,7 +60,7 @@ def test_a_tone_curve_separates_what_the_black_box_does_not() -> None:
 
 def test_nothing_outside_the_cube_is_changed() -> None:
     volume = leaky_volume(0).image
-    cube = cube_around_prompts(CLICK, None, 24.0, volume.spacing)
+    cube = cube_around_prompts(CLICK, None, 24.0, volume.spacing, 64)
     part = cube.part(volume.shape)
     mask = np.zeros(volume.shape, bool)
     mask[0, 0, 0] = mask[20, 22, 12] = True
@@ -75,22 +74,22 @@ def test_nothing_outside_the_cube_is_changed() -> None:
 
 def test_the_cube_holds_a_box_that_is_larger() -> None:
     box = (VolumeBox((2, 2, 2), (46, 40, 22), True),)
-    cube = cube_around_prompts(box, None, 20.0, (1.0, 1.0, 2.0))
-    assert cube.side == SIDE
-    assert np.allclose(np.array(cube.step) * SIDE * (1, 1, 2), 1.1 * 44)
+    cube = cube_around_prompts(box, None, 20.0, (1.0, 1.0, 2.0), 64)
+    assert cube.side == 64
+    assert np.allclose(np.array(cube.step) * 64 * (1, 1, 2), 1.1 * 44)
     assert (cube.positions(np.array([[2, 2, 2], [45, 39, 21]])) > 0).all()
 
 
 def test_the_level_is_that_of_the_clicked_tissue() -> None:
     volume = leaky_volume(2).image
-    cube = cube_around_prompts(CLICK, None, 60.0, volume.spacing)
+    cube = cube_around_prompts(CLICK, None, 60.0, volume.spacing, 64)
     assert CubeView.of(volume, CLICK, cube).level == pytest.approx(140 / 255, abs=0.02)
     box = (VolumeBox((10, 13, 7), (31, 32, 18), True),)
-    assert CubeView.of(volume, box, cube_around_prompts(box, None, 60.0, volume.spacing)).level == pytest.approx(
+    assert CubeView.of(volume, box, cube_around_prompts(box, None, 60.0, volume.spacing, 64)).level == pytest.approx(
         140 / 255, abs=0.03
     )
     bright = (VolumePoint((40, 22, 12), True),)
-    assert CubeView.of(volume, bright, cube_around_prompts(bright, None, 20.0, volume.spacing)).level > 150 / 255
+    assert CubeView.of(volume, bright, cube_around_prompts(bright, None, 20.0, volume.spacing, 64)).level > 150 / 255
 
 
 @pytest.mark.parametrize("parts", [(None, False, False), (50.0, True, True), (50.0, False, True), (None, False, True)])

@@ -57,12 +57,16 @@ PROMPTS: dict[str, list[VolumePrompt]] = {
     scope="module",
     params=[
         "fake",
+        "bundled3d",
         pytest.param("nninteractive", marks=[pytest.mark.server, pytest.mark.xdist_group("nninteractive-server")]),
     ],
 )
 def black_box(request: pytest.FixtureRequest) -> Iterator[VolumeBlackBox]:
     if request.param == "fake":
         yield BrightVolumesBlackBox()
+        return
+    if request.param == "bundled3d":
+        yield load_volume_black_box("bundled3d", device="cpu")
         return
     address = request.getfixturevalue("real_server").address
     with closing(load_volume_black_box("nninteractive", VolumeRemoteSettings(address, KEY))) as made:

@@ -39,8 +39,8 @@ class VolumeTargets:
 def draw_volume_targets(generator: torch.Generator, scenes: VolumeScenes, per_scene: int) -> VolumeTargets:
     """Draw objects in each scene, and prompts for them.
 
-    About half of the targets have clicks, a quarter a box, and the others a box or a lasso in one slice, a scribble, or
-    a wrong mask with clicks on its errors.
+    About half of the targets have clicks, a quarter a box, and the others a box or a lasso in one slice, or a scribble.
+    A third also have a wrong mask, with clicks on its errors.
 
     Args:
         generator: random generator.
@@ -96,7 +96,7 @@ def _prompts(generator: torch.Generator, target: torch.Tensor, other: torch.Tens
         _scribble(generator, target, positive)
     else:
         _click(generator, target, positive)
-    if kind >= 0.95 or float(torch.rand((), generator=generator)) < 0.15:
+    if kind >= 0.95 or float(torch.rand((), generator=generator)) < 0.3:
         mask = _wrong(generator, target, other)
         for wrong, marks in ((target & ~mask, positive), (mask & ~target, negative)):
             if wrong.sum() > 20:

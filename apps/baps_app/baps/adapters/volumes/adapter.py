@@ -23,8 +23,8 @@ from baps.imaging.windowing import Window
 from baps.prompts.in_cube import marked_extent, move_to_cube, paint_in_cube
 from baps.prompts.volume_prompts import Mask, VolumeBox, VolumePoint, VolumePrompt, VolumeRegion, bounding_box
 
-SIDE = 64
-"""Number of voxels along each side of the cube that is shown."""
+_SIDE = 128
+"""Number of voxels along each side of the cube that is shown to a model without a grid of its own."""
 
 _MARGIN = 2.0
 """Width of the head's cube, relative to the answer, where the black box sees the whole volume."""
@@ -165,10 +165,10 @@ class VolumeAdapter:
             probability = black_box.predict(volume.voxels, volume.spacing, prompts, mask)
             if self.head is None:
                 return probability
-            cube = cube_around_answer(probability, prompts, volume.spacing)
+            cube = cube_around_answer(probability, prompts, volume.spacing, shown_side(black_box))
             answer = torch.from_numpy(cube.extract(probability, 0.0))
         else:
-            cube = cube_around_prompts(prompts, mask, self.width, volume.spacing)
+            cube = cube_around_prompts(prompts, mask, self.width, volume.spacing, shown_side(black_box))
             probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
             answer = self.ask(black_box, volume, prompts, cube, mask)
         if self.head is not None:
@@ -254,7 +254,21 @@ def volume_adapter_from_record(record: Mapping[str, Any]) -> VolumeAdapter:
     )
 
 
-def cube_around_prompts(prompts: Sequence[VolumePrompt], mask: Mask | None, width: float, spacing: Spacing) -> Cube:
+def shown_side(black_box: VolumeBlackBox) -> int:
+    """Return how finely a cube is shown to a 3D black box.
+
+    Args:
+        black_box: the model.
+
+    Returns:
+        Number of voxels along each side: the model's own grid, or 128.
+    """
+    return black_box.capabilities.grid or _SIDE
+
+
+def cube_around_prompts(
+    prompts: Sequence[VolumePrompt], mask: Mask | None, width: float, spacing: Spacing, side: int
+) -> Cube:
     """Place a cube of a given width around what is marked as the object; wider if it does not fit.
 
     Args:
@@ -262,29 +276,33 @@ def cube_around_prompts(prompts: Sequence[VolumePrompt], mask: Mask | None, widt
         mask: a mask of the object, or None.
         width: width, mm.
         spacing: distance of voxels along each axis, mm.
+        side: number of voxels along each side, see ``shown_side``.
 
     Returns:
         The cube.
     """
     low, high = marked_extent(prompts, mask)
     needed = 1.1 * float(((high - low + 1) * spacing).max())
-    return Cube.around((low + high) / 2, max(width, needed), spacing, SIDE)
+    return Cube.around((low + high) / 2, max(width, needed), spacing, side)
 
 
-def cube_around_answer(probability: NDArray[np.float32], prompts: Sequence[VolumePrompt], spacing: Spacing) -> Cube:
+def cube_around_answer(
+    probability: NDArray[np.float32], prompts: Sequence[VolumePrompt], spacing: Spacing, side: int
+) -> Cube:
     """Place the head's cube around an answer, and around the prompts if the answer is empty.
 
     Args:
         probability: the answer, (I, J, K).
         prompts: prompts in voxels of the volume.
         spacing: distance of voxels along each axis, mm.
+        side: number of voxels along each side, see ``shown_side``.
 
     Returns:
         The cube.
     """
     low, high = marked_extent(prompts, probability > 0.5)
     width = _MARGIN * float(((high - low + 1) * spacing).max())
-    return Cube.around((low + high) / 2, max(width, _MIN_WIDTH), spacing, SIDE)
+    return Cube.around((low + high) / 2, max(width, _MIN_WIDTH), spacing, side)
 
 
 def ask_about_cube(

@@ -1,7 +1,7 @@
 """Answer prompts in 3D with the small volumetric model that comes with the project, on a cube that follows the prompts.
 
-The cube is placed around the prompts. Where the object reaches its sides, the cube is widened; where the object is
-small in it, the cube is narrowed; then the model is asked once more.
+The cube is placed around the prompts. Its size follows that of a box, a lasso or a mask. Clicks do not tell the size of
+the object: the network looks at three cubes of different sizes, and the most confident answer counts.
 """
 
 from __future__ import annotations
@@ -26,33 +26,30 @@ from baps.prompts.volume_prompts import (
     VolumeBox,
     VolumePrompt,
     VolumeRegion,
-    bounding_box,
 )
 
 BUNDLED_VOLUME_WEIGHTS = Path(__file__).parents[1] / "bundled" / "bundled3d.safetensors"
 """Path of the weights of the bundled volumetric model."""
 
 _MARGIN = 1.5
-"""Width of the cube, relative to the longest side of what is marked or was found."""
+"""Width of the cube, relative to the longest side of what is marked, where a box, a lasso or a mask tells the size."""
 
-_FIRST_WIDTH = 128.0
-"""Width of the cube for clicks, which do not tell the size of the object, mm."""
+_FLAT_MARGIN = 1.6
+"""Likewise for a box or lasso in one slice: the object may be longer across it."""
 
-_FLAT_WIDTH = 1.6
-"""Width of the cube for a box or lasso in one slice, relative to its longest side: the object may be longer across."""
+_LOOKS = (0.8, 0.45, 0.25)
+"""Widths of the cubes for clicks, which do not tell the size, relative to the longest side of the volume."""
 
-_MIN_WIDTH = 20.0
-_MAX_LOOKS = 2
-_TOUCHES, _SMALL = 0.02, 0.45
-"""The object reaches a side where it covers this share of it; it is small if its longest side is this share of the
-cube's width."""
+_MIN_GAIN = 0.005
+"""A smaller cube is preferred if the answer in it is more confident by this much, on average over its voxels."""
+
+_MIN_WIDTH = 10.0
 
 
 class BundledVolumeBlackBox(VolumeBlackBox):
     """The bundled volumetric model.
 
-    A volume that has at most 64 voxels along each axis, all equally far apart, is seen as it is; others in a cube that
-    follows the prompts.
+    A cube of 64 voxels a side, all equally far apart, is seen as it is; others in a cube that follows the prompts.
 
     Args:
         network: the network.
@@ -88,20 +85,19 @@ class BundledVolumeBlackBox(VolumeBlackBox):
         self, voxels: NDArray[np.generic], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None
     ) -> NDArray[np.float32]:
         shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
-        if max(shape) <= SIDE and max(spacing) < 1.01 * min(spacing):
+        if shape == (SIDE, SIDE, SIDE) and max(spacing) < 1.01 * min(spacing):
             middle = np.array([(size - 1) / 2 for size in shape])
             cube = Cube.around(middle, SIDE * spacing[0], spacing, SIDE)
             return cube.insert(self._look(cube, voxels, prompts, mask), shape)
-        cube = _first_cube(shape, spacing, prompts, mask)
-        for _ in range(_MAX_LOOKS):
+        best: tuple[float, Cube, NDArray[np.float32]] | None = None
+        for cube in _cubes(shape, spacing, prompts, mask):
             probability = self._look(cube, voxels, prompts, mask)
-            better = _better_cube(cube, probability > 0.5, shape, spacing)
-            if better is None:
-                break
-            cube = better
-        else:
-            probability = self._look(cube, voxels, prompts, mask)
-        return cube.insert(probability, shape)
+            found = probability > 0.5
+            confidence = float(probability[found].mean()) if found.any() else 0.0
+            if best is None or confidence > best[0] + _MIN_GAIN:
+                best = confidence, cube, probability
+        assert best is not None
+        return best[1].insert(best[2], shape)
 
     @torch.inference_mode()
     def _look(
@@ -154,42 +150,18 @@ def _is_region(prompt: VolumePrompt) -> bool:
     return isinstance(prompt, VolumeBox) or (isinstance(prompt, VolumeRegion) and prompt.lasso)
 
 
-def _first_cube(
+def _cubes(
     shape: tuple[int, int, int], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None
-) -> Cube:
-    """Place a cube around all that is marked as the object."""
+) -> list[Cube]:
+    """Place cubes around all that is marked as the object, the largest one first."""
     low, high = marked_extent(prompts, mask)
     size = float(((high - low + 1) * spacing).max())
-    tells_size = mask is not None or any(_is_region(one) and one.include for one in prompts)
-    is_flat = mask is None and not any(
-        isinstance(one, VolumeBox) and one.flat_axis is None and one.include for one in prompts
-    )
-    width = (_FLAT_WIDTH if is_flat else _MARGIN) * size if tells_size else max(_FIRST_WIDTH, _MARGIN * size)
-    return Cube.around((low + high) / 2, _bounded(width, shape, spacing), spacing, SIDE)
-
-
-def _bounded(width: float, shape: tuple[int, int, int], spacing: Spacing) -> float:
-    """Keep the cube's width between ``_MIN_WIDTH`` and 1.2 times the volume's longest side."""
     longest = float((np.array(shape) * spacing).max())
-    return min(max(width, _MIN_WIDTH), 1.2 * longest)
-
-
-def _better_cube(cube: Cube, found: Mask, shape: tuple[int, int, int], spacing: Spacing) -> Cube | None:
-    """Return a cube that fits the object that was found better, or None if this one fits or nothing was found."""
-    box = bounding_box(found)
-    if box is None:
-        return None
-    width = cube.side * cube.step[0] * spacing[0]
-    sides = [(axis, end) for axis in range(3) for end in (0, -1)]
-    reaches = any(found.take(end, axis).mean() > _TOUCHES for axis, end in sides)
-    size = max(one.stop - one.start for one in box) / cube.side
-    if reaches:
-        wanted = _bounded(1.6 * width, shape, spacing)
-    elif size < _SMALL:
-        wanted = _bounded(1.8 * size * width, shape, spacing)
+    regions = [one for one in prompts if _is_region(one) and one.include]
+    if regions or mask is not None:
+        flat = mask is None and all(not isinstance(one, VolumeBox) or one.flat_axis is not None for one in regions)
+        widths = [(_FLAT_MARGIN if flat else _MARGIN) * size]
     else:
-        return None
-    if 0.9 < wanted / width < 1.1:
-        return None
-    centre = np.array([(one.start + one.stop - 1) / 2 for one in box]) * cube.step + cube.first
-    return Cube.around(centre, wanted, spacing, cube.side)
+        widths = [max(share * longest, _MARGIN * size) for share in _LOOKS]
+    widths = list(dict.fromkeys(max(_MIN_WIDTH, width) for width in widths))
+    return [Cube.around((low + high) / 2, width, spacing, SIDE) for width in widths]

@@ -14,6 +14,7 @@ from baps.adapters.volumes.adapter import (
     VolumeAdapter,
     cube_around_answer,
     cube_around_prompts,
+    shown_side,
 )
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.evaluation.labelled_volumes import LabelledVolume
@@ -108,7 +109,7 @@ def _ask(black_box: VolumeBlackBox, adapter: VolumeAdapter, trial: Trial, query_
     image = trial.volume.image
     key: dict[str, int | str] = {"run": run, "trial": trial.key}
     if adapter.width is not None:
-        cube = cube_around_prompts(trial.prompts, None, adapter.width, image.spacing)
+        cube = cube_around_prompts(trial.prompts, None, adapter.width, image.spacing, shown_side(black_box))
 
         def query() -> NDArray[np.uint8]:
             return _to_bytes(adapter.ask(black_box, image, trial.prompts, cube))
@@ -119,7 +120,7 @@ def _ask(black_box: VolumeBlackBox, adapter: VolumeAdapter, trial: Trial, query_
     def look() -> tuple[Cube, NDArray[np.uint8], float]:
         if not answers:
             probability = black_box.predict(image.voxels, image.spacing, trial.prompts)
-            found = cube_around_answer(probability, trial.prompts, image.spacing)
+            found = cube_around_answer(probability, trial.prompts, image.spacing, shown_side(black_box))
             score = trial.volume.dice(probability > 0.5)
             answers.append((found, _to_bytes(torch.from_numpy(found.extract(probability, 0.0))), score))
         return answers[0]

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from baps.adapters.optimisers.prompt_space import CodeLosses, code_gradient
 from baps.adapters.optimisers.spsa_gc import Losses, SpsaGc, SpsaGcSettings
-from baps.adapters.volumes.adapter import CubeView, ask_about_cube, cube_around_prompts
+from baps.adapters.volumes.adapter import CubeView, ask_about_cube, cube_around_prompts, shown_side
 from baps.adapters.volumes.tone import VolumeTone
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.evaluation.labelled_volumes import LabelledVolume
@@ -65,7 +65,7 @@ def train_tone(
         while len(order) < size:
             order += np.random.default_rng([settings.seed, 7, step]).permutation(len(volumes)).tolist()
         rows, order = order[:size], order[size:]
-        items = [_draw(volumes[row], width, settings.prompt, random) for row in rows]
+        items = [_draw(volumes[row], width, shown_side(black_box), settings.prompt, random) for row in rows]
         seed = int(random.integers(2**62))
         generator = torch.Generator().manual_seed(seed)
         levels = torch.tensor([view.level for _, _, view, _ in items])
@@ -109,9 +109,9 @@ def _weight_losses(tone: VolumeTone, levels: torch.Tensor, losses: CodeLosses) -
     return of_weights
 
 
-def _draw(volume: LabelledVolume, width: float, kind: str, random: np.random.Generator) -> _Item:
+def _draw(volume: LabelledVolume, width: float, side: int, kind: str, random: np.random.Generator) -> _Item:
     prompts = tuple(draw_volume_prompts(volume.target, volume.image.spacing, kind, 1, random))
-    cube = cube_around_prompts(prompts, None, width, volume.image.spacing)
+    cube = cube_around_prompts(prompts, None, width, volume.image.spacing, side)
     target = torch.from_numpy(cube.extract(volume.target, 0.0))
     return volume, prompts, CubeView.of(volume.image, prompts, cube), target
 
