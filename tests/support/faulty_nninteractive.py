@@ -13,7 +13,7 @@ import numpy as np
 from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 from numpy.typing import NDArray
 
-Reply = tuple[int, dict[str, str], bytes]
+Reply = tuple[int, dict[str, str], bytes | Iterator[bytes]]
 CAPABILITIES: dict[str, Any] = {
     "supported_interactions": {"points": True, "bbox2d": True, "bbox3d": True, "scribble": True, "lasso": True},
     "channel_mapping": {"prev_seg": 0, "points": [3, 4]},
@@ -49,6 +49,8 @@ class FaultyNnInteractive:
         faults: replies by path, or functions that make one of the number of earlier requests for it; None: the usual.
         requests: path, headers and facts of each request.
         leases: sessions that are known.
+        liveness: the time-out that it declares, seconds.
+        server: what listens.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class FaultyNnInteractive:
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.leases: set[str] = set()
         self.liveness = 60.0
+        self.server: ThreadingHTTPServer | None = None
         self.shape: tuple[int, ...] = ()
         self.address = ""
 
@@ -116,10 +119,14 @@ def faulty_nninteractive() -> Iterator[FaultyNnInteractive]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, content = faulty.reply(self.path, dict(self.headers), body)
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            parts = [content] if isinstance(content, bytes) else content
+            length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
+            for name, value in {**length, **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            for part in parts:
+                self.wfile.write(part)
+                self.wfile.flush()
 
         do_POST = do_GET  # noqa: N815 (http.server's names)
 
@@ -130,7 +137,7 @@ def faulty_nninteractive() -> Iterator[FaultyNnInteractive]:
         def handle_error(self, *_: object) -> None:
             """Ignore clients that have gone."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    faulty.server = server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     faulty.address = f"http://127.0.0.1:{server.server_address[1]}"
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,6 +150,7 @@ def _lying(shape: tuple[int, ...], name: bytes = b"uint8") -> bytes:
         ((200, {}, b"<html>Sign in</html>"), "it did not predict"),
         ((200, {"X-Meta": "<html>"}, b""), "it did not predict"),
         ((200, {"X-Meta": "[]"}, b""), "it did not predict"),
+        ((200, {"X-Meta": "[" * 50_000}, b""), "it did not predict"),
         ((200, {"X-Meta": '{"ran_prediction": false, "bbox": null}'}, b""), "it did not predict"),
         ((200, {"X-Meta": FACTS}, b""), "The mask is missing"),
         ((200, {"X-Meta": FACTS}, b"<html>" * 9), "not an array in the format"),
@@ -205,6 +210,8 @@ def test_a_prediction_that_changes_nothing_is_empty(faulty: FaultyNnInteractive,
         ("/capabilities", json_reply(**{**CAPABILITIES, "inference_session_version": "3.0.0"}), "has version 3.0.0"),
         ("/capabilities", json_reply(**{**CAPABILITIES, "supported_interactions": {}}), "understands no prompt"),
         ("/capabilities", (200, {}, b"[" * 2_000_000), "larger than"),
+        ("/capabilities", (200, {}, b"[" * 900_000), "something else than JSON"),
+        ("/capabilities", (400, {}, b"[" * 900_000), r"refused \(HTTP 400\): \[\["),
         ("/capabilities", json_reply(404, detail="Not Found"), r"refused \(HTTP 404\): Not Found"),
         ("/capabilities", json_reply(401, detail="Invalid bearer token"), "Put its API key into a private file"),
         ("/claim", json_reply(403, detail="No"), "Put its API key into a private file"),
@@ -316,6 +323,35 @@ def test_a_reply_that_takes_too_long_is_given_up(faulty: FaultyNnInteractive, co
     held.set()
 
 
+def test_a_reply_that_drips_is_given_up(faulty: FaultyNnInteractive, connect: Connect) -> None:
+    black_box = connect(timeout=0.5, retry_seconds=0)
+
+    def drip() -> Iterator[bytes]:
+        for _ in range(100):
+            time.sleep(0.1)  # Less than the time-out, again and again.
+            yield b" "
+
+    faulty.faults[POINT] = (200, {"Content-Length": "9999"}, drip())
+    begun = time.monotonic()
+    with pytest.raises(BapsError, match="the reply takes too long"):
+        predict(black_box)
+    assert time.monotonic() - begun < 9
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_an_unknown_certificate_is_refused(faulty: FaultyNnInteractive, tmp_path: Path) -> None:
+    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -keyout key.pem -out certificate.pem"
+    subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)  # noqa: S607
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    assert faulty.server is not None
+    faulty.server.socket = context.wrap_socket(faulty.server.socket, server_side=True)
+    settings = VolumeRemoteSettings(faulty.address.replace("http:", "https:"), "secret")
+    with pytest.raises(BapsError, match="no certificate that this machine trusts .*SSL_CERT_FILE"):
+        load_volume_black_box("nninteractive", settings)
+    assert faulty.requests == []
+
+
 def test_a_model_that_was_replaced_is_noticed(faulty: FaultyNnInteractive, connect: Connect) -> None:
     black_box = connect()
     faulty.leases.clear()
@@ -366,7 +402,7 @@ def test_licences() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("no-such", None, "Known ones: nninteractive"),
+        ("no-such", None, "Known ones: bundled3d, nninteractive"),
         ("nninteractive", None, "needs an address"),
     ],
 )

@@ -126,8 +126,8 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
         remote_timeout: Seconds to wait for a response.
         remote_retry_seconds: Seconds to retry if the model's server does not respond.
-        volume_black_box: Model that answers nnInteractive's viewers in 3D, ``nninteractive``. Empty: the black box
-            answers them slice by slice.
+        volume_black_box: Model that answers nnInteractive's viewers and the task ``volume`` in 3D, ``bundled3d`` or
+            ``nninteractive``. Empty: the black box answers the viewers slice by slice, and there is no such task.
         volume_remote: Address of the nninteractive-server of ``nninteractive``. ``remote_timeout`` and
             ``remote_retry_seconds`` hold for it too.
         volume_remote_token_file: Private file with its API key. None: the environment variable

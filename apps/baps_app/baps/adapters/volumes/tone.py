@@ -19,17 +19,14 @@ _DETAIL_WIDTH = 5
 
 
 class VolumeTone(nn.Module):
-    """Change a cube by a tone curve. Untrained, it changes nothing.
-
-    Attributes:
-        constant: the coefficients at the middle grey level, (FUNCTIONS,).
-        slope: their first and second order in the level, (2, FUNCTIONS).
-    """
+    """Change a cube by a tone curve. Untrained, it changes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.zeros(FUNCTIONS))
+        """The coefficients at the middle grey level, (FUNCTIONS,)."""
         self.slope = nn.Parameter(torch.zeros(_DEGREE, FUNCTIONS))
+        """Their first and second order in the level, (2, FUNCTIONS)."""
 
     def code(self, levels: torch.Tensor) -> torch.Tensor:
         """Compute the coefficients.

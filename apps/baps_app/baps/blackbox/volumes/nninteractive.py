@@ -203,6 +203,9 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         """Check that the model is unchanged: neither a training nor an adapter may mix two models.
 
         Sessions end when a server is restarted, and it cannot change its weights otherwise.
+
+        Raises:
+            BapsError: If it has changed.
         """
         described = self._session.describe()
         declared = {name: described.get(name) for name in _IDENTIFYING}

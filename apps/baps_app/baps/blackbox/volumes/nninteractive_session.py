@@ -49,8 +49,8 @@ _TEMPORARY_CODES = (429, 502, 503, 504)
 _RELEASE_SECONDS = 5.0
 """Seconds that the server may take to end a session; a program that ends does not wait longer."""
 
-_MIN_BEAT = 0.2
-"""Minimum seconds between heartbeats."""
+_MIN_BEAT, _MAX_BEAT = 0.2, 60.0
+"""Seconds between heartbeats, whatever the server declares."""
 
 
 class LeaseLostError(BapsError):
@@ -150,7 +150,10 @@ class NnInteractiveSession:
             raise BapsError(self._wrong_protocol("its time-outs are no numbers"))
         self._lease, self._stop = lease, threading.Event()
         beat = threading.Thread(
-            target=self._beat, args=(self._stop, max(liveness / 2, _MIN_BEAT)), name="heartbeat", daemon=True
+            target=self._beat,
+            args=(self._stop, min(max(liveness / 2, _MIN_BEAT), _MAX_BEAT)),
+            name="heartbeat",
+            daemon=True,
         )
         beat.start()
 
@@ -242,7 +245,7 @@ class NnInteractiveSession:
     def _paste(self, reply: _Reply, answer: Mask) -> None:
         try:
             meta = json.loads(reply.headers.get(_META, ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             meta = None
         if not isinstance(meta, dict) or meta.get("ran_prediction") is not True:
             raise BapsError(self._wrong_protocol("it did not predict"))
@@ -283,7 +286,7 @@ class NnInteractiveSession:
     def _parse(self, reply: _Reply) -> dict[str, Any]:
         try:
             content = json.loads(reply.content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BapsError(self._wrong_protocol("it answers with something else than JSON")) from error
         if not isinstance(content, dict):
             raise BapsError(self._wrong_protocol("it answers with JSON of another form"))
@@ -391,7 +394,7 @@ def _detail(body: bytes) -> str:
     """Return the message of an error in the protocol's form, or the beginning of its text."""
     try:
         return _short(str(json.loads(body)["detail"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _short(body[:2000].decode(errors="replace"))
 
 

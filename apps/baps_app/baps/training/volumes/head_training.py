@@ -34,12 +34,20 @@ class VolumeHeadData:
 
     @cached_property
     def features(self) -> torch.Tensor:
-        """The features of the head, (N, VOLUME_FEATURES, G, G, G), half precision."""
+        """The features of the head, (N, VOLUME_FEATURES, G, G, G), half precision.
+
+        Returns:
+            The features.
+        """
         return torch.cat([one.view().features(one.tensor()).half() for one in self.answers])
 
     @cached_property
     def varied(self) -> torch.Tensor:
-        """The features of cubes of slightly varied brightness and contrast, which heads are trained on."""
+        """The features of cubes of slightly varied brightness and contrast, which heads are trained on.
+
+        Returns:
+            The features, of the same shape.
+        """
         random, rows = np.random.default_rng([self._seed, 32452843]), []
         for one in self.answers:
             contrast, brightness = random.normal(size=2) * _INTENSITY_STD
@@ -50,12 +58,20 @@ class VolumeHeadData:
 
     @cached_property
     def target(self) -> torch.Tensor:
-        """The masks at the grid, (N, G, G, G), 0 to 1."""
+        """The masks at the grid, (N, G, G, G), 0 to 1.
+
+        Returns:
+            The masks.
+        """
         return torch.stack([F.adaptive_avg_pool3d(one.target()[None], GRID)[0] for one in self.answers])
 
     @cached_property
     def known(self) -> torch.Tensor:
-        """Where the masks are known at the grid, (N, G, G, G), 0 to 1."""
+        """Where the masks are known at the grid, (N, G, G, G), 0 to 1.
+
+        Returns:
+            The share of each part of the grid that is known.
+        """
         rows = [F.adaptive_avg_pool1d(one.known()[0], GRID)[None] for one in self.answers]
         return torch.stack(rows).expand(-1, GRID, GRID, GRID)
 
