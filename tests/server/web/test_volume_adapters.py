@@ -145,6 +145,13 @@ def test_a_record_of_another_kind_stops_no_page(own_volume_pages: WebSite, about
     assert (shown or "zoom, head") in reply.text
 
 
+def test_warnings_name_the_3d_model(own_volume_pages: WebSite) -> None:
+    _store(own_volume_pages).file("spleen", "v0001").write_bytes(b"broken")
+    text = own_volume_pages.browser("anna").get("/").text
+    assert "<strong>Adapter of spleen (3D model)</strong>" in text
+    assert "Restore it from your backup, or train again." in text
+
+
 def test_publish_roll_back_and_withdraw(own_volume_pages: WebSite) -> None:
     browser, store = own_volume_pages.browser("theo"), _store(own_volume_pages)
 

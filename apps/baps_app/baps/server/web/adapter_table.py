@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CLICKS, ORGANS, VOLUMES = "baps", "organs", "volume"
 """Names of the trainers, by which pages name the kinds of adapters."""
 
+_MODEL_NAMES = {ORGANS: "organ model", VOLUMES: "3D model"}
+"""What the models beside that of clicks are called."""
+
 DAMAGED, UNJUDGED = "damaged", "candidate"
 
 _VERDICTS = {
@@ -316,6 +319,20 @@ def _read_version(
     return AdapterVersion(
         model, organ, version, _parse_time(record.get("created")), serves, state, sentence, status, record, patients
     )
+
+
+def describe_adapter(model: str, organ: str) -> str:
+    """Say what an adapter is for, as in ``spleen``, ``spleen (3D model)`` or ``clicks without an organ``.
+
+    Args:
+        model: ``baps``, ``organs`` or ``volume``.
+        organ: The organ, or "".
+
+    Returns:
+        The words.
+    """
+    name = organ or "clicks without an organ"
+    return f"{name} ({_MODEL_NAMES[model]})" if model in _MODEL_NAMES else name
 
 
 def usable_record(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from baps.errors import BapsError
 from baps.registry.store import SHARED
-from baps.server.web.adapter_table import CLICKS, ORGANS, VOLUMES, AdapterTable, AdapterVersion, OrganAdapters
+from baps.server.web.adapter_table import (
+    CLICKS,
+    ORGANS,
+    VOLUMES,
+    AdapterTable,
+    AdapterVersion,
+    OrganAdapters,
+    describe_adapter,
+)
 from baps.server.web.attention import Warned
 from baps.server.web.images import ImageCounts
 from baps.server.web.plots import EvidencePlot, plot_evidence
@@ -86,7 +94,7 @@ def _read(table: AdapterTable, model: str, organ: str, problems: list[Warned]) -
     try:
         return table.read(model, organ)
     except BapsError as error:
-        problems.append(Warned(f"Adapters of {organ or 'clicks without an organ'}", True, str(error), ""))
+        problems.append(Warned(f"Adapters of {describe_adapter(model, organ)}", True, str(error), ""))
         return None
 
 
