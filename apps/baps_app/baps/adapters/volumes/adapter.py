@@ -326,6 +326,8 @@ def ask_about_cube(
     Returns:
         Probability of the object in the cube, (S, S, S).
     """
+    if shown.amin() == shown.amax():  # No contrast is left, and no model finds anything in it.
+        return torch.zeros_like(shown)
     moved = [inside for prompt in prompts if (inside := move_to_cube(prompt, cube)) is not None]
     start = None if mask is None else cube.extract(mask, 0.0) > 0.5
     distance = cube.step[0] * spacing[0]

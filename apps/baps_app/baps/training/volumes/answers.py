@@ -84,7 +84,7 @@ class CubeAnswer:
         Returns:
             (S, S, S) float.
         """
-        return torch.from_numpy(self.probability).float() / 255
+        return torch.tensor(self.probability).float() / 255
 
 
 def ask(
