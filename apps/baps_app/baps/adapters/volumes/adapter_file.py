@@ -10,6 +10,7 @@ import torch
 
 from baps.adapters.adapter_file import read_with
 from baps.adapters.volumes.adapter import VolumeAdapter, volume_adapter_from_record
+from baps.errors import InputError
 
 
 def read_volume_adapter(path: Path) -> tuple[VolumeAdapter, dict[str, Any]]:
@@ -26,6 +27,8 @@ def read_volume_adapter(path: Path) -> tuple[VolumeAdapter, dict[str, Any]]:
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> VolumeAdapter:
+        if "width" not in record["adapter"]:
+            raise InputError(f"{path} is not the adapter of a 3D black box.")
         adapter = volume_adapter_from_record(record["adapter"])
         adapter.load_state_dict(state)
         return adapter
