@@ -196,7 +196,8 @@ def main(
     draw(done, figure)
     if publish:
         write_between_marks(all_tables(summary), PAGES / "adaptation.md", "bench-adapt")
-        write_between_marks(headline(summary), README, "bench-adapt")
+        core = [row for row in summary if row["domain"] in CORE]
+        write_between_marks(headline(core), README, "bench-adapt")
     console.print(f"{out}, {figure}")
 
 

@@ -74,12 +74,13 @@ def test_versions_used_by_a_training_stay(history: LabelHistory, tmp_path: Path)
     assert first not in _names(history)
 
 
-def test_versions_served_before_an_adapter_was_made_stay(history: LabelHistory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [".", "organs", "volumes"])
+def test_versions_served_before_an_adapter_was_made_stay(history: LabelHistory, tmp_path: Path, folder: str) -> None:
     """Adapters of earlier releases do not record what they were trained on."""
     names = _names(history)
-    AdapterStore(tmp_path / "organs").add("spleen", identity_adapter(), {"created": _later(0).isoformat()})
+    AdapterStore(tmp_path / folder).add("spleen", identity_adapter(), {"created": _later(0).isoformat()})
     assert not list(prune(history, RetentionRule(1), adapter_times(tmp_path)))  # All were served within the day before.
-    for file in (tmp_path / "organs").rglob("record.json"):
+    for file in (tmp_path / folder).rglob("record.json"):
         record = json.loads(file.read_text())
         file.write_text(json.dumps({**record, "created": _later(-9).isoformat()}))
     assert [removable for _, _, removable in prune(history, RetentionRule(1), adapter_times(tmp_path))] == [names[:-1]]

@@ -9,11 +9,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from baps.adapters.adapter import identity_adapter
-from baps.adapters.adapter_file import write_adapter
+from baps.adapters.adapter_file import read_adapter, write_adapter
+from baps.adapters.volumes.adapter import VolumeAdapter
+from baps.adapters.volumes.adapter_file import read_volume_adapter
 from baps.cli import app
 from baps.errors import InputError, NotFoundError
 from baps.registry.evidence import change_evidence
 from baps.registry.store import SHARED, AdapterStore
+from tests.support.flood import flood_record
 
 
 @pytest.fixture
@@ -259,3 +262,55 @@ def test_a_damaged_version_does_not_hide_the_others(store: AdapterStore, tmp_pat
     (tmp_path / "label-spleen" / "v0001" / "record.json").write_text("{")
     assert "damaged" in _run("list")
     assert "rejected" in _run("list")
+
+
+def test_adapters_of_the_3d_model_are_a_store_of_their_own(store: AdapterStore, tmp_path: Path, audit: Path) -> None:
+    volumes, adapter, file = tmp_path / "volumes", VolumeAdapter(90.0), tmp_path / "spleen volume.adapter"
+    write_adapter(file, adapter, flood_record(adapter, verdict={"before": 0.5, "after": 0.625}, black_box_images=377))
+    folder = ("--adapters", str(volumes))
+    output = _run("add", str(file), "spleen", *folder)
+    assert "spleen v0001 was trained for flood with weights ffffffffffff..." in output
+    assert f"To serve it, run baps adapters publish spleen v0001 --adapters {volumes}." in output
+    assert read_volume_adapter(AdapterStore(volumes).file("spleen", "v0001"))[0].width == 90
+    assert "spleen is now served by v0001" in _run("publish", "spleen", "v0001", *folder)
+    assert _rows(_run("list", *folder)) == [["spleen", "v0001", "yes", "candidate", "0", "", "0.500", "0.625", "377"]]
+    assert json.loads(_run("show", "spleen", "v0001", *folder))["adapter"]["width"] == 90
+    assert "no patient has judged it yet" in _run("evidence", "spleen", *folder)
+    assert "now served by the unadapted model" in _run("rollback", "spleen", *folder)
+    _run("publish", "spleen", "v0001", *folder)
+    assert "now served by the unadapted model" in _run("withdraw", "spleen", *folder)
+    assert store.published("spleen") == "v0001"  # That of clicks on slices.
+    lines = [json.loads(line)["what"] for line in audit.read_text().splitlines()]
+    assert lines[:2] == ["add an adapter", "publish an adapter"]
+
+
+def test_a_file_is_added_to_the_store_of_its_kind(store: AdapterStore, tmp_path: Path) -> None:
+    adapter, clicks, volume = VolumeAdapter(90.0), _write_adapter(tmp_path / "clicks"), tmp_path / "volume"
+    write_adapter(volume, adapter, flood_record(adapter))
+    folder = tmp_path / "volumes"
+    with pytest.raises(InputError, match=f"adapter of a 3D black box. Give --adapters {folder}"):
+        _run("add", str(volume), "spleen")
+    with pytest.raises(InputError, match="is for adapters of the 3D black box, and .* is none"):
+        _run("add", str(clicks), "spleen", "--adapters", str(folder))
+    with pytest.raises(InputError, match="for adapters of the organ model"):
+        _run("add", str(volume), "spleen", "--adapters", str(tmp_path / "organs"))
+    with pytest.raises(InputError, match="is the adapter of a 3D black box, which segments whole volumes"):
+        read_adapter(volume)  # As baps segment does.
+    with pytest.raises(InputError, match="is not the adapter of a 3D black box"):
+        read_volume_adapter(clicks)
+    assert not folder.exists()
+    assert store.versions("spleen") == ["v0001", "v0002"]
+
+
+@pytest.mark.parametrize("folder", ["organs", "volumes"])
+def test_changes_below_the_folder_of_adapters_are_in_the_servers_audit_file(
+    store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.delenv("BAPS_AUDIT")
+    below = AdapterStore(tmp_path / folder)
+    below.add("spleen", identity_adapter(), store.record("spleen", "v0001"))
+    _run("publish", "spleen", "v0001")
+    _run("publish", "spleen", "v0001", "--adapters", str(below.root))
+    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["what"] for line in lines] == ["publish an adapter"] * 2
+    assert not (below.root / "audit.jsonl").exists()

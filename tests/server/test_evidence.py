@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,23 @@ from baps.adapters.adapter import Adapter, identity_adapter
 from baps.adapters.visual_prompt import build_visual_prompt
 from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import load_black_box
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.splits import patient_hash
+from baps.inference.volume_segmenter import VolumeSegmenter
 from baps.prompts import Prompt
 from baps.registry.evidence import change_evidence, read_evidence, read_statuses
 from baps.registry.store import SHARED, AdapterStore
+from baps.server import evidence as evidence_module
 from baps.server.datastores.folder import StudiesDatastore
-from baps.server.evidence import ClickJudge, EvidenceCollector
+from baps.server.evidence import ClickJudge, EvidenceCollector, VolumeJudge
 from baps.server.labels.save_labels import save_label
 from baps.server.training_cases import label_versions
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
-from tests.support.client import threaded_site
+from tests.support.client import site_client, threaded_site
+from tests.support.flood import FloodBlackBox, emptying_adapter, flood_as_volume_model, flood_record
 from tests.support.sites import SAMPLES, sample_labels, spleen_click
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -398,3 +401,123 @@ def test_a_label_that_cannot_judge_does_not_keep_another_label_of_the_image_from
     monkeypatch.setattr(hospital.judge, "score", refuse_liver)
     hospital.collector.collect()
     assert len(hospital.stream(version)) == 2
+
+
+FLOOD = FloodBlackBox().capabilities.identity
+
+
+def _volume_judge(hospital: Hospital, load: Callable[[], FloodBlackBox], predictions: int = 60) -> VolumeJudge:
+    segmenter = VolumeSegmenter(load, AdapterStore(hospital.site.adapters / "volumes"))
+    return VolumeJudge(segmenter, hospital.store.inference_lock_file, predictions)
+
+
+def _train_volume_model(store: AdapterStore, *patients: str, **record: Any) -> str:
+    """Store a version for the 3D model that was trained on patients, and serve it."""
+    differences = {patient_hash(patient): 0.1 for patient in patients}
+    adapter = emptying_adapter()
+    more = {"scores": {"differences": differences}, "seen_patients": list(differences), **record}
+    version = store.add("spleen", adapter, flood_record(adapter, **more))
+    store.publish("spleen", version)
+    with change_evidence(store, "spleen", FLOOD) as evidence:
+        evidence.open(store, "spleen", version, " ".join(FLOOD))
+    return version
+
+
+def _volume_stream(store: AdapterStore, version: str) -> EvidenceStream:
+    return read_evidence(store, "spleen").gate.open(version, " ".join(FLOOD))
+
+
+def test_a_confirmed_label_judges_adapters_of_the_3d_model_with_six_predictions(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black_box, waited = FloodBlackBox(), list[Path]()
+    monkeypatch.setattr(evidence_module, "wait_for_idle", lambda file: lambda: waited.append(file))
+    judge = _volume_judge(hospital, lambda: black_box)
+    hospital.save("ct_01")
+    versions = [_train_volume_model(judge.store, "ct_01") for _ in range(2)]
+    hospital.save("ct_02")
+    collector = EvidenceCollector(hospital.datastore, hospital.site, (hospital.judge, judge), hospital.audit)
+    for _ in range(2):
+        collector.collect()
+    assert 0 < black_box.images_queried <= 6
+    assert waited == [hospital.store.inference_lock_file] * black_box.images_queried  # Users go first.
+    assert hospital.judge.judged == []  # Adapters of clicks are in another store.
+    stream = _volume_stream(judge.store, versions[-1])
+    assert stream.patients == (patient_hash("ct_01"), patient_hash("ct_02"))
+    assert stream.measured() == ["cross-fitted", "after training"]
+    assert stream.differences()[1] < -0.1
+    assert black_box.wait is None  # Users of the same model do not wait for themselves.
+
+
+def test_a_site_may_allow_fewer_predictions(hospital: Hospital) -> None:
+    black_box = FloodBlackBox()
+    judge = _volume_judge(hospital, lambda: black_box, 3)
+    _train_volume_model(judge.store)
+    hospital.save("ct_01")
+    EvidenceCollector(hospital.datastore, hospital.site, (judge,), hospital.audit).collect()
+    assert black_box.images_queried == 2
+
+
+@pytest.mark.parametrize("fault", ["load", "predict"])
+def test_a_3d_model_that_is_away_is_tried_again_later(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    black_box, tried, is_away = FloodBlackBox(), 0, True
+    predict = black_box._predict
+
+    def fail_if(kind: str) -> None:
+        nonlocal tried
+        if is_away and kind == fault:
+            tried += 1
+            raise BapsError("The server does not answer. Start it.")
+
+    def load() -> FloodBlackBox:
+        fail_if("load")
+        return black_box
+
+    def predict_or_fail(*arguments: Any) -> Any:
+        fail_if("predict")
+        return predict(*arguments)
+
+    monkeypatch.setattr(black_box, "_predict", predict_or_fail)
+    judge = _volume_judge(hospital, load)
+    version = _train_volume_model(judge.store, "somebody")
+    hospital.train("a")
+    for case in CASES:
+        hospital.save(case)
+    collector = EvidenceCollector(hospital.datastore, hospital.site, (judge, hospital.judge), hospital.audit)
+    for _ in range(3):
+        collector.collect()
+    assert tried == 1
+    assert len(hospital.judge.judged) == len(CASES)  # Another model is not kept from judging.
+    monkeypatch.setattr(evidence_module, "_AWAY_SECONDS", 0)
+    collector._away.clear()
+    for _ in range(3):
+        collector.collect()
+    assert tried == 4
+    said = [one.getMessage() for one in caplog.records if "does not answer" in one.getMessage()]
+    assert said == ["spleen: adapters wait to be judged. The server does not answer. Start it."] * 2
+    is_away = False
+    collector.collect()
+    assert len(_volume_stream(judge.store, version)) == 1 + len(CASES)
+    assert not collector._away
+
+
+def test_a_submitted_label_judges_the_3d_model_of_a_running_server(tmp_path: Path) -> None:
+    with flood_as_volume_model(), threaded_site(tmp_path, cases=1, settings={"volume_black_box": "bundled3d"}) as site:
+        store = AdapterStore(site.adapters / "volumes")
+        version = _train_volume_model(store)
+        affine = nibabel.load(SAMPLES / "images" / "ct_01.nii.gz").affine
+        path = tmp_path / "label.nii.gz"
+        nibabel.save(nibabel.Nifti1Image((sample_labels("ct_01") == 2).astype(np.uint8), affine), path)
+        site.client.save_label("ct_01", str(path), "final", {"label_info": [{"name": "spleen", "idx": 1}]})
+        deadline = time.monotonic() + 60
+        while not len(_volume_stream(store, version)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert _volume_stream(store, version).patients == (patient_hash("ct_01"),)
+
+
+def test_a_site_without_a_3d_model_does_not_judge_its_adapters(tmp_path: Path) -> None:
+    with site_client(tmp_path) as client:
+        app = client.app.state.web.app  # type: ignore[attr-defined]
+        assert [type(judge).__name__ for judge in app._collector._judges] == ["ClickJudge", "OrganJudge"]

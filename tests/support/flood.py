@@ -1,14 +1,19 @@
-"""A 3D black box that floods what is as bright as the click, and volumes on which it leaks, for tests."""
+"""A 3D black box that floods what is as bright as the click, volumes on which it leaks, and adapters of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from baps.adapters.volumes.adapter import ShownVolume
+from baps.adapters.volumes.adapter import ShownVolume, VolumeAdapter
+from baps.adapters.volumes.head import VolumeHead
 from baps.blackbox.volumes import VolumeBlackBox, VolumeCapabilities
 from baps.blackbox.volumes.interface import Spacing
 from baps.evaluation.labelled_volumes import LabelledVolume
@@ -89,3 +94,25 @@ def leaky_volume(patient: int, gap: float = 14.0) -> LabelledVolume:
     grey += random.normal(size=grey.shape) * 2
     image = ShownVolume(grey.astype(np.float32), (1.0, 1.0, 2.0), Window(0, 255))
     return LabelledVolume(f"patient {patient}", image, organ)
+
+
+def emptying_adapter() -> VolumeAdapter:
+    """Make an adapter whose head removes every voxel of an answer."""
+    head = VolumeHead()
+    assert head.last.bias is not None
+    torch.nn.init.constant_(head.last.bias, -100.0)
+    return VolumeAdapter(60.0, head=head.eval())
+
+
+def flood_record(adapter: VolumeAdapter, **more: Any) -> dict[str, Any]:
+    """Return what the record of an adapter of ``FloodBlackBox`` has at least."""
+    weights, preprocessing = FloodBlackBox().capabilities.identity
+    made_for = {"name": "flood", "weights_sha256": weights, "preprocessing": preprocessing}
+    return {"adapter": adapter.to_dict(), "black_box": made_for, "dimension": 3, "verdict": None, **more}
+
+
+@contextmanager
+def flood_as_volume_model() -> Iterator[None]:
+    """Let every setting of a 3D black box load ``FloodBlackBox``."""
+    with mock.patch("baps.blackbox.volumes.loading.load_volume_black_box", lambda *_, **__: FloodBlackBox()):
+        yield

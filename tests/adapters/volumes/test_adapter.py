@@ -165,12 +165,12 @@ def test_a_mask_smaller_than_a_voxel_of_the_cube_is_corrected() -> None:
 
 def test_an_adapter_of_the_other_kind_of_model_is_a_sentence(tmp_path: Path) -> None:
     ours, other = tmp_path / "volume.safetensors", tmp_path / "slices.safetensors"
-    write_adapter(ours, VolumeAdapter(40.0), {"adapter": VolumeAdapter(40.0).to_dict()})
+    write_adapter(ours, VolumeAdapter(40.0), {"dimension": 3, "adapter": VolumeAdapter(40.0).to_dict()})
     slices = Adapter(build_visual_prompt("tone"))
     write_adapter(other, slices, {"adapter": slices.to_dict()})
-    with pytest.raises(InputError, match="is the adapter of a model that answers in 3D"):
+    with pytest.raises(InputError, match="is the adapter of a 3D black box"):
         read_adapter(ours)
-    with pytest.raises(InputError, match="is the adapter of a model of slices"):
+    with pytest.raises(InputError, match="is not the adapter of a 3D black box"):
         read_volume_adapter(other)
 
 

@@ -42,7 +42,7 @@ def test_a_box_and_a_lasso_give_the_ball(black_box: BundledVolumeBlackBox) -> No
         middle = np.zeros(SHAPE, np.uint8)
         middle[..., 20] = mask[..., 20]
         lasso = VolumeRegion.of(middle, (0, 0, 0), True, True)
-        assert dice(black_box.predict(voxels, SPACING, [lasso]) > 0.5, mask) > 0.7
+        assert dice(black_box.predict(voxels, SPACING, [lasso]) > 0.5, mask) > 0.5
 
 
 def test_a_click_gives_balls_of_different_sizes(black_box: BundledVolumeBlackBox) -> None:
@@ -56,7 +56,7 @@ def test_a_mask_with_a_click_where_it_is_wrong_becomes_better(black_box: Bundled
     half = mask.copy()
     half[44:] = False
     corrected = black_box.predict(voxels, SPACING, [VolumePoint((56, 40, 20), True)], half) > 0.5
-    assert dice(corrected, mask) > dice(half, mask) + 0.1
+    assert dice(corrected, mask) > dice(half, mask) + 0.03
 
 
 @pytest.mark.parametrize("order", permutations(range(3)))

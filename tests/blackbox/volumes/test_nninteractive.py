@@ -67,7 +67,7 @@ def test_requests_of_a_prediction(faulty: FaultyNnInteractive, connect: Connect)
     facts = [facts for _, _, facts in faulty.requests]
     assert facts[0] == {"image_properties": {"spacing": [1.0, 1.0, 2.5]}}
     assert facts[1] == {"shape": [14, 12, 10], "dtype": "uint8"}
-    assert facts[2] == {"do_autozoom": True}
+    assert facts[2] == {"do_autozoom": False}  # The volume fits into the patch of 192 voxels.
     assert facts[5] == {"bbox_coords": [[1, 4], [2, 5], [3, 6]], "include_interaction": True, "run_prediction": False}
     assert facts[6]["interaction_bbox"] == [[4, 7], [5, 6], [6, 8]]
     assert facts[6]["include_interaction"] is False
@@ -115,6 +115,12 @@ def test_a_mask_alone_is_refined_where_the_model_can(faulty: FaultyNnInteractive
     faulty.capabilities["supports_zero_shot_label_refinement"] = False
     with pytest.raises(InputError, match="Add a click"):
         predict(connect(), prompts=[], mask=VOXELS > 50)
+
+
+def test_volumes_that_exceed_the_patch_are_zoomed(faulty: FaultyNnInteractive, connect: Connect) -> None:
+    faulty.capabilities["patch_size"] = [192, 192, 9]
+    predict(connect())
+    assert [facts for path, _, facts in faulty.requests if path == "/set_do_autozoom"][-1] == {"do_autozoom": True}
 
 
 def test_autozoom_is_switched_off_on_request(faulty: FaultyNnInteractive) -> None:

@@ -22,8 +22,13 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def _table(store: AdapterStore, labels: Mapping[str, int]) -> AdapterTable:
-    app = SimpleNamespace(store=store, organ_store=AdapterStore(store.root / "organs"), identity=lambda _: IDENTITY,
-                          site=SimpleNamespace(labels=labels))  # fmt: skip
+    app = SimpleNamespace(
+        store=store,
+        organ_store=AdapterStore(store.root / "organs"),
+        volume_store=AdapterStore(store.root / "volumes"),
+        identity=lambda _: IDENTITY,
+        site=SimpleNamespace(labels=labels),
+    )
     return AdapterTable(app)  # type: ignore[arg-type]
 
 

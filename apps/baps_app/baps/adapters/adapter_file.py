@@ -72,8 +72,8 @@ def read_adapter(path: Path) -> tuple[Adapter, dict[str, Any]]:
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> Adapter:
-        if "width" in record["adapter"]:
-            raise InputError(f"{path} is the adapter of a model that answers in 3D. Name that model (--black-box).")
+        if record.get("dimension") == 3:
+            raise InputError(f"{path} is the adapter of a 3D black box, which segments whole volumes, not slices.")
         adapter = adapter_from_record(record["adapter"])
         adapter.load_state_dict(state)
         return adapter

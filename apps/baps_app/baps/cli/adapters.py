@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -17,6 +17,7 @@ from baps.cli.options import Adapters, given_settings
 from baps.errors import BapsError, InputError
 
 if TYPE_CHECKING:
+    from baps.adapters.adapter_file import HasStateDict
     from baps.registry.store import AdapterStore
 
 app = typer.Typer(no_args_is_help=True, callback=private_files, help="List, show, add, publish and roll back adapters.")
@@ -141,12 +142,8 @@ def add(
     adapters: Adapters = "",
 ) -> None:
     """Add the adapter of a file as a new version. It is not served until you publish it."""
-    from baps.adapters.adapter_file import read_adapter
-
     store = _store(adapters)
-    if store.root.name == "organs":
-        raise InputError(f"{store.root} is for adapters of the organ model. Give --adapters the folder above it.")
-    adapter, record = read_adapter(file)
+    adapter, record = _read_for(store.root, file)
     try:
         model, weights = record["black_box"]["name"], record["black_box"]["weights_sha256"]
     except (KeyError, TypeError):
@@ -158,7 +155,8 @@ def add(
     if publish:
         _publish(store, label, version, adapters)
     else:
-        console.print(f"To serve it, run baps adapters publish {shlex.quote(label)} {version}.", markup=False)
+        folder = f" --adapters {shlex.quote(adapters)}" if adapters else ""
+        console.print(f"To serve it, run baps adapters publish {shlex.quote(label)} {version}{folder}.", markup=False)
 
 
 @app.command()
@@ -185,6 +183,29 @@ def withdraw(label: Label, adapters: Adapters = "") -> None:
         store.withdraw(_label(label))
     add_audit_line("withdraw an adapter", adapter=label, adapters=adapters)
     console.print(_served_now(label, before, None), markup=False)
+
+
+def _read_for(root: Path, file: Path) -> tuple[HasStateDict, dict[str, Any]]:
+    """Read the file of an adapter, which must be of the kind that a folder of adapters is for.
+
+    Raises:
+        InputError: If the file cannot be read, or the folder is for adapters of another kind.
+    """
+    from baps.adapters.adapter_file import read_adapter, read_with
+    from baps.adapters.volumes.adapter_file import read_volume_adapter
+
+    if root.name == "organs":
+        raise InputError(f"{root} is for adapters of the organ model. Give --adapters the folder above it.")
+    is_volume_model = read_with(file, lambda record, _: record.get("dimension") == 3)[0]
+    if root.name == "volumes":
+        if not is_volume_model:
+            raise InputError(
+                f"{root} is for adapters of the 3D black box, and {file} is none. Give --adapters the folder above it."
+            )
+        return read_volume_adapter(file)
+    if is_volume_model:
+        raise InputError(f"{file} is the adapter of a 3D black box. Give --adapters {root / 'volumes'}.")
+    return read_adapter(file)
 
 
 def _publish(store: AdapterStore, label: str, version: str, adapters: str) -> None:

@@ -39,8 +39,9 @@ def add_audit_line(
 
     site = read_settings(given_settings(adapters=adapters, config=config))
     file = site.audit_file
-    if site.audit is None and site.adapters.name == "organs" and (above := site.adapters.parent / file.name).exists():
-        file = above  # The organ model's adapters are in a sub-folder of the others.
+    is_below = site.adapters.name in ("organs", "volumes")  # The organ model's and the 3D model's adapters.
+    if site.audit is None and is_below and (above := site.adapters.parent / file.name).exists():
+        file = above
     audit = AuditFile(file, site.audit_max_mb, site.audit_keep)
     try:
         audit.check()

@@ -286,7 +286,10 @@ class AdapterStore:
         return not {version, f"-{version}"}.isdisjoint(self._history(label))
 
     def load(self, label: str, version: str) -> StoredAdapter:
-        """Read a version.
+        """Read a version of an adapter of clicks.
+
+        Adapters of the organ model and of a 3D black box are read by ``read_organ_adapter`` and
+        ``read_volume_adapter`` from ``file``.
 
         Args:
             label: the label.
@@ -507,9 +510,11 @@ def adapter_times(adapters: Path) -> list[datetime]:
     """List when the adapters of a site were made.
 
     Args:
-        adapters: folder of adapters; those of the organ model lie below, in ``organs``.
+        adapters: folder of adapters; those of the organ model and of the 3D black box lie below, in ``organs`` and
+            ``volumes``.
 
     Returns:
         The times, in UTC.
     """
-    return [*AdapterStore(adapters).creation_times(), *AdapterStore(adapters / "organs").creation_times()]
+    stores = (AdapterStore(folder) for folder in (adapters, adapters / "organs", adapters / "volumes"))
+    return [time for store in stores for time in store.creation_times()]

@@ -35,7 +35,7 @@ from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import open_pacs
 from baps.server.datastores.folder import StudiesDatastore
 from baps.server.datastores.read_only import ReadOnlyStudies, can_write
-from baps.server.evidence import ClickJudge, EvidenceCollector, OrganJudge
+from baps.server.evidence import ClickJudge, EvidenceCollector, Judge, OrganJudge, VolumeJudge
 from baps.server.expired_sessions import remove_expired
 from baps.server.infer.base import IMAGE_ID
 from baps.server.infer.organs import OrgansInfer
@@ -292,10 +292,12 @@ class BapsApp(MONAILabelApp):
         audit = self._audit
         Retention(self.datastore(), site, audit, self._closed).start()
         if max_images := site.evidence_images_per_label:
-            judges = (
+            judges: tuple[Judge, ...] = (
                 ClickJudge(self.black_box, self.store, max_images, self._prompts),
                 OrganJudge(self.organs, self.organ_store, lock_file),
             )
+            if site.volume_black_box:
+                judges += (VolumeJudge(self._volumes, lock_file, max_images),)
             self._collector = EvidenceCollector(self.datastore(), site, judges, audit, self._closed)
             self._collector.start()
 
@@ -338,17 +340,25 @@ class BapsApp(MONAILabelApp):
         """Name of the organ model, or "" if it has not been loaded."""
         return str(self._organs.model.name) if self._organs else ""
 
+    @property
+    def volume_model_name(self) -> str:
+        """Name of the 3D black box, or "" if it has not been loaded."""
+        return self._volume_black_box.capabilities.name if self._volume_black_box else ""
+
     def identity(self, model: str) -> tuple[str, ...] | None:
         """Return what the adapters of a model depend on, without loading the model.
 
         Args:
-            model: ``baps`` or ``organs``.
+            model: ``baps``, ``organs`` or ``volume``.
 
         Returns:
-            The hash of the weights and, for ``baps``, the preprocessing; None if the model has not been loaded.
+            The hash of the weights and, for ``baps`` and ``volume``, the preprocessing; None if the model has not been
+                loaded.
         """
         if model == "organs":
             return (self._organs.model.sha256,) if self._organs else None
+        if model == "volume":
+            return self._volume_black_box.capabilities.identity if self._volume_black_box else None
         return self._black_box.capabilities.identity if self._black_box else None
 
     def cleanup_sessions(self) -> None:

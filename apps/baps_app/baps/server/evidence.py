@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import product
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from monailabel.interfaces.datastore import Datastore
 
 from baps.adapters.adapter_file import read_adapter
+from baps.adapters.volumes.adapter_file import read_volume_adapter
 from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox
-from baps.errors import InputError
+from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.evaluation.evidence import EvidenceStream
 from baps.evaluation.folders import read_patient_table
 from baps.evaluation.prospective import score_adapters
+from baps.evaluation.prospective_volumes import MAX_PREDICTIONS, score_volume_adapters
 from baps.evaluation.splits import patient_hash
+from baps.inference.volume_segmenter import VolumeSegmenter
 from baps.registry.evidence import change_evidence, read_evidence
 from baps.registry.store import SHARED, AdapterStore
 from baps.server.datastores.dicomweb import PacsDatastore
@@ -43,6 +47,13 @@ logger = logging.getLogger(__name__)
 _INTERVAL = 600.0
 """Seconds between two passes if no label is saved."""
 
+_AWAY_SECONDS = 300.0
+"""Seconds for which a model that does not answer is left alone."""
+
+
+class ModelAwayError(BapsError):
+    """A model does not answer now, and may later."""
+
 
 class Judge(Protocol):
     """Scores the adapters of one model.
@@ -54,7 +65,11 @@ class Judge(Protocol):
     store: AdapterStore
 
     def identity(self) -> tuple[str, ...]:
-        """Return what an adapter of the model depends on, see ``change_evidence``; the first call loads the model."""
+        """Return what an adapter of the model depends on, see ``change_evidence``; the first call loads the model.
+
+        Raises:
+            ModelAwayError: If the model does not answer now.
+        """
 
     def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
         """Return the difference that each adapter makes on a case, Dice, by the name of its file.
@@ -67,6 +82,7 @@ class Judge(Protocol):
 
         Raises:
             InputError: If the case or an adapter cannot be used.
+            ModelAwayError: If the model does not answer now.
         """
 
 
@@ -123,6 +139,44 @@ class OrganJudge:
         return score_organ_adapters(segmenter, label, adapters, case, wait_for_idle(self._lock_file))
 
 
+class VolumeJudge:
+    """Scores adapters of the 3D black box, whose server may be away.
+
+    Args:
+        segmenter: The 3D black box, with the store of its adapters.
+        lock_file: Lock file of inference.
+        max_predictions: Maximum number of predictions for each label; more than ``MAX_PREDICTIONS`` are never made.
+    """
+
+    def __init__(self, segmenter: VolumeSegmenter, lock_file: Path, max_predictions: int = MAX_PREDICTIONS) -> None:
+        self._segmenter, self.store, self._lock_file = segmenter, segmenter.store, lock_file
+        self._max_predictions = min(max_predictions, MAX_PREDICTIONS)
+
+    def identity(self) -> tuple[str, ...]:
+        """Return the identity of the weights and the kind of answers."""
+        with _convert_to_away():
+            return self._segmenter.black_box.capabilities.identity
+
+    def score(self, label: str, files: Mapping[str, Path], case: Case, volume: str) -> dict[str, float]:
+        """Score adapters with the same 3D clicks on the whole volume."""
+        adapters = {name: read_volume_adapter(file)[0] for name, file in files.items()}
+        wait = wait_for_idle(self._lock_file)
+        with _convert_to_away():
+            black_box, folder = self._segmenter.black_box, self.store.root
+            return score_volume_adapters(black_box, adapters, case, self._max_predictions, wait, folder)
+
+
+@contextmanager
+def _convert_to_away() -> Iterator[None]:
+    """Convert errors that are not due to the input: the model cannot be loaded or reached, or the disk is full."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BapsError as error:
+        raise ModelAwayError(str(error)) from error
+
+
 class EvidenceCollector:
     """Adds confirmed labels to the evidence of adapters, and lets the gate publish or withdraw them.
 
@@ -145,6 +199,7 @@ class EvidenceCollector:
         self._datastore, self._site, self._judges, self._audit = datastore, site, judges, audit
         self._closed, self._wake = closed or threading.Event(), threading.Event()
         self._unusable: set[tuple[str, ...]] = set()  # Store, label, volume, version of the label, adapters.
+        self._away: dict[Judge, float] = {}  # Time from which a model that did not answer is tried again.
         self._audited: dict[Path, int] = {}  # Number of changes that are audited, by the file of the evidence.
 
     def start(self) -> None:
@@ -185,8 +240,14 @@ class EvidenceCollector:
             is_folder = isinstance(self._datastore, StudiesDatastore)
             unlabelled = dict.fromkeys(self._datastore.get_unlabeled_images() if is_folder else [], "")
             for judge, label in judged:
+                if time.monotonic() < self._away.get(judge, 0):
+                    continue
                 try:
                     self._judge(judge, label, {**unlabelled, **versions[label]}, complete)
+                except ModelAwayError as error:
+                    if judge not in self._away:  # It is said once, until the model answers again.
+                        logger.warning("%s: adapters wait to be judged. %s", label, error)
+                    self._away[judge] = time.monotonic() + _AWAY_SECONDS
                 except Exception as error:  # The other labels and the next pass go on.
                     logger.warning("%s: adapters could not be judged (%s).", label, type(error).__name__)
         self._audit_changes()
@@ -262,6 +323,7 @@ class EvidenceCollector:
         files = {fingerprint: judge.store.file(*group[0]) for fingerprint, group in same.items()}
         with low_priority():
             scores = judge.score(label, files, case, patient_hash(image))
+        self._away.pop(judge, None)
         differences = {key: score for fingerprint, score in scores.items() for key in same[fingerprint]}
         if not differences:
             raise InputError("There are too few images to judge adapters.")

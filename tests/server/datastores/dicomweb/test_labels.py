@@ -19,17 +19,19 @@ from baps.adapters.adapter import identity_adapter
 from baps.errors import BapsError, InputError
 from baps.evaluation.cases import Case
 from baps.imaging.volume import Volume
+from baps.inference.volume_segmenter import VolumeSegmenter
 from baps.io import read_labels, read_volume, write_nifti
 from baps.io.dicom.seg import write_segmentation
 from baps.registry.evidence import read_evidence
 from baps.registry.store import AdapterStore
 from baps.server.datastores.dicomweb import PacsDatastore, open_pacs
-from baps.server.evidence import EvidenceCollector
+from baps.server.evidence import EvidenceCollector, VolumeJudge
 from baps.server.labels.save_labels import save_label, save_mask
 from baps.server.training_cases import labelled_cases
 from baps.site.audit import AuditFile
 from baps.site.settings import Settings
 from demo import orthanc
+from tests.support.flood import FloodBlackBox, emptying_adapter, flood_record
 from tests.support.series import Series, write_series
 
 LABELS = {"liver": 1, "spleen": 2}
@@ -121,6 +123,28 @@ def test_a_submitted_label_judges_adapters_and_a_newer_one_replaces_it(
         assert judged == ["phantom-coronal"] * number
         assert stream.differences().tolist() == pytest.approx([0.1 * number])
     assert "phantom" not in store.evidence_file("spleen").read_text()
+
+
+def test_a_submitted_label_judges_the_adapters_of_the_3d_model(pacs: tuple[str, Series], tmp_path: Path) -> None:
+    address, series = pacs
+    datastore, site = open_pacs(address), Settings(labels=LABELS, adapters=tmp_path / "adapters")
+    audit, black_box = AuditFile(site.audit_file), FloodBlackBox()
+    audit.check()
+    judge = VolumeJudge(
+        VolumeSegmenter(lambda: black_box, AdapterStore(site.adapters / "volumes")), site.adapters / "clicks.lock"
+    )
+    adapter, store = emptying_adapter(), judge.store
+    version = store.add("spleen", adapter, flood_record(adapter))
+    store.publish("spleen", version)
+    collector = EvidenceCollector(datastore, site, (judge,), audit)
+    for _ in range(2):
+        _submit(datastore, series, series.labels, tmp_path)
+        collector.collect()
+        collector.collect()
+    assert 0 < black_box.images_queried <= 12  # A label that is submitted again is judged again, and counts once.
+    stream = read_evidence(store, "spleen").gate.open(version, " ".join(black_box.capabilities.identity))
+    assert len(stream) == 1
+    assert -1 <= stream.differences()[0] < 0
 
 
 def test_the_newest_label_of_each_organ_is_used_despite_wrong_clocks(pacs: tuple[str, Series], tmp_path: Path) -> None:

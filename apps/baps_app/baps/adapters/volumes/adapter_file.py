@@ -27,8 +27,8 @@ def read_volume_adapter(path: Path) -> tuple[VolumeAdapter, dict[str, Any]]:
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> VolumeAdapter:
-        if "visual_prompt" in record["adapter"]:
-            raise InputError(f"{path} is the adapter of a model of slices. Name that model (--black-box).")
+        if "width" not in record["adapter"]:
+            raise InputError(f"{path} is not the adapter of a 3D black box.")
         adapter = volume_adapter_from_record(record["adapter"])
         adapter.load_state_dict(state)
         return adapter

@@ -79,6 +79,7 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         try:
             described = self._session.describe()
             self._zooms = described.get("do_autozoom") is True and settings.autozoom
+            self._patch = _patch(described.get("patch_size"))
             self._refines = described.get("supports_zero_shot_label_refinement") is True
             self._declared = {name: described.get(name) for name in _IDENTIFYING}
             self._capabilities = self._read(described)
@@ -195,7 +196,9 @@ class NnInteractiveBlackBox(VolumeBlackBox):
         if self._image != image:
             self._image = ""
             self._session.set_image(voxels, spacing)
-            self._session.post("/set_do_autozoom", {"do_autozoom": self._zooms})
+            # A cube of an adapter fits into the patch, and is answered the same each time without autozoom.
+            fits = all(size <= room for size, room in zip(voxels.shape, self._patch, strict=True))
+            self._session.post("/set_do_autozoom", {"do_autozoom": self._zooms and not fits})
             self._image = image
         self._session.post("/reset_interactions", {})
 
@@ -297,3 +300,10 @@ def _hash(voxels: NDArray[np.generic], spacing: Spacing) -> str:
 def _text(value: object) -> str:
     """Return a text that a server declares, short and without control characters, or "" if it is none."""
     return "".join(one for one in value if one.isprintable())[:100] if isinstance(value, str) else ""
+
+
+def _patch(declared: object) -> tuple[int, ...]:
+    """Return the size of the model's patch along each axis, or 0 if the server does not say it."""
+    if isinstance(declared, list) and len(declared) == 3 and all(isinstance(size, int) for size in declared):
+        return tuple(declared)
+    return 0, 0, 0

@@ -21,8 +21,11 @@ from baps.registry.store import SHARED, AdapterStore
 if TYPE_CHECKING:
     from baps.server.app import BapsApp
 
-CLICKS, ORGANS = "baps", "organs"
-"""Names of the trainers, by which pages name the two kinds of adapters."""
+CLICKS, ORGANS, VOLUMES = "baps", "organs", "volume"
+"""Names of the trainers, by which pages name the kinds of adapters."""
+
+_MODEL_NAMES = {ORGANS: "organ model", VOLUMES: "3D model"}
+"""What the models beside that of clicks are called."""
 
 DAMAGED, UNJUDGED = "damaged", "candidate"
 
@@ -34,6 +37,8 @@ _VERDICTS = {
 }
 """Sentences about the states, for everybody."""
 
+_TRAINED_PARTS = {"Tone curve": "tone", "Head": "head"}
+"""Parts of an adapter of the 3D model that are trained, and their keys in its record."""
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "verdict": (dict,),
@@ -41,6 +46,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "notes": (list,),
     "parts": (list,),
     "curve": (list,),
+    "adapter": (dict,),
 }
 """Types of the entries of a record that pages look into."""
 
@@ -77,7 +83,7 @@ class AdapterVersion:
     """A version of an adapter.
 
     Attributes:
-        model: ``baps`` for clicks, ``organs`` for the organ model.
+        model: ``baps`` for clicks, ``organs`` for the organ model, ``volume`` for the 3D model.
         organ: The organ, or "" for the adapter of clicks without an organ.
         version: Name of the version.
         created: When it was trained, or None if that is unknown.
@@ -117,6 +123,17 @@ class AdapterVersion:
         return str(trained_for.get("name", "")) if isinstance(trained_for, Mapping) else ""
 
     @property
+    def volume_parts(self) -> dict[str, str]:
+        """What is around the 3D model, by the name of the part; empty for other models."""
+        about = self.record.get("adapter", {})
+        if self.model != VOLUMES or "width" not in about:
+            return {}
+        width = _number(about["width"])
+        trained = {name: "trained" if about.get(key) else "none" for name, key in _TRAINED_PARTS.items()}
+        shown = "none, the model sees the whole volume" if width is None else f"{width:.0f} mm wide"
+        return {"Cube around the prompts": shown, **trained}
+
+    @property
     def verdict(self) -> str:
         """What is known of it in a sentence for everybody, without numbers."""
         if self.state == State.ON_TRIAL.value:
@@ -141,7 +158,7 @@ class OrganAdapters:
     """The adapters of an organ for one model.
 
     Attributes:
-        model: ``baps`` or ``organs``.
+        model: ``baps``, ``organs`` or ``volume``.
         organ: The organ, or "" for clicks without an organ.
         serves: Version that serves, or None for the unadapted model.
         published: Version that a training or a person last chose; it does not serve if it is damaged, or is for another
@@ -189,19 +206,25 @@ class AdapterTable:
         self._app, self._lock = app, threading.Lock()
         self._kept: dict[tuple[str, str], tuple[object, OrganAdapters]] = {}
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The kinds of adapters of the site: ``baps``, ``organs`` and, where it has a 3D model, ``volume``."""
+        return (CLICKS, ORGANS, VOLUMES) if self._app.site.volume_black_box else (CLICKS, ORGANS)
+
     def store(self, model: str) -> AdapterStore:
         """Return the store of a model's adapters.
 
         Args:
-            model: ``baps`` or ``organs``.
+            model: ``baps``, ``organs`` or ``volume``.
         """
-        return self._app.organ_store if model == ORGANS else self._app.store
+        app = self._app
+        return {CLICKS: app.store, ORGANS: app.organ_store, VOLUMES: app.volume_store}[model]
 
     def read(self, model: str, organ: str) -> OrganAdapters:
         """Read the adapters of an organ.
 
         Args:
-            model: ``baps`` or ``organs``.
+            model: ``baps``, ``organs`` or ``volume``.
             organ: The organ, or "".
 
         Returns:
@@ -223,7 +246,7 @@ class AdapterTable:
         """List the organs of a model that have adapters, or are labels of the site.
 
         Args:
-            model: ``baps`` or ``organs``.
+            model: ``baps``, ``organs`` or ``volume``.
 
         Returns:
             The organs; "" is last.
@@ -238,7 +261,7 @@ def read_organ(store: AdapterStore, model: str, organ: str, identity: tuple[str,
 
     Args:
         store: The store.
-        model: ``baps`` or ``organs``.
+        model: ``baps``, ``organs`` or ``volume``.
         organ: The organ, or "".
         identity: SHA-256 of the model's weights and, for a black box, its preprocessing; None if the model is not
             loaded yet.
@@ -296,6 +319,20 @@ def _read_version(
     return AdapterVersion(
         model, organ, version, _parse_time(record.get("created")), serves, state, sentence, status, record, patients
     )
+
+
+def describe_adapter(model: str, organ: str) -> str:
+    """Say what an adapter is for, as in ``spleen``, ``spleen (3D model)`` or ``clicks without an organ``.
+
+    Args:
+        model: ``baps``, ``organs`` or ``volume``.
+        organ: The organ, or "".
+
+    Returns:
+        The words.
+    """
+    name = organ or "clicks without an organ"
+    return f"{name} ({_MODEL_NAMES[model]})" if model in _MODEL_NAMES else name
 
 
 def usable_record(record: Mapping[str, Any]) -> dict[str, Any]:

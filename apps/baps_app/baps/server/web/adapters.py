@@ -15,7 +15,15 @@ from baps.errors import BapsError, NotFoundError
 from baps.registry.evidence import record_choice
 from baps.registry.store import AdapterStore
 from baps.server.request_context import context_of
-from baps.server.web.adapter_table import CLICKS, DAMAGED, ORGANS, AdapterVersion, OrganAdapters, PatientEvidence
+from baps.server.web.adapter_table import (
+    CLICKS,
+    DAMAGED,
+    ORGANS,
+    VOLUMES,
+    AdapterVersion,
+    OrganAdapters,
+    PatientEvidence,
+)
 from baps.server.web.images import ImageName, image_index
 from baps.server.web.layout import principal_of, redirect, render, require_own_page
 from baps.server.web.pictures import SHOWN, LabelledImage, chosen_cases
@@ -26,8 +34,12 @@ from baps.server.web.state import Change, WebState, state_of
 from baps.server.web.trainings import Curve
 from baps.site.roles import Role
 
-MODELS = {CLICKS: "Clicks", ORGANS: "Whole organs, without a click"}
-"""Titles of the two kinds of adapters."""
+MODELS = {
+    CLICKS: "Clicks",
+    ORGANS: "Whole organs, without a click",
+    VOLUMES: "Whole organs, from clicks in 3D",
+}
+"""Titles of the kinds of adapters."""
 
 _UNADAPTED = "the unadapted model"
 
@@ -200,8 +212,12 @@ def describe_change(adapters: OrganAdapters, action: str, version: str) -> Confi
     """
     name = adapters.organ or "clicks without an organ"
     what = f"every click on {adapters.organ}" if adapters.organ else "every click without an organ"
+    viewers = "in 3D Slicer, in OHIF or by a program"
     if adapters.model == ORGANS:
         what = f"every request for the {adapters.organ} without a click"
+    elif adapters.model == VOLUMES:
+        what = f"every prompt for the {adapters.organ} in 3D"
+        viewers = "in 3D Slicer, in a viewer of nnInteractive or by a program"
     if action == "publish":
         after, title = _find_intact(adapters, version).version, f"Publish {version} for {name}"
     elif action == "rollback" and adapters.previous is not None:
@@ -215,8 +231,8 @@ def describe_change(adapters: OrganAdapters, action: str, version: str) -> Confi
     if action == "publish" and is_risky:
         title = f"Put {version} on trial for {name}"
     sentences = [
-        f"From the next request on, {after or _UNADAPTED} answers {what}, for everyone who uses this server in 3D "
-        f"Slicer, in OHIF or by a program. Until now {adapters.serves or _UNADAPTED} does.",
+        f"From the next request on, {after or _UNADAPTED} answers {what}, for everyone who uses this server {viewers}. "
+        f"Until now {adapters.serves or _UNADAPTED} does.",
         "Masks and labels that are saved already stay as they are.",
     ]
     if new:
@@ -257,8 +273,8 @@ def changed_settings(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _read(state: WebState, model: str, organ: str) -> OrganAdapters:
-    if model not in MODELS:
-        raise NotFoundError(f"There are no adapters of this kind. Known ones: {', '.join(MODELS)}.")
+    if model not in state.adapters.models:
+        raise NotFoundError(f"There are no adapters of this kind. Known ones: {', '.join(state.adapters.models)}.")
     return state.adapters.read(model, organ)
 
 

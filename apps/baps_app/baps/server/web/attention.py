@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from baps.server.web.adapter_table import DAMAGED, OrganAdapters
+from baps.server.web.adapter_table import DAMAGED, OrganAdapters, describe_adapter
 from baps.server.web.images import OutboxCounts
 from baps.server.web.layout import plural
 from baps.site.doctor import Finding, Status
@@ -40,7 +40,7 @@ def adapter_warnings(organs: Iterable[OrganAdapters]) -> list[Warned]:
     """
     warnings = []
     for organ in organs:
-        name = organ.organ or "clicks without an organ"
+        name = describe_adapter(organ.model, organ.organ)
         for note in organ.notes:
             warnings.append(Warned(f"Evidence for {name}", False, note, ""))
         for version in organ.versions:

@@ -26,6 +26,7 @@ class Server:
         weights: First characters of its hash, or "".
         device: Device that it runs on, or the address of its server.
         organ_model: Name of the organ model, or "" if no request has needed it yet.
+        volume_model: Name of the 3D model, "" while it is loading or away, or None if the site has none.
         memory_used: Used memory in bytes.
         memory_total: All memory in bytes.
         disk_free: Free bytes of the disk of the adapters.
@@ -36,6 +37,7 @@ class Server:
     weights: str
     device: str
     organ_model: str
+    volume_model: str | None
     memory_used: int
     memory_total: int
     disk_free: int
@@ -63,6 +65,7 @@ def describe_server(app: BapsApp) -> Server:
         capabilities.weights_sha256[:12] if capabilities else "",
         device,
         app.organ_model_name,
+        app.volume_model_name if app.site.volume_black_box else None,
         memory.total - memory.available,
         memory.total,
         disk[0],

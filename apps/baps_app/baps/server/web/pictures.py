@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from baps.adapters.volumes.adapter import ShownVolume
+from baps.adapters.volumes.adapter_file import read_volume_adapter
 from baps.errors import NotFoundError
 from baps.evaluation.cases import Case, CaseReader, slices_showing
 from baps.evaluation.folders import read_patient_table
+from baps.evaluation.prospective_volumes import fixed_prompts
 from baps.evaluation.splits import patient_hash
 from baps.imaging.canvas import SLICE_AXIS, Canvas, Plane
 from baps.imaging.metrics import dice
 from baps.imaging.slice_image import canvas_image
 from baps.inference.segmenter import LoadedAdapter
+from baps.inference.volume_segmenter import LoadedVolumeAdapter
 from baps.prompts import Prompt
 from baps.prompts.simulated import draw_prompt
+from baps.prompts.volume_prompts import Mask, VolumeBox, VolumePoint
 from baps.server.training_cases import labelled_cases
-from baps.server.web.adapter_table import ORGANS, PatientEvidence
+from baps.server.web.adapter_table import ORGANS, VOLUMES, PatientEvidence
 from baps.server.web.images import ImageName
 from baps.utils.cache import Cache
 from baps.utils.priority_lock import low_priority
@@ -65,7 +70,7 @@ class LabelledImage:
     """An image to draw, and the adapters whose masks are drawn.
 
     Attributes:
-        model: ``baps`` or ``organs``.
+        model: ``baps``, ``organs`` or ``volume``.
         organ: The organ, or "" for the adapter of clicks without an organ.
         version: The version.
         served: The version that serves, or "" for the unadapted model.
@@ -176,21 +181,26 @@ class Pictures:
 
     def _segment(self, image: LabelledImage, case: Case) -> DrawnCase:
         volume, organ, window = CaseReader().read(case)
-        small = Canvas.fit(volume, Plane(SLICE_AXIS, 0), _SIDE)
-        indices = slices_showing(organ, small, case.annotated_slices)
-        prompts = self._app.first_prompts(patient_hash(case.name), image.organ or image.name.organ)
-        # Where a user prompted, or else where the organ is largest.
-        made = [index for index in indices if index in prompts]
-        index = max(made or indices, key=lambda one: int(organ[:, :, one].sum()))
-        plane = Plane(SLICE_AXIS, index)
-        canvas, target = Canvas.fit(volume, plane, _SIDE), plane.extract(organ)
-        if image.model == ORGANS:
-            masks, prompt = self._organ_masks(image, case, plane), None
+        prompt: Prompt | None = None
+        if image.model == VOLUMES:
+            shown = ShownVolume(volume.voxels, volume.spacing, window)
+            plane, prompt, masks = self._volume_masks(image, shown, _annotated_part(organ, case))
         else:
-            capabilities = self._app.black_box().capabilities
-            kind = "click" if capabilities.clicks else "box"
-            prompt = prompts.get(index) or draw_prompt(target, kind, np.random.default_rng([_SEED, index]))
-            masks = self._click_masks(image, case, plane, prompt)
+            small = Canvas.fit(volume, Plane(SLICE_AXIS, 0), _SIDE)
+            indices = slices_showing(organ, small, case.annotated_slices)
+            prompts = self._app.first_prompts(patient_hash(case.name), image.organ or image.name.organ)
+            # Where a user prompted, or else where the organ is largest.
+            made = [index for index in indices if index in prompts]
+            index = max(made or indices, key=lambda one: int(organ[:, :, one].sum()))
+            plane = Plane(SLICE_AXIS, index)
+            if image.model == ORGANS:
+                masks = self._organ_masks(image, case, plane)
+            else:
+                kind = "click" if self._app.black_box().capabilities.clicks else "box"
+                random = np.random.default_rng([_SEED, index])
+                prompt = prompts.get(index) or draw_prompt(plane.extract(organ), kind, random)
+                masks = self._click_masks(image, case, plane, prompt)
+        canvas, target = Canvas.fit(volume, plane, _SIDE), plane.extract(organ)
         return DrawnCase(
             canvas_image(volume, plane, canvas, window)[: canvas.size[0], : canvas.size[1]],
             {
@@ -213,6 +223,28 @@ class Pictures:
                 loaded = LoadedAdapter((image.organ, version), stored.adapter, ("picture", image.organ, version))
             masks[name] = segmenter.segment(case.image, plane, prompt, loaded, interactive=False).mask
         return masks
+
+    def _volume_masks(
+        self, image: LabelledImage, shown: ShownVolume, organ: Mask
+    ) -> tuple[Plane, Prompt, dict[str, NDArray[np.bool_]]]:
+        """Segment the volume from a 3D prompt, and return a slice through it, the prompt there, and each mask there."""
+        segmenter, masks = self._app.volumes(), dict[str, NDArray[np.bool_]]()
+        (drawn,) = fixed_prompts(segmenter.black_box.capabilities, organ, shown.spacing)
+        if isinstance(drawn, VolumePoint):
+            plane = Plane(SLICE_AXIS, drawn.voxel[SLICE_AXIS])
+            prompt = Prompt((plane.project(drawn.voxel),))
+        else:
+            assert isinstance(drawn, VolumeBox)
+            plane = Plane(SLICE_AXIS, int(organ.sum((0, 1)).argmax()))
+            (left, top, _), (right, bottom, _) = drawn.low, drawn.high
+            prompt = Prompt(box=(left, top, right - 1, bottom - 1))
+        for name, version in _versions(image).items():
+            loaded = None
+            if version:
+                adapter, _ = read_volume_adapter(segmenter.store.file(image.organ, version))
+                loaded = LoadedVolumeAdapter((image.organ, version), adapter)
+            masks[name] = plane.extract(segmenter.segment(shown, [drawn], None, loaded))
+        return plane, prompt, masks
 
     def _organ_masks(self, image: LabelledImage, case: Case, plane: Plane) -> dict[str, NDArray[np.bool_]]:
         """Segment the volume without a prompt, and return the slice of each mask."""
@@ -241,6 +273,13 @@ def _versions(image: LabelledImage) -> dict[str, str]:
     """Return the version of each mask to draw; "" stands for the unadapted model."""
     versions = {"unadapted": "", "adapted": image.version}
     return {**versions, "served": image.served} if image.served not in ("", image.version) else versions
+
+
+def _annotated_part(organ: Mask, case: Case) -> Mask:
+    """Return the mask of an organ on the slices on which it was annotated."""
+    if case.annotated_slices is None:
+        return organ
+    return organ & np.isin(np.arange(organ.shape[SLICE_AXIS]), list(case.annotated_slices))
 
 
 def draw_png(case: DrawnCase, show: str) -> bytes:

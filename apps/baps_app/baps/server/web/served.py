@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from baps.errors import BapsError
 from baps.registry.store import SHARED
-from baps.server.web.adapter_table import CLICKS, ORGANS, AdapterTable, AdapterVersion, OrganAdapters
+from baps.server.web.adapter_table import (
+    CLICKS,
+    ORGANS,
+    VOLUMES,
+    AdapterTable,
+    AdapterVersion,
+    OrganAdapters,
+    describe_adapter,
+)
 from baps.server.web.attention import Warned
 from baps.server.web.images import ImageCounts
 from baps.server.web.plots import EvidencePlot, plot_evidence
 
-KINDS = {CLICKS: "click", ORGANS: "no click"}
+KINDS = {CLICKS: "click", ORGANS: "no click", VOLUMES: "3D click"}
 """How each model is prompted, for tables."""
 
 _MIN_PATIENTS = 2
@@ -24,7 +32,7 @@ class ServedOrgan:
     """What serves an organ for one model.
 
     Attributes:
-        kind: ``click`` or ``no click``.
+        kind: ``click``, ``no click`` or ``3D click``.
         adapters: The adapters of the organ.
         served: The version that serves, or None for the unadapted model.
         fallback: Sentence if another adapter, or the unadapted model, serves in place of one of its own, or "".
@@ -52,7 +60,7 @@ class Suggestion:
 
 
 def served_organs(table: AdapterTable) -> tuple[list[ServedOrgan], list[Warned]]:
-    """List what serves each organ: for clicks always, without clicks where there is an adapter.
+    """List what serves each organ: for clicks on slices always, for the other models where there is an adapter.
 
     Args:
         table: The adapters.
@@ -74,10 +82,11 @@ def served_organs(table: AdapterTable) -> tuple[list[ServedOrgan], list[Warned]]
             else:
                 fallback = "the unadapted model"
         served.append(ServedOrgan(KINDS[CLICKS], adapters, adapters.served, fallback))
-    for organ in table.organs(ORGANS):
-        adapters = _read(table, ORGANS, organ, problems)
-        if adapters is not None and adapters.versions:
-            served.append(ServedOrgan(KINDS[ORGANS], adapters, adapters.served, ""))
+    for model in table.models[1:]:
+        for organ in table.organs(model):
+            adapters = _read(table, model, organ, problems)
+            if adapters is not None and adapters.versions:
+                served.append(ServedOrgan(KINDS[model], adapters, adapters.served, ""))
     return served, problems
 
 
@@ -85,7 +94,7 @@ def _read(table: AdapterTable, model: str, organ: str, problems: list[Warned]) -
     try:
         return table.read(model, organ)
     except BapsError as error:
-        problems.append(Warned(f"Adapters of {organ or 'clicks without an organ'}", True, str(error), ""))
+        problems.append(Warned(f"Adapters of {describe_adapter(model, organ)}", True, str(error), ""))
         return None
 
 

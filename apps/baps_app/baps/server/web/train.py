@@ -29,7 +29,7 @@ _STREAM_SECONDS = 60.0
 _EVENT_SECONDS = 1.0
 """Time between two looks at a training."""
 
-TITLES = {"baps": "Adapt clicks", "organs": "Adapt the organ model"}
+TITLES = {"baps": "Adapt clicks", "organs": "Adapt the organ model", "volume": "Adapt the 3D model"}
 """What each trainer does."""
 
 

@@ -112,6 +112,51 @@ EXPLANATIONS: Mapping[str, Mapping[str, Explanation]] = {
         "learning_rate": Explanation("Learning rate", "0 for the one that suits the method."),
         "seed": Explanation("Seed", "Another seed draws other crops. The same seed repeats a training exactly."),
     },
+    "volume": {
+        "label": Explanation("Organ", "What to train. With “all”, each organ gets an adapter.", False),
+        "max_predictions": Explanation(
+            "Predictions",
+            "The model predicts at most this many masks of whole volumes. More give a better adapter, and take longer. "
+            "The training stops early where more would not help.",
+            False,
+        ),
+        "prompt": Explanation(
+            "First prompt",
+            "What people place first in a volume. Choose what they use most.",
+            choices=(("click", "a click in the organ"), ("box", "a 3D box around the organ")),
+        ),
+        "zoom": Explanation(
+            "Cube around the prompt",
+            "Shows the model the part around the prompt in place of the whole volume.",
+            choices=(
+                ("chosen", "as wide as the labels show to be best"),
+                ("typical", "about twice as wide as the organ"),
+                ("none", "never"),
+            ),
+        ),
+        "head": Explanation(
+            "Output head",
+            "Corrects the masks of the model with a small 3D network.",
+            choices=(("convolutional", "where the labels show that it helps"), ("none", "never")),
+        ),
+        "optimiser": Explanation(
+            "Optimiser",
+            "How the tone curve is trained.",
+            choices=(
+                ("prompt_space", "prompt space: fewer predictions for the same result"),
+                ("spsa_gc", "SPSA-GC: as published"),
+            ),
+        ),
+        "visual_prompt": Explanation(
+            "Tone curve",
+            "Changes the grey values of the cube before the model sees it.",
+            choices=(
+                ("tone", "by the grey level at the click, where the labels show that it helps"),
+                ("none", "never"),
+            ),
+        ),
+        "seed": Explanation("Seed", "Another seed draws other clicks. The same seed repeats a training exactly."),
+    },
 }
 """Explanations of the options, by the name of the trainer."""
 

@@ -41,7 +41,7 @@ class Curve:
 
     Attributes:
         name: The organ, or ``shared``.
-        points: Number of black-box images (of organ models: steps), and Dice.
+        points: Number of black-box images (of the 3D model: predictions; of organ models: steps), and Dice.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Training:
     """A training.
 
     Attributes:
-        model: Name of the trainer, ``baps`` or ``organs``.
+        model: Name of the trainer: ``baps``, ``organs`` or ``volume``.
         progress: Its progress.
         started: When it began, or None.
         organ: The organ that is trained now, or was last, or "".
         done: Finished steps.
         total: All steps, at least 1.
-        images: Number of images sent to the black box, or None for organ models.
+        images: Number of images sent to the black box (of the 3D model: predictions), or None for organ models.
         best: Best Dice during the training, 0 to 1.
         seconds_left: Estimate of the time left, or None.
         curves: The curve of each adapter.
