@@ -170,3 +170,14 @@ def test_several_patients_are_never_left_unjudged(volumes: VolumesByPatient) -> 
     with pytest.raises(InputError, match="too few to judge"):
         adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=16))
     assert adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=17, head="none")).comparison
+
+
+@pytest.mark.usefixtures("short_heads")
+def test_several_prompts_on_a_volume_are_no_new_evidence(volumes: VolumesByPatient) -> None:
+    first, second, third = (one for (one,) in list(volumes.values())[:3])
+    result = adapt_volumes(
+        FloodBlackBox(), {"a": [first, second], "b": [third]}, VolumeSettings(max_predictions=60, head="none")
+    )
+    assert result.comparison is not None
+    assert (result.comparison.unit, result.comparison.count) == ("volume", 3)
+    assert "over 3 volumes" in result.sentence()

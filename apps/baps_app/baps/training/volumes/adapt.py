@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from baps.training.cross_fitting import Parts
 from baps.training.plan import AdaptationPlan
 from baps.training.query_log import QueryLog
 from baps.training.training import CurvePoint
-from baps.training.volumes.part_training import VolumePartTrainer
+from baps.training.volumes.part_training import EvaluationTrials, VolumePartTrainer
 from baps.training.volumes.settings import VolumeSettings
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,10 @@ def adapt_volumes(
         unadapted = by_patient(cross_fit.scores[Parts()])
         candidate = by_patient(cross_fit.score_choice())
         of_parts = cross_fit.score_parts()
-    comparison = compare(unadapted, candidate) if trainer.can_judge else None
+    comparison = None
+    if trainer.can_judge:
+        by_volume = partial(_by_volume, trainer.evaluation)
+        comparison = compare(by_volume(unadapted), by_volume(candidate), "volume")
     scores = PatientScores(
         _means(unadapted), _means(candidate), {}, {name: _means(by_patient(dice)) for name, dice in of_parts.items()}
     )
@@ -202,6 +206,19 @@ def _describe(volume: LabelledVolume) -> str:
             "annotated": None if annotated is None else np.flatnonzero(annotated).tolist(),
         }
     )
+
+
+def _by_volume(
+    evaluation: EvaluationTrials, scores: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """Average the Dice over the prompts of each volume, (volumes, 1): prompts on one volume are no new evidence."""
+    result = {}
+    for row, patient in enumerate(evaluation.patients):
+        volume = np.array(
+            [id(one.volume) for one, unit in zip(evaluation.trials, evaluation.unit, strict=True) if unit == row]
+        )
+        result[patient] = np.array([[scores[patient][volume == one].mean()] for one in dict.fromkeys(volume.tolist())])
+    return result
 
 
 def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
