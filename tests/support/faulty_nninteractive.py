@@ -10,7 +10,6 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 from numpy.typing import NDArray
 
 Reply = tuple[int, dict[str, str], bytes | Iterator[bytes]]
@@ -38,6 +37,8 @@ def json_reply(status: int = 200, headers: dict[str, str] | None = None, **conte
 def mask_reply(part: NDArray[Any], box: Any, **meta: Any) -> Reply:
     """Return a reply with a part of a mask."""
     facts = {"ran_prediction": True, "bbox": box, "dtype": str(part.dtype), "shape": list(part.shape), **meta}
+    from nnInteractive.inference.remote.serialization import pack_array  # Of an extra, which the core does without.
+
     return 200, {"X-Meta": json.dumps(facts)}, pack_array(part)
 
 
@@ -90,6 +91,8 @@ class FaultyNnInteractive:
         if headers.get("X-Lease-Token") not in self.leases:
             return json_reply(410, detail="lease expired or unknown")
         if path == "/set_image":
+            from nnInteractive.inference.remote.serialization import unpack_array
+
             self.shape = unpack_array(body).shape[1:]
             return json_reply(original_image_shape=[1, *self.shape])
         if path.startswith("/add_"):

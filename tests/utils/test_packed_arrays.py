@@ -6,16 +6,20 @@ import io
 import struct
 from typing import Any
 
-import blosc2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nnInteractive.inference.remote.serialization import pack_array, unpack_array
 
 from baps.errors import InputError
 from baps.utils.limits import MAX_VOLUME_MB_VARIABLE
 from baps.utils.packed_arrays import TYPES, read_array, read_header, write_array
+
+blosc2 = pytest.importorskip("blosc2", reason="the extra 'nninteractive' is not installed")
+serialization = pytest.importorskip(
+    "nnInteractive.inference.remote.serialization", reason="the extra 'nninteractive' is not installed"
+)
+pack_array, unpack_array = serialization.pack_array, serialization.unpack_array
 
 
 def read(body: bytes) -> np.ndarray[Any, Any]:
@@ -31,7 +35,7 @@ def packed(shape: tuple[int, ...] = (1, 6, 7, 8), name: bytes = b"int16") -> byt
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("codec", [blosc2.Codec.ZSTD, blosc2.Codec.LZ4])
-def test_arrays_are_read_as_they_were_packed(dtype: np.dtype[Any], codec: blosc2.Codec) -> None:
+def test_arrays_are_read_as_they_were_packed(dtype: np.dtype[Any], codec: Any) -> None:
     random = np.random.default_rng(0)
     for array in (random.integers(0, 2, (1, 9, 10, 11)), np.zeros((1, 5, 300, 300)), np.ones((1, 1, 1))):
         body = pack_array(array.astype(dtype), codec=codec)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnInteractive.inference.remote.serialization import pack_array
 
 from baps.blackbox.volumes import nninteractive, nninteractive_session
 from baps.blackbox.volumes.loading import load_volume_black_box
@@ -25,6 +24,10 @@ from baps.blackbox.volumes.settings import VolumeRemoteSettings
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumeRegion
 from tests.support.faulty_nninteractive import CAPABILITIES, FaultyNnInteractive, Reply, json_reply, mask_reply
+
+pack_array = pytest.importorskip(
+    "nnInteractive.inference.remote.serialization", reason="the extra 'nninteractive' is not installed"
+).pack_array
 
 SHAPE = (14, 12, 10)
 VOXELS = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)

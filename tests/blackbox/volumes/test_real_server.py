@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
 from numpy.typing import NDArray
 
 from baps.blackbox.volumes.loading import load_volume_black_box
@@ -20,6 +19,8 @@ from baps.blackbox.volumes.settings import VolumeRemoteSettings
 from baps.errors import BapsError
 from baps.prompts.volume_prompts import VolumeBox, VolumePoint, VolumePrompt, VolumeRegion
 from tests.support.nninteractive_server import KEY, LICENCE, NnInteractiveServer
+
+remote = pytest.importorskip("nnInteractive.inference.remote", reason="the extra 'nninteractive' is not installed")
 
 pytestmark = pytest.mark.xdist_group("nninteractive-server")
 
@@ -48,7 +49,7 @@ def load(server: NnInteractiveServer, known: Path | None = None, **changes: Any)
 
 def official(server: NnInteractiveServer, steps: Callable[[Any], object], autozoom: bool = True) -> NDArray[np.uint8]:
     """The answer that the official client gets."""
-    with closing(nnInteractiveRemoteInferenceSession(server.address, KEY)) as session:
+    with closing(remote.nnInteractiveRemoteInferenceSession(server.address, KEY)) as session:
         session.set_image(volume()[None], {"spacing": list(SPACING)})
         session.set_do_autozoom(autozoom)
         mask = np.zeros(SHAPE, np.uint8)
