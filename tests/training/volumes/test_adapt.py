@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from baps.adapters.volumes.adapter import VolumeAdapter
 from baps.errors import BapsError, InputError
 from baps.evaluation.labelled_volumes import VolumesByPatient
 from baps.evaluation.splits import patient_hash
 from baps.imaging.metrics import dice
 from baps.imaging.windowing import Window
 from baps.prompts.simulated_volumes import draw_volume_prompts
-from baps.training.volumes.adapt import VolumeAdaptation, adapt_volumes, plan_volume_adaptation
+from baps.training.adapt import Adaptation
+from baps.training.volumes.adapt import adapt_volumes, plan_volume_adaptation
 from baps.training.volumes.settings import VolumeSettings
 from tests.support.flood import FloodBlackBox, leaky_volume
 
@@ -74,7 +76,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(volumes: VolumesByPat
     assert resumed.record["replayed_images"] >= 29
 
 
-def equal(first: VolumeAdaptation, second: VolumeAdaptation) -> bool:
+def equal(first: Adaptation[VolumeAdapter], second: Adaptation[VolumeAdapter]) -> bool:
     left, right = first.adapter.state_dict(), second.adapter.state_dict()
     return (
         left.keys() == right.keys()

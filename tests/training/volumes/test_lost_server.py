@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from baps.adapters.volumes.adapter import VolumeAdapter
 from baps.blackbox.volumes.loading import load_volume_black_box
 from baps.blackbox.volumes.settings import VolumeRemoteSettings
 from baps.errors import BapsError
 from baps.evaluation.labelled_volumes import VolumesByPatient
-from baps.training.adapt import ProgressReport
-from baps.training.volumes.adapt import VolumeAdaptation, adapt_volumes
+from baps.training.adapt import Adaptation, ProgressReport
+from baps.training.volumes.adapt import adapt_volumes
 from baps.training.volumes.settings import VolumeSettings
 from tests.support.flood import leaky_volume
 from tests.support.marks import starts
@@ -35,7 +36,7 @@ def test_a_training_over_a_lost_server_goes_on_from_its_log(server: NnInteractiv
     volumes: VolumesByPatient = {one.patient: [one] for one in map(leaky_volume, range(2))}
     log, killed = tmp_path / "log.jsonl", False
 
-    def train(kill_at: int | None, file: Path | None) -> VolumeAdaptation:
+    def train(kill_at: int | None, file: Path | None) -> Adaptation[VolumeAdapter]:
         def watch(report: ProgressReport) -> None:
             nonlocal killed
             if kill_at is not None and report.images >= kill_at and not killed:

@@ -23,6 +23,7 @@ from tools.pretraining.averaging import half_precision_state
 from tools.pretraining.blackbox.photographs import Photographs
 from tools.pretraining.blackbox.prompts import Targets, draw_targets
 from tools.pretraining.blackbox.scenes import Scenes, draw_scenes
+from tools.pretraining.losses import mask_loss
 from tools.pretraining.run import Run
 
 BATCH_SIZE = 16
@@ -49,23 +50,6 @@ class _Batches(IterableDataset):  # type: ignore[type-arg]
                 scenes = draw_scenes(generator, BATCH_SIZE, self.size, self.photographs.pictures)
             yield scenes, draw_targets(generator, scenes, TARGETS_PER_PICTURE)
             number += 1
-
-
-def mask_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Compute soft Dice + 2 x binary cross-entropy of each mask.
-
-    Args:
-        logits: predictions, (..., H, W).
-        targets: true masks, 0 or 1, (..., H, W).
-
-    Returns:
-        Losses, (...).
-    """
-    probability = logits.sigmoid()
-    overlap = (probability * targets).sum((-2, -1))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
-    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((-2, -1))
-    return dice + 2 * entropy
 
 
 def _loss(masks: torch.Tensor, iou: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

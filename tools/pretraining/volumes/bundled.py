@@ -14,11 +14,11 @@ import torch
 import typer
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from baps.blackbox.volumes.bundled_network import SIDE, VolumeNetwork, network_input
 from tools.pretraining.averaging import half_precision_state
+from tools.pretraining.losses import mask_loss
 from tools.pretraining.run import Run
 from tools.pretraining.volumes.prompts import draw_volume_targets
 from tools.pretraining.volumes.scenes import draw_volume_scenes
@@ -46,7 +46,7 @@ class _Batches(IterableDataset):  # type: ignore[type-arg]
 
 
 def cube_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Compute soft Dice + 2 x binary cross-entropy, averaged over cubes.
+    """Compute the loss of cubes, averaged over them.
 
     Args:
         logits: predictions, (B, S, S, S).
@@ -55,10 +55,7 @@ def cube_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Returns:
         The loss, a scalar.
     """
-    probability = logits.sigmoid()
-    overlap = (probability * targets).sum((1, 2, 3))
-    dice = 1 - (2 * overlap + 1) / (probability.sum((1, 2, 3)) + targets.sum((1, 2, 3)) + 1)
-    return dice.mean() + 2 * F.binary_cross_entropy_with_logits(logits, targets)
+    return mask_loss(logits.flatten(2), targets.flatten(2)).mean()
 
 
 def train(

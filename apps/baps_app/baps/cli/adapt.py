@@ -85,10 +85,9 @@ def adapt(
         return
 
     from baps.adapters.adapter import identity_adapter
-    from baps.adapters.adapter_file import write_adapter
+    from baps.cli.outcome import write_outcome
     from baps.evaluation.cases import load_cases
     from baps.evaluation.folders import find_cases
-    from baps.evaluation.gate import State, judge_training
     from baps.io import file_stem
     from baps.training.adapt import ProgressReport
     from baps.training.adapt import adapt as adapt_to
@@ -134,29 +133,7 @@ def adapt(
 
         result = adapt_to(model, slices, adaptation, progress=show_progress, log=log)
 
-    record = dict(result.record)
-    if replayed := record["replayed_images"]:
+    if replayed := result.record["replayed_images"]:
         console.print(f"The masks of {replayed} images were read from {log}, the log of an earlier, interrupted run.")
-    candidate = out.with_name(f"{out.name}.rejected")
-    candidate.unlink(missing_ok=True)
-    status = judge_training(result.scores.differences)
-    record["status"] = status.state.value
-    if result.comparison is None:
-        write_adapter(out, result.adapter, record)
-        console.print(
-            "Only one patient: the adapter could not be checked on another one. It may help or harm.", style="yellow"
-        )
-    elif status.serves:
-        write_adapter(out, result.adapter, record)
-        proven = status.state is State.PUBLISHED
-        console.print(f"{status.sentence()}.", style="green" if proven else "yellow", markup=False)
-        console.print(result.sentence(), markup=False)
-    else:
-        write_adapter(candidate, result.adapter, record)
-        unchanged = identity_adapter()
-        write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
-        console.print(f"{status.sentence()}.", style="yellow", markup=False)
-        console.print(
-            f"{result.sentence()} {out.name} changes nothing; the candidate is {candidate.name}.", markup=False
-        )
+    record = write_outcome(console, out, result, identity_adapter())
     console.print(f"{record['black_box_images']} images were sent to the model. The adapter is {out}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,12 +82,9 @@ def adapt_volume_model(
         InputError: If nothing can be trained on.
         BapsError: If the model cannot be reached.
     """
-    from contextlib import closing
-
-    from baps.adapters.adapter_file import write_adapter
     from baps.adapters.volumes.adapter import VolumeAdapter
+    from baps.cli.outcome import write_outcome
     from baps.evaluation.folders import find_cases
-    from baps.evaluation.gate import State, judge_training
     from baps.evaluation.labelled_volumes import load_volumes
     from baps.io import file_stem
     from baps.training.adapt import ProgressReport
@@ -114,28 +112,9 @@ def adapt_volume_model(
 
             log = out.with_name(f"{out.name}.training.jsonl")
             result = adapt_volumes(model, volumes, adaptation, progress=show_progress, log=log)
-    record = dict(result.record)
-    if replayed := record["replayed_images"]:
+    if replayed := result.record["replayed_images"]:
         console.print(f"{replayed} answers were read from {log}, the log of an earlier, interrupted run.")
-    candidate = out.with_name(f"{out.name}.rejected")
-    candidate.unlink(missing_ok=True)
-    status = judge_training(result.scores.differences)
-    record["status"] = status.state.value
-    if result.comparison is None or status.serves:
-        write_adapter(out, result.adapter, record)
-    else:
-        write_adapter(candidate, result.adapter, record)
-        unchanged = VolumeAdapter()
-        write_adapter(out, unchanged, {**record, "adapter": unchanged.to_dict()})
-    if result.comparison is None:
-        console.print(
-            "Only one patient: the adapter could not be checked on another one. It may help or harm.", style="yellow"
-        )
-    else:
-        style = "green" if status.state is State.PUBLISHED else "yellow"
-        console.print(f"{status.sentence()}.", style=style, markup=False)
-        rejected = "" if status.serves else f" {out.name} changes nothing; the candidate is {candidate.name}."
-        console.print(f"{result.sentence()}{rejected}", markup=False)
+    record = write_outcome(console, out, result, VolumeAdapter())
     console.print(f"{record['black_box_images']} predictions were made. The adapter is {out}.")
 
 
@@ -166,8 +145,6 @@ def evaluate_volume_model(
     Raises:
         InputError: If nothing can be evaluated, or the adapter is of another model.
     """
-    from contextlib import closing
-
     from baps.adapters.adapter_file import check_trained_for
     from baps.adapters.volumes.adapter_file import read_volume_adapter
     from baps.evaluation.evaluate_volumes import evaluate_volumes

@@ -154,9 +154,7 @@ def _score(
     if case.annotated_slices is not None:
         raise InputError("Only some slices were annotated, so the mask of a whole organ cannot be judged.")
     volume, target, window = reader.read(case)
-    if volume.colour:
-        raise InputError("The volume has colours; a 3D model takes grey values.")
-    image = ShownVolume(volume.voxels, volume.spacing, window)
+    image = ShownVolume.of(volume, window)
     random = np.random.default_rng([seed, crc32(case.image.name.encode()), case.value])
     all_dice, all_hd95 = [], []
     for first in draw_volume_prompts(target, volume.spacing, prompt, sets, random):

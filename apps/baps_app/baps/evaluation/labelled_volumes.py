@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,7 @@ def load_volumes(cases: Sequence[Case], folder: Path | None = None) -> tuple[Vol
 
 def _load(case: Case, reader: CaseReader, folder: Path | None) -> LabelledVolume:
     volume, organ, window = reader.read(case)
-    if volume.colour:
-        raise InputError("The volume has colours; a 3D model takes grey values.")
-    annotated = None
+    shown, annotated = ShownVolume.of(volume, window), None
     if case.annotated_slices is not None:
         annotated = np.isin(np.arange(volume.shape[2]), list(case.annotated_slices))
         organ = organ & annotated
@@ -116,8 +114,8 @@ def _load(case: Case, reader: CaseReader, folder: Path | None) -> LabelledVolume
             f"The organ in {case.labels.name} has fewer than {_MIN_VOXELS} voxels on the annotated slices, which is "
             "too small to train on."
         )
-    voxels = _on_disk(np.ascontiguousarray(volume.voxels), folder)
-    return LabelledVolume(case.patient, ShownVolume(voxels, volume.spacing, window), _on_disk(organ, folder), annotated)
+    on_disk = replace(shown, voxels=_on_disk(shown.voxels, folder))
+    return LabelledVolume(case.patient, on_disk, _on_disk(organ, folder), annotated)
 
 
 def _on_disk(array: NDArray[Any], folder: Path | None) -> NDArray[Any]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baps.evaluation.evidence import HARMFUL_LOSS
+from baps.evaluation.splits import patient_hash
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,15 @@ class PatientScores:
             "harmed": self.harmed,
             "worst": None if self.worst is None else round(self.worst, 4),
         }
+
+
+def means_by_hash(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Average the Dice of every patient, whose name is hashed.
+
+    Args:
+        scores: Dice (0 to 1) of each patient, of any shape.
+
+    Returns:
+        Mean Dice by hash of the patient.
+    """
+    return {patient_hash(patient): float(dice.mean()) for patient, dice in scores.items()}

@@ -66,6 +66,40 @@ def paint_in_cube(cube: Cube, prompts: Iterable[VolumePrompt]) -> NDArray[np.flo
     return marked
 
 
+def paint_marks(
+    cube: Cube, prompts: Sequence[VolumePrompt]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Mark in a cube what prompts mark in the volume, by what they mean.
+
+    Args:
+        cube: the cube.
+        prompts: the prompts, in voxels of the volume.
+
+    Returns:
+        0 or 1, (S, S, S) each: what clicks and scribbles mark as the object; what any prompt marks as not the object;
+            the inside of boxes and lassos around the object.
+    """
+    groups = (
+        [one for one in prompts if one.include and not is_around(one)],
+        [one for one in prompts if not one.include],
+        [one for one in prompts if one.include and is_around(one)],
+    )
+    positive, negative, region = (paint_in_cube(cube, group) for group in groups)
+    return positive, negative, region
+
+
+def is_around(prompt: VolumePrompt) -> bool:
+    """Return whether a prompt is drawn around something: a box or a lasso.
+
+    Args:
+        prompt: the prompt.
+
+    Returns:
+        Whether it is.
+    """
+    return isinstance(prompt, VolumeBox) or (isinstance(prompt, VolumeRegion) and prompt.lasso)
+
+
 def marked_extent(
     prompts: Sequence[VolumePrompt], mask: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

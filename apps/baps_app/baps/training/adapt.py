@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from baps.adapters.adapter import Adapter
 from baps.adapters.visual_prompt import VisualPrompt, build_visual_prompt, load_encoder
 from baps.blackbox import BlackBox
 from baps.errors import InputError
 from baps.evaluation.comparison import PairedComparison, compare, describe_training
-from baps.evaluation.patient_scores import PatientScores
+from baps.evaluation.patient_scores import PatientScores, means_by_hash
 from baps.evaluation.slices import SlicesByPatient
 from baps.evaluation.splits import Split, patient_hash, split_patients
 from baps.training.batches import Batches
@@ -31,6 +32,8 @@ from baps.training.settings import AdaptationSettings
 from baps.training.training import Callback, CurvePoint
 
 logger = logging.getLogger(__name__)
+
+AdapterT = TypeVar("AdapterT", default=Adapter)
 
 _METHOD_VERSION = 5
 """Increase it whenever the same data, settings and seeds give another result than before."""
@@ -54,8 +57,8 @@ class ProgressReport:
 
 
 @dataclass(frozen=True)
-class Adaptation:
-    """The result of an adaptation.
+class Adaptation(Generic[AdapterT]):
+    """The result of an adaptation, of a black box of images or of one that answers in 3D.
 
     Attributes:
         adapter: the candidate.
@@ -66,7 +69,7 @@ class Adaptation:
         record: everything needed to audit it; patients appear as hashes.
     """
 
-    adapter: Adapter
+    adapter: AdapterT
     comparison: PairedComparison | None
     scores: PatientScores
     curve: list[CurvePoint]
@@ -187,11 +190,11 @@ def adapt(
     known = {patient: candidate[patient] for patient in served_scores}
     against_served = compare(served_scores, known) if known else None
     scores = PatientScores(
-        _means(unadapted),
-        _means(candidate),
-        _means(served_scores),
+        means_by_hash(unadapted),
+        means_by_hash(candidate),
+        means_by_hash(served_scores),
         {
-            name: _means(evaluation.by_patient(dice))
+            name: means_by_hash(evaluation.by_patient(dice))
             for name, dice in (trainer.cross_fit.score_parts() if comparable else {}).items()
         },
     )
@@ -217,11 +220,6 @@ def adapt(
         "seconds": round(time.monotonic() - start, 1),
     }
     return Adaptation(adapter, comparison, scores, trainer.curve, notes, record)
-
-
-def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Average the Dice of every patient, whose name is hashed."""
-    return {patient_hash(patient): float(dice.mean()) for patient, dice in scores.items()}
 
 
 def _facts(black_box: BlackBox, slices: SlicesByPatient, settings: AdaptationSettings, split: Split) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from baps.adapters.output_head import GRID, OutputHead, head_features, to_logits
@@ -95,24 +96,50 @@ def train_head(data: HeadData, chosen: NDArray[np.bool_] | None, augmented: bool
     """
     numbers = np.arange(len(data.answers.rows)) if chosen is None else np.flatnonzero(chosen)
     head = OutputHead(seed)
+
+    def loss(sampled: list[int], random: np.random.Generator) -> torch.Tensor:
+        inputs, targets = data.varied[sampled].float(), data.target[sampled]
+        if augmented:
+            inputs, targets = _augment_orientation(inputs, targets, random)
+        return image_losses((3 * inputs[:, :1] + head(inputs))[:, 0].sigmoid(), targets[:, 0]).mean()
+
+    fit_head(head, numbers, _BATCH, steps, seed, loss)
+    return head
+
+
+def fit_head(
+    head: nn.Module,
+    numbers: NDArray[np.int64],
+    batch_size: int,
+    steps: int,
+    seed: int,
+    loss: Callable[[list[int], np.random.Generator], torch.Tensor],
+) -> None:
+    """Fit a head in place by AdamW with one cycle of learning rates, and switch it to evaluation.
+
+    Args:
+        head: the head.
+        numbers: numbers of the answers to train on, (N,).
+        batch_size: number of answers per step, if there are that many.
+        steps: number of steps.
+        seed: seed of the order.
+        loss: returns the loss of a batch, given the numbers of its answers and a random generator.
+    """
     optimiser = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
     random = np.random.default_rng([seed, 1299709])
     order: list[int] = []
-    size = min(_BATCH, len(numbers))
+    size = min(batch_size, len(numbers))
     for _ in range(steps):
         while len(order) < size:
             order += random.permutation(numbers).tolist()
         sampled, order = order[:size], order[size:]
-        inputs, targets = data.varied[sampled].float(), data.target[sampled]
-        if augmented:
-            inputs, targets = _augment_orientation(inputs, targets, random)
-        loss = image_losses((3 * inputs[:, :1] + head(inputs))[:, 0].sigmoid(), targets[:, 0]).mean()
+        batch_loss = loss(sampled, random)
         optimiser.zero_grad()
-        loss.backward()
+        batch_loss.backward()
         optimiser.step()
         schedule.step()
-    return head.eval()
+    head.eval()
 
 
 @torch.no_grad()

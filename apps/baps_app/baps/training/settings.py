@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from baps.adapters.visual_prompt import CONDITIONS, ENCODERS, KINDS
 from baps.errors import InputError
@@ -16,6 +18,53 @@ OPTIMISERS = ("prompt_space", "spsa_gc")
 HEADS = ("convolutional", "none")
 
 ZOOMS = ("chosen", "none")
+
+
+class HasRates(Protocol):
+    """Settings of an adaptation that estimates gradients."""
+
+    @property
+    def perturbation_radius(self) -> float:
+        """Radius by which a coefficient is perturbed."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of Adam."""
+
+
+def check_choices(settings: object, **choices: Sequence[str]) -> None:
+    """Check settings that are one of several words.
+
+    Args:
+        settings: the settings.
+        **choices: known words by the name of the setting.
+
+    Raises:
+        InputError: if a word is unknown.
+    """
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise InputError(f"There is no {name} named {getattr(settings, name)!r}. Known ones: {', '.join(known)}.")
+
+
+def check_numbers(settings: HasRates, *counts: str) -> None:
+    """Check settings that are numbers, the radius and the learning rate included.
+
+    Args:
+        settings: the settings.
+        *counts: names of the settings that must be at least 1.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} must be at least 1, not {getattr(settings, name)}.")
+    if not (0 < settings.perturbation_radius < math.inf and 0 < settings.learning_rate < math.inf):
+        raise InputError(
+            "perturbation_radius and learning_rate must be positive numbers, not "
+            f"{settings.perturbation_radius} and {settings.learning_rate}."
+        )
 
 
 @dataclass(frozen=True)
@@ -72,23 +121,14 @@ class AdaptationSettings:
     curve_slices: int = 16
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("visual_prompt", VISUAL_PROMPTS), ("condition", CONDITIONS), ("encoder", ENCODERS),
-            ("optimiser", OPTIMISERS), ("zoom", ZOOMS), ("head", HEADS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
-        for name in (
-            "max_images", "batch_size", "slices_per_volume", "check_slices", "click_sets", "curve_points",
+        check_choices(
+            self, visual_prompt=VISUAL_PROMPTS, condition=CONDITIONS, encoder=ENCODERS, optimiser=OPTIMISERS,
+            zoom=ZOOMS, head=HEADS,
+        )  # fmt: skip
+        check_numbers(
+            self, "max_images", "batch_size", "slices_per_volume", "check_slices", "click_sets", "curve_points",
             "curve_slices",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not (0 < self.perturbation_radius < math.inf and 0 < self.learning_rate < math.inf):
-            raise InputError(
-                "perturbation_radius and learning_rate must be positive numbers, not "
-                f"{self.perturbation_radius} and {self.learning_rate}."
-            )
+        )  # fmt: skip
         if not 0 <= self.correction_ratio <= 1:
             raise InputError(f"correction_ratio must be a share from 0 to 1, not {self.correction_ratio}.")
         check_prompts(self.prompt, self.seed)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from baps.blackbox.bundled_model import build_bundled_model
-from tools.pretraining.blackbox.bundled import mask_loss, train
-
-
-def test_mask_loss_by_hand() -> None:
-    logits = torch.tensor([[[0.0, math.log(3)]]])  # Probabilities 1/2 and 3/4.
-    targets = torch.tensor([[[0.0, 1.0]]])
-    dice = 1 - (2 * 0.75 + 1) / (1.25 + 1 + 1)
-    entropy = -(math.log(0.5) + math.log(0.75)) / 2
-    assert float(mask_loss(logits, targets)) == pytest.approx(dice + 2 * entropy, rel=1e-5)
+from tools.pretraining.blackbox.bundled import train
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ from baps.blackbox.volumes import VolumeBlackBox
 from baps.blackbox.volumes.interface import Spacing
 from baps.errors import InputError
 from baps.imaging.cube import Cube
+from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window
-from baps.prompts.in_cube import marked_extent, move_to_cube, paint_in_cube
-from baps.prompts.volume_prompts import Mask, VolumeBox, VolumePoint, VolumePrompt, VolumeRegion, bounding_box
+from baps.prompts.in_cube import marked_extent, move_to_cube, paint_marks
+from baps.prompts.volume_prompts import Mask, VolumePrompt, bounding_box
 
 _SIDE = 128
 """Number of voxels along each side of the cube that is shown to a model without a grid of its own."""
@@ -46,6 +47,24 @@ class ShownVolume:
     voxels: NDArray[np.generic]
     spacing: Spacing
     window: Window
+
+    @classmethod
+    def of(cls, volume: Volume, window: Window) -> ShownVolume:
+        """Show a volume.
+
+        Args:
+            volume: the volume.
+            window: its window.
+
+        Returns:
+            The volume as it is shown.
+
+        Raises:
+            InputError: if it has colours.
+        """
+        if volume.colour:
+            raise InputError("The volume has colours; a 3D model takes grey values.")
+        return cls(volume.voxels, volume.spacing, window)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,9 +104,8 @@ class CubeView:
             The view.
         """
         values = volume.window.apply(cube.extract(volume.voxels)) / 255
-        marks = [[prompt for prompt in prompts if _channel(prompt) == channel] for channel in range(3)]
-        painted = (torch.from_numpy(paint_in_cube(cube, one)) for one in marks)
-        return cls(cube, torch.from_numpy(values.astype(np.float32)), *painted)
+        marks = (torch.from_numpy(one) for one in paint_marks(cube, prompts))
+        return cls(cube, torch.from_numpy(values.astype(np.float32)), *marks)
 
     @property
     def level(self) -> float:
@@ -166,23 +184,25 @@ class VolumeAdapter:
             if self.head is None or not ((probability > 0.5).any() or any(prompt.include for prompt in prompts)):
                 return probability  # All of a mask was removed: there is nothing to look at.
             cube = cube_around_answer(probability, prompts, volume.spacing, shown_side(black_box))
-            answer = torch.from_numpy(cube.extract(probability, 0.0))
+            answer, view = torch.from_numpy(cube.extract(probability, 0.0)), CubeView.of(volume, prompts, cube)
         else:
             black_box.check(volume.voxels, volume.spacing, prompts, mask)  # It sees the prompts in the cube only.
             cube = cube_around_prompts(prompts, mask, self.width, volume.spacing, shown_side(black_box))
             probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
-            answer = self.ask(black_box, volume, prompts, cube, mask)
-        if self.head is not None:
             view = CubeView.of(volume, prompts, cube)
+            answer = self.ask(black_box, volume, prompts, view, mask)
+        if self.head is not None:
             answer = self.head.refine(view.features(answer), answer[None])[0]
-        return paste(probability, cube, answer)
+        part = cube.part(volume.shape)
+        probability[part] = cube.insert_part(answer.numpy(), part)
+        return probability
 
     def ask(
         self,
         black_box: VolumeBlackBox,
         volume: ShownVolume,
         prompts: Sequence[VolumePrompt],
-        cube: Cube,
+        view: CubeView,
         mask: Mask | None = None,
     ) -> torch.Tensor:
         """Ask the black box about a cube, without the head.
@@ -191,19 +211,18 @@ class VolumeAdapter:
             black_box: the model.
             volume: the volume.
             prompts: prompts in voxels of the volume.
-            cube: the cube.
+            view: the cube with the prompts in it.
             mask: a mask to be corrected, (I, J, K), or None.
 
         Returns:
             Probability of the object in the cube, (S, S, S).
         """
-        view = CubeView.of(volume, prompts, cube)
         shown = view.image
         if self.tone is not None:
             with torch.no_grad():
                 code = self.tone.code(torch.tensor([view.level]))
             shown = VolumeTone.apply_code(view.image[None], code)[0]
-        return ask_about_cube(black_box, shown, volume.spacing, prompts, cube, mask)
+        return ask_about_cube(black_box, shown, volume.spacing, prompts, view.cube, mask)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the adapter for the record; ``volume_adapter_from_record`` builds an untrained copy from it.
@@ -338,27 +357,3 @@ def ask_about_cube(
     distance = cube.step[0] * spacing[0]
     answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, start)
     return torch.from_numpy(answer)
-
-
-def paste(probability: NDArray[np.float32], cube: Cube, answer: torch.Tensor) -> NDArray[np.float32]:
-    """Replace the part of a volume inside a cube.
-
-    Args:
-        probability: values, (I, J, K), which are not changed.
-        cube: the cube.
-        answer: values in the cube, (S, S, S).
-
-    Returns:
-        The new values, (I, J, K).
-    """
-    pasted, part = probability.copy(), cube.part(probability.shape)
-    pasted[part] = cube.insert_part(answer.numpy(), part)
-    return pasted
-
-
-def _channel(prompt: VolumePrompt) -> int:
-    """Return 0 for what marks the object, 1 for what marks something else, 2 for boxes and lassos around the object."""
-    if not prompt.include:
-        return 1
-    around = isinstance(prompt, VolumeBox) or (isinstance(prompt, VolumeRegion) and prompt.lasso)
-    return 2 if around and not isinstance(prompt, VolumePoint) else 0

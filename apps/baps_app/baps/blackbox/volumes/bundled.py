@@ -20,12 +20,11 @@ from baps.blackbox.volumes.interface import Spacing, VolumeBlackBox, VolumeCapab
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError
 from baps.imaging.cube import Cube
-from baps.prompts.in_cube import marked_extent, paint_in_cube
+from baps.prompts.in_cube import is_around, marked_extent, paint_marks
 from baps.prompts.volume_prompts import (
     Mask,
     VolumeBox,
     VolumePrompt,
-    VolumeRegion,
 )
 
 BUNDLED_VOLUME_WEIGHTS = Path(__file__).parents[1] / "bundled" / "bundled3d.safetensors"
@@ -104,13 +103,8 @@ class BundledVolumeBlackBox(VolumeBlackBox):
         self, cube: Cube, voxels: NDArray[np.generic], prompts: Sequence[VolumePrompt], mask: Mask | None
     ) -> NDArray[np.float32]:
         """Segment a cube: probability, (S, S, S)."""
-        channels = [
-            cube.extract(voxels),
-            np.zeros((SIDE,) * 3, np.float32) if mask is None else cube.extract(mask, 0.0),
-            paint_in_cube(cube, [one for one in prompts if not _is_region(one) and one.include]),
-            paint_in_cube(cube, [one for one in prompts if not one.include]),
-            paint_in_cube(cube, [one for one in prompts if _is_region(one) and one.include]),
-        ]
+        start = np.zeros((SIDE,) * 3, np.float32) if mask is None else cube.extract(mask, 0.0)
+        channels = (cube.extract(voxels), start, *paint_marks(cube, prompts))
         inputs = network_input(*(torch.from_numpy(one)[None].to(self._device) for one in channels))
         inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         return np.asarray(self._network(inputs)[0, 0].sigmoid().cpu().numpy(), np.float32)
@@ -146,10 +140,6 @@ def load_bundled_volume_model(
     return BundledVolumeBlackBox(network, digest, device)
 
 
-def _is_region(prompt: VolumePrompt) -> bool:
-    return isinstance(prompt, VolumeBox) or (isinstance(prompt, VolumeRegion) and prompt.lasso)
-
-
 def _cubes(
     shape: tuple[int, int, int], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None
 ) -> list[Cube]:
@@ -157,7 +147,7 @@ def _cubes(
     low, high = marked_extent(prompts, mask)
     size = float(((high - low + 1) * spacing).max())
     longest = float((np.array(shape) * spacing).max())
-    regions = [one for one in prompts if _is_region(one) and one.include]
+    regions = [one for one in prompts if is_around(one) and one.include]
     if regions or mask is not None:
         flat = mask is None and all(not isinstance(one, VolumeBox) or one.flat_axis is not None for one in regions)
         widths = [(_FLAT_MARGIN if flat else _MARGIN) * size]

@@ -16,10 +16,10 @@ from baps.prompts.simulated import PROMPTS
 from baps.server.train.base import ALL_LABELS, SiteTrainer
 from baps.server.train.stats import Stats
 from baps.training.adapt import ProgressReport
+from baps.training.settings import OPTIMISERS
 from baps.training.volumes.publishing import adapt_and_publish_volumes
 from baps.training.volumes.settings import (
     VOLUME_HEADS,
-    VOLUME_OPTIMISERS,
     VOLUME_PROMPTS,
     VOLUME_ZOOMS,
     VolumeSettings,
@@ -61,7 +61,7 @@ class VolumeTrainer(SiteTrainer[VolumeSettings]):
             "zoom": list(VOLUME_ZOOMS),
             "visual_prompt": list(VOLUME_PROMPTS),
             "head": list(VOLUME_HEADS),
-            "optimiser": list(VOLUME_OPTIMISERS),
+            "optimiser": list(OPTIMISERS),
             "prompt": list(PROMPTS),
             "max_predictions": VolumeSettings.max_predictions,
             "seed": VolumeSettings.seed,

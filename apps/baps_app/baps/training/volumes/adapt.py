@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from baps.adapters.volumes.adapter import VolumeAdapter
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.errors import InputError
-from baps.evaluation.comparison import PairedComparison, compare, describe_training
+from baps.evaluation.comparison import compare
 from baps.evaluation.labelled_volumes import LabelledVolume, VolumesByPatient
-from baps.evaluation.patient_scores import PatientScores
+from baps.evaluation.patient_scores import PatientScores, means_by_hash
 from baps.evaluation.splits import patient_hash, split_patients
-from baps.training.adapt import ProgressReport
+from baps.training.adapt import Adaptation, ProgressReport
 from baps.training.cross_fitting import Parts
 from baps.training.plan import AdaptationPlan
 from baps.training.query_log import QueryLog
-from baps.training.training import CurvePoint
 from baps.training.volumes.part_training import EvaluationTrials, VolumePartTrainer
 from baps.training.volumes.settings import VolumeSettings
 
@@ -34,35 +33,6 @@ logger = logging.getLogger(__name__)
 
 _METHOD_VERSION = 1
 """Increase it whenever the same data, settings and seeds give another result than before."""
-
-
-@dataclass(frozen=True)
-class VolumeAdaptation:
-    """The result of an adaptation.
-
-    Attributes:
-        adapter: the candidate.
-        comparison: comparison with the unadapted model, or None if there is only one patient.
-        scores: scores of every patient that judged; empty if there is only one patient.
-        curve: mean Dice by predictions, of every combination of parts that was tried.
-        notes: sentences about which parts were kept or dropped, on which evidence.
-        record: everything needed to audit it; patients appear as hashes.
-    """
-
-    adapter: VolumeAdapter
-    comparison: PairedComparison | None
-    scores: PatientScores
-    curve: list[CurvePoint]
-    notes: list[str]
-    record: dict[str, Any]
-
-    def sentence(self) -> str:
-        """Describe the outcome in sentences.
-
-        Returns:
-            The comparison, and what became of each part.
-        """
-        return " ".join([describe_training(self.comparison), *self.notes])
 
 
 def plan_volume_adaptation(
@@ -114,7 +84,7 @@ def adapt_volumes(
     plan: AdaptationPlan | None = None,
     progress: Callable[[ProgressReport], None] | None = None,
     log: Path | None = None,
-) -> VolumeAdaptation:
+) -> Adaptation[VolumeAdapter]:
     """Adapt a 3D black box to labelled volumes, and evaluate the procedure on every patient by cross-fitting.
 
     Args:
@@ -170,7 +140,10 @@ def adapt_volumes(
         by_volume = partial(_by_volume, trainer.evaluation)
         comparison = compare(by_volume(unadapted), by_volume(candidate), "volume")
     scores = PatientScores(
-        _means(unadapted), _means(candidate), {}, {name: _means(by_patient(dice)) for name, dice in of_parts.items()}
+        means_by_hash(unadapted),
+        means_by_hash(candidate),
+        {},
+        {name: means_by_hash(by_patient(dice)) for name, dice in of_parts.items()},
     )
     notes = trainer.notes(parts)
     for note in notes:
@@ -191,7 +164,7 @@ def adapt_volumes(
         "replayed_images": query_log.replayed_images,
         "seconds": round(time.monotonic() - start, 1),
     }
-    return VolumeAdaptation(adapter, comparison, scores, trainer.curve, notes, record)
+    return Adaptation(adapter, comparison, scores, trainer.curve, notes, record)
 
 
 def _describe(volume: LabelledVolume) -> str:
@@ -219,8 +192,3 @@ def _by_volume(
         )
         result[patient] = np.array([[scores[patient][volume == one].mean()] for one in dict.fromkeys(volume.tolist())])
     return result
-
-
-def _means(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Average the Dice of every patient, whose name is hashed."""
-    return {patient_hash(patient): float(dice.mean()) for patient, dice in scores.items()}

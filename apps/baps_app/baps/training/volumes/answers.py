@@ -112,7 +112,7 @@ def _ask(black_box: VolumeBlackBox, adapter: VolumeAdapter, trial: Trial, query_
         cube = cube_around_prompts(trial.prompts, None, adapter.width, image.spacing, shown_side(black_box))
 
         def query() -> NDArray[np.uint8]:
-            return _to_bytes(adapter.ask(black_box, image, trial.prompts, cube))
+            return _to_bytes(adapter.ask(black_box, image, trial.prompts, CubeView.of(image, trial.prompts, cube)))
 
         return CubeAnswer(trial, cube, query_log.get_or_query_masks(key, query))
     answers: list[tuple[Cube, NDArray[np.uint8], float]] = []

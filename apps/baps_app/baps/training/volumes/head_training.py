@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from baps.adapters.volumes.features import GRID
 from baps.adapters.volumes.head import VolumeHead
+from baps.training.head_training import fit_head
 from baps.training.losses import image_losses
 from baps.training.volumes.answers import CubeAnswer, dice_in_volume
 
 _BATCH = 4
-_LEARNING_RATE = 5e-3
-_WEIGHT_DECAY = 0.1
 _INTENSITY_STD = 0.1
 
 
@@ -114,24 +113,15 @@ def train_volume_head(data: VolumeHeadData, chosen: NDArray[np.bool_] | None, st
     """
     numbers = np.arange(len(data.answers)) if chosen is None else np.flatnonzero(chosen)
     head = VolumeHead(seed)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
-    random = np.random.default_rng([seed, 1299709])
-    order: list[int] = []
-    size = min(_BATCH, len(numbers))
-    for _ in range(steps):
-        while len(order) < size:
-            order += random.permutation(numbers).tolist()
-        sampled, order = order[:size], order[size:]
+
+    def loss(sampled: list[int], random: np.random.Generator) -> torch.Tensor:
         axes, flips = random.permutation(3), [axis for axis in (-1, -2, -3) if random.random() < 0.5]
         inputs = data.varied[sampled].float().permute(0, 1, *(2 + axes).tolist()).flip(flips)
         targets, known = (
             one[sampled].permute(0, *(1 + axes).tolist()).flip(flips) for one in (data.target, data.known)
         )
         probability = (3 * inputs[:, 0] + head(inputs)[:, 0]).sigmoid() * known
-        loss = image_losses(probability.flatten(2), (targets * known).flatten(2)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return head.eval()
+        return image_losses(probability.flatten(2), (targets * known).flatten(2)).mean()
+
+    fit_head(head, numbers, _BATCH, steps, seed, loss)
+    return head

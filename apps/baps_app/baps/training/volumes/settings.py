@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from baps.errors import InputError
 from baps.prompts.simulated import check_prompts
+from baps.training.settings import OPTIMISERS, check_choices, check_numbers
 
 VOLUME_PROMPTS = ("tone", "none")
 VOLUME_HEADS = ("convolutional", "none")
 VOLUME_ZOOMS = ("chosen", "typical", "none")
-VOLUME_OPTIMISERS = ("prompt_space", "spsa_gc")
 
 
 @dataclass(frozen=True)
@@ -49,18 +47,6 @@ class VolumeSettings:
     click_sets: int = 3
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("zoom", VOLUME_ZOOMS), ("visual_prompt", VOLUME_PROMPTS), ("head", VOLUME_HEADS),
-            ("optimiser", VOLUME_OPTIMISERS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise InputError(f"There is no {name} named {getattr(self, name)!r}. Known ones: {', '.join(known)}.")
-        for name in ("max_predictions", "batch_size", "click_sets"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not (0 < self.perturbation_radius < math.inf and 0 < self.learning_rate < math.inf):
-            raise InputError(
-                "perturbation_radius and learning_rate must be positive numbers, not "
-                f"{self.perturbation_radius} and {self.learning_rate}."
-            )
+        check_choices(self, zoom=VOLUME_ZOOMS, visual_prompt=VOLUME_PROMPTS, head=VOLUME_HEADS, optimiser=OPTIMISERS)
+        check_numbers(self, "max_predictions", "batch_size", "click_sets")
         check_prompts(self.prompt, self.seed)
