@@ -78,6 +78,26 @@ def test_nothing_outside_the_cube_is_changed() -> None:
     assert corrected.shape == mask.shape
 
 
+@pytest.mark.parametrize("width", [None, 60.0])
+def test_the_head_sees_the_mask_to_be_corrected(width: float | None) -> None:
+    """It learned from corrections, so it must be told of one when it serves."""
+    volume, seen = leaky_volume(0).image, []
+    mask = np.zeros(volume.shape, bool)
+    mask[15:25, 17:27, 8:16] = True
+
+    class Watched(VolumeHead):
+        def refine(self, features: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
+            seen.append(features[0, -1])
+            return super().refine(features, probability)
+
+    adapter = VolumeAdapter(width, head=Watched().eval())
+    adapter.predict(FloodBlackBox(), volume, CLICK)
+    adapter.predict(FloodBlackBox(), volume, CLICK, mask)
+    assert (seen[0] == 0).all()
+    assert seen[1].max() == 1
+    assert seen[1].min() == -1
+
+
 def test_the_cube_holds_a_box_that_is_larger() -> None:
     box = (VolumeBox((2, 2, 2), (46, 40, 22), True),)
     cube = cube_around_prompts(box, None, 20.0, (1.0, 1.0, 2.0), 64)

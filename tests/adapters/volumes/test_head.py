@@ -44,6 +44,17 @@ def test_distances_are_measured_from_the_marks() -> None:
     assert torch.isclose(near[10, 15, 28] * 16, torch.tensor(8.0))
 
 
+def test_the_mask_to_be_corrected_is_told_from_no_mask() -> None:
+    parts = inputs()
+    start = torch.zeros((1, SIDE, SIDE, SIDE), dtype=torch.bool)
+    start[0, :32] = True
+    without, with_mask = volume_head_features(*parts), volume_head_features(*parts, start)
+    assert torch.equal(without[:, :-1], with_mask[:, :-1])
+    assert (without[:, -1] == 0).all()
+    assert (with_mask[0, -1, :16] == 1).all()
+    assert (with_mask[0, -1, 16:] == -1).all()
+
+
 def test_an_untrained_head_changes_nothing() -> None:
     parts = inputs()
     probability = parts[1].clamp(0.01, 0.99)

@@ -83,6 +83,7 @@ class CubeView:
         positive: 1 where clicks and scribbles mark the object, (S, S, S).
         negative: likewise, as not the object.
         region: 1 inside boxes and lassos.
+        start: the mask to be corrected, (S, S, S) bool, or None.
     """
 
     cube: Cube
@@ -90,22 +91,25 @@ class CubeView:
     positive: torch.Tensor
     negative: torch.Tensor
     region: torch.Tensor
+    start: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, volume: ShownVolume, prompts: Sequence[VolumePrompt], cube: Cube) -> CubeView:
+    def of(cls, volume: ShownVolume, prompts: Sequence[VolumePrompt], cube: Cube, mask: Mask | None = None) -> CubeView:
         """Look at a cube.
 
         Args:
             volume: the volume.
             prompts: prompts in voxels of the volume.
             cube: the cube.
+            mask: a mask to be corrected, (I, J, K), or None.
 
         Returns:
             The view.
         """
         values = volume.window.apply(cube.extract(volume.voxels)) / 255
-        marks = (torch.from_numpy(one) for one in paint_marks(cube, prompts))
-        return cls(cube, torch.from_numpy(values.astype(np.float32)), *marks)
+        positive, negative, region = (torch.from_numpy(one) for one in paint_marks(cube, prompts))
+        start = None if mask is None else mask_in_cube(mask, cube)
+        return cls(cube, torch.from_numpy(values.astype(np.float32)), positive, negative, region, start)
 
     @property
     def level(self) -> float:
@@ -132,8 +136,9 @@ class CubeView:
             Features, (1, VOLUME_FEATURES, G, G, G).
         """
         shown = self.image if image is None else image
+        start = None if self.start is None else self.start[None]
         return volume_head_features(
-            shown[None], probability[None], self.positive[None], self.negative[None], self.region[None]
+            shown[None], probability[None], self.positive[None], self.negative[None], self.region[None], start
         )
 
 
@@ -184,13 +189,13 @@ class VolumeAdapter:
             if self.head is None or not ((probability > 0.5).any() or any(prompt.include for prompt in prompts)):
                 return probability  # All of a mask was removed: there is nothing to look at.
             cube = cube_around_answer(probability, prompts, volume.spacing, shown_side(black_box))
-            answer, view = torch.from_numpy(cube.extract(probability, 0.0)), CubeView.of(volume, prompts, cube)
+            answer, view = torch.from_numpy(cube.extract(probability, 0.0)), CubeView.of(volume, prompts, cube, mask)
         else:
             black_box.check(volume.voxels, volume.spacing, prompts, mask)  # It sees the prompts in the cube only.
             cube = cube_around_prompts(prompts, mask, self.width, volume.spacing, shown_side(black_box))
             probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
-            view = CubeView.of(volume, prompts, cube)
-            answer = self.ask(black_box, volume, prompts, view, mask)
+            view = CubeView.of(volume, prompts, cube, mask)
+            answer = self.ask(black_box, volume, prompts, view)
         if self.head is not None:
             answer = self.head.refine(view.features(answer), answer[None])[0]
         part = cube.part(volume.shape)
@@ -203,7 +208,6 @@ class VolumeAdapter:
         volume: ShownVolume,
         prompts: Sequence[VolumePrompt],
         view: CubeView,
-        mask: Mask | None = None,
     ) -> torch.Tensor:
         """Ask the black box about a cube, without the head.
 
@@ -211,8 +215,7 @@ class VolumeAdapter:
             black_box: the model.
             volume: the volume.
             prompts: prompts in voxels of the volume.
-            view: the cube with the prompts in it.
-            mask: a mask to be corrected, (I, J, K), or None.
+            view: the cube with the prompts and the mask to be corrected in it.
 
         Returns:
             Probability of the object in the cube, (S, S, S).
@@ -222,7 +225,7 @@ class VolumeAdapter:
             with torch.no_grad():
                 code = self.tone.code(torch.tensor([view.level]))
             shown = VolumeTone.apply_code(view.image[None], code)[0]
-        return ask_about_cube(black_box, shown, volume.spacing, prompts, view.cube, mask)
+        return ask_about_cube(black_box, shown, volume.spacing, prompts, view.cube, view.start)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the adapter for the record; ``volume_adapter_from_record`` builds an untrained copy from it.
@@ -325,13 +328,27 @@ def cube_around_answer(
     return Cube.around((low + high) / 2, max(width, _MIN_WIDTH), spacing, side)
 
 
+def mask_in_cube(mask: Mask, cube: Cube) -> torch.Tensor:
+    """Resample a mask in a cube. A mask that is smaller than a voxel of the cube remains.
+
+    Args:
+        mask: the mask, (I, J, K).
+        cube: the cube.
+
+    Returns:
+        The mask in the cube, (S, S, S) bool.
+    """
+    share = torch.from_numpy(cube.extract(mask, 0.0))
+    return share > min(0.5, float(share.max()) / 2)
+
+
 def ask_about_cube(
     black_box: VolumeBlackBox,
     shown: torch.Tensor,
     spacing: Spacing,
     prompts: Sequence[VolumePrompt],
     cube: Cube,
-    mask: Mask | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Ask a 3D black box about a cube.
 
@@ -341,19 +358,16 @@ def ask_about_cube(
         spacing: distance of the volume's voxels along each axis, mm.
         prompts: prompts in voxels of the volume.
         cube: the cube.
-        mask: a mask to be corrected, (I, J, K), or None.
+        start: a mask to be corrected in the cube, (S, S, S), or None.
 
     Returns:
         Probability of the object in the cube, (S, S, S). Where all grey values are equal, nothing can be seen: the
             model is not asked, and the answer is the mask to be corrected, or 0.
     """
     moved = [inside for prompt in prompts if (inside := move_to_cube(prompt, cube)) is not None]
-    start = None
-    if mask is not None:
-        share = cube.extract(mask, 0.0)
-        start = share > min(0.5, share.max() / 2)  # A mask smaller than a voxel of the cube remains.
     if shown.min() == shown.max():  # Some models refuse such an image, which would end a training.
-        return torch.zeros_like(shown) if start is None else torch.from_numpy(start).to(shown.dtype)
+        return torch.zeros_like(shown) if start is None else start.to(shown.dtype)
     distance = cube.step[0] * spacing[0]
-    answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, start)
+    mask = None if start is None else start.numpy()
+    answer = black_box.predict((255 * shown).numpy(), (distance, distance, distance), moved, mask)
     return torch.from_numpy(answer)

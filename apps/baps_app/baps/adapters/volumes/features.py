@@ -11,7 +11,7 @@ from baps.adapters.output_head import to_logits
 GRID = 32
 """Number of cells along each side of the cube on which the head works."""
 
-VOLUME_FEATURES = 22
+VOLUME_FEATURES = 23
 """Number of features per cell."""
 
 _FAR = 32.0
@@ -19,7 +19,12 @@ _FAR = 32.0
 
 @torch.no_grad()
 def volume_head_features(
-    cubes: torch.Tensor, probability: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, region: torch.Tensor
+    cubes: torch.Tensor,
+    probability: torch.Tensor,
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    region: torch.Tensor,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the features of each cell. None of them has a direction.
 
@@ -29,6 +34,7 @@ def volume_head_features(
         positive: 1 where clicks and scribbles mark the object, (B, S, S, S).
         negative: likewise, as not the object.
         region: 1 inside boxes and lassos.
+        start: the masks to be corrected, (B, S, S, S) bool, or None.
 
     Returns:
         Features, (B, VOLUME_FEATURES, GRID, GRID, GRID), of about unit scale. The first one is a third of the log odds.
@@ -46,6 +52,7 @@ def volume_head_features(
     off_click, off_inside = 6 * (small - clicked), (small - inside) / spread
     unlike_click, unlike_inside = off_click.abs(), off_inside.abs().clamp(max=5) / 2
     texture = 10 * (local_mean(x.square(), 5) - local_mean(x, 5).square()).clamp(min=0).sqrt()
+    corrected = torch.zeros_like(x) if start is None else 2 * F.adaptive_avg_pool3d(start[:, None].float(), GRID) - 1
     area = 3 * predicted.mean((2, 3, 4), keepdim=True).sqrt()
     features = (
         odds, local_mean(odds, 3), local_mean(odds, 7), local_mean(p, 13),
@@ -54,7 +61,7 @@ def volume_head_features(
         off_inside.clamp(-4, 4) / 2, unlike_inside, local_mean(unlike_inside, 5), texture,
         torch.exp(-near / 2), torch.exp(-near / 6), near / 16,
         torch.exp(-far / 2), torch.exp(-far / 6),
-        torch.where(_any(inside_box), 2 * inside_box - 1, inside_box), area.expand_as(x),
+        torch.where(_any(inside_box), 2 * inside_box - 1, inside_box), area.expand_as(x), corrected,
     )  # fmt: skip
     return torch.cat(features, 1)
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from baps.adapters.volumes.adapter import VolumeAdapter
+from baps.adapters.volumes.head import VolumeHead
 from baps.adapters.volumes.tone import VolumeTone
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.errors import InputError
@@ -24,7 +25,7 @@ from baps.prompts.simulated_volumes import draw_volume_prompts
 from baps.training.cross_fitting import PART_NAMES, CrossFit, Parts
 from baps.training.query_log import QueryLog
 from baps.training.training import CurvePoint
-from baps.training.volumes.answers import CubeAnswer, Trial, ask
+from baps.training.volumes.answers import CubeAnswer, Trial, ask, ask_corrections, ask_first_prompts
 from baps.training.volumes.head_training import VolumeHeadData, train_volume_head
 from baps.training.volumes.settings import VolumeSettings
 from baps.training.volumes.tone_training import train_tone
@@ -38,13 +39,22 @@ _TYPICAL_ZOOM = 0.45
 _EVALUATION_SHARE = 0.12
 """Largest share of the predictions that one round of all evaluation prompts may take."""
 
+_HEAD_SHARE = 0.3
+"""Share of the predictions that is kept for the last head while a tone curve is trained."""
+
 _FOLDS = 2
 """Number of folds that a tone curve is judged in."""
 
 _MIN_TRIAL_GAIN = 0.02
 """Gain in Dice (0 to 1) in the first fold that makes a tone curve worth the rest of the predictions."""
 
-_CHOICE_STEPS, _HEAD_STEPS = 80, 240
+_HEAD_MARGIN = 0.05
+"""A head is trained for a zoom whose answers are at most this much worse (Dice, 0 to 1) than those of the best zoom."""
+
+_FIRST_PROMPTS = 16
+"""Maximum number of further first prompts on a volume that the last head learns from."""
+
+_CHOICE_STEPS, _FOLD_STEPS, _HEAD_STEPS = 60, 200, 400
 
 
 @dataclass(frozen=True)
@@ -146,11 +156,19 @@ class VolumePartTrainer:
         self._keep(1.0, self._ask(VolumeAdapter(), self.evaluation.trials, "unadapted"))
         zooms = self._choose_zooms() if settings.zoom != "none" else [1.0]
         if settings.head != "none" and self.can_judge:
-            for zoom in zooms:
+            means = {zoom: float(self.cross_fit.by_unit(self.cross_fit.scores[Parts(zoom)]).mean()) for zoom in zooms}
+            for zoom in (one for one in zooms if means[one] > max(means.values()) - _HEAD_MARGIN):
                 self._cross_fit_head(Parts(zoom, head="augmented"), self._folds(self._data[zoom], MAX_GROUPS))
         last_run = self._cross_fit_tone() if settings.visual_prompt != "none" else 0
         parts = self._choose()
-        return self._finish(parts, last_run), parts
+        tone = self._train_tone(parts.zoom, None, last_run) if parts.visual_prompt else None
+        adapter = VolumeAdapter(self.width(parts.zoom), tone)
+        if settings.head == "none" or (tone is not None and not parts.head):
+            return adapter, parts
+        head = self._train_last_head(parts, adapter)
+        if tone is None:
+            parts = self._choose_again(parts)
+        return VolumeAdapter(adapter.width, tone, head if parts.head else None), parts
 
     def width(self, zoom: float) -> float | None:
         """Return the width of the cube of a zoom.
@@ -253,6 +271,8 @@ class VolumePartTrainer:
             return 0
         every = len(self.evaluation.trials)
         left = self._settings.max_predictions - self._query_log.images - (_FOLDS + 1) * every
+        if self._settings.head != "none":
+            left -= int(_HEAD_SHARE * self._settings.max_predictions)
         of_run = left // (_FOLDS + 1)
         if of_run < 2 * self._settings.batch_size:
             self.dropped["visual prompt"] = "not tried, because max_predictions is too small"
@@ -318,15 +338,50 @@ class VolumePartTrainer:
         )
         return tone
 
-    def _finish(self, parts: Parts, last_run: int) -> VolumeAdapter:
-        """Train the chosen parts on all patients."""
-        tone = self._train_tone(parts.zoom, None, last_run) if parts.visual_prompt else None
-        adapter = VolumeAdapter(self.width(parts.zoom), tone)
-        if not parts.head:
-            return adapter
-        data = self._data[parts.zoom]
-        if tone is not None:
-            answers = self._ask(adapter, self.evaluation.trials, "last run")
-            data = VolumeHeadData(answers, self._settings.seed)
-        head = train_volume_head(data, None, _HEAD_STEPS, self._settings.seed)
-        return VolumeAdapter(adapter.width, tone, head)
+    def _train_last_head(self, parts: Parts, adapter: VolumeAdapter) -> VolumeHead:
+        """Train the head that serves, on the answers there are and on what the rest of the predictions brings.
+
+        Further first prompts take half of the rest, and score the head again, because few answers tell little of it.
+        The other half are corrections of masks: without them, a head corrects once more what was corrected already.
+        The masks of a patient are made by a head that was not trained on the patient, as on new patients.
+        """
+        seed, log = self._settings.seed, self._query_log
+        known = list(self._data[parts.zoom].answers)
+        if adapter.tone is not None:
+            known = self._ask(adapter, self.evaluation.trials, "last run")
+        left = self._settings.max_predictions - log.images
+        count = min(left // 2, _FIRST_PROMPTS * len(self._every))
+        first = known + ask_first_prompts(
+            self._black_box, adapter, self._every, self._settings.prompt, count, seed, log
+        )
+        data, corrections = VolumeHeadData(first, seed), list[CubeAnswer]()
+        dice = np.zeros(len(known))
+        for held_out in self._fold_answers(first):
+            head = train_volume_head(data, ~held_out if self.can_judge else None, _FOLD_STEPS, seed)
+            if self.can_judge:
+                dice[held_out[: len(known)]] = data.score(head, held_out & (np.arange(len(first)) < len(known)))
+            self._report(self.curve[-1].dice)
+            corrections += ask_corrections(
+                self._black_box,
+                VolumeAdapter(adapter.width, adapter.tone, head),
+                [first[number] for number in np.flatnonzero(held_out)],
+                int((left - count) * held_out.mean()),
+                seed,
+                log,
+            )
+        if adapter.tone is None and self.can_judge:  # The tone curve that serves was trained on all patients.
+            self._add_scores(Parts(parts.zoom, head="augmented"), dice)
+        return train_volume_head(VolumeHeadData(first + corrections, seed), None, _HEAD_STEPS, seed)
+
+    def _fold_answers(self, answers: Sequence[CubeAnswer]) -> list[NDArray[np.bool_]]:
+        """Return which answers belong to the patients of each fold; patients who do not judge belong to the first."""
+        folds = dict(zip(self.evaluation.patients, self.cross_fit.groups, strict=True))
+        fold = np.array([folds.get(one.trial.volume.patient, 0) for one in answers])
+        return [fold == one for one in np.unique(fold)]
+
+    def _choose_again(self, parts: Parts) -> Parts:
+        """Choose with or without the head after it was scored again; the cube and the tone curve are decided."""
+        if not self.can_judge:
+            return parts
+        every = np.ones(len(self.cross_fit.groups), bool)
+        return self.cross_fit.choose(every, lambda one: one.zoom == parts.zoom and not one.visual_prompt)
