@@ -40,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
 def baps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return a function that runs a command with a cheap model in place of bundled3d, and returns its output."""
     monkeypatch.setattr(volumes, "load_volume_model", lambda settings: FloodBlackBox())
-    monkeypatch.setattr(part_training, "_CHOICE_STEPS", 3)
-    monkeypatch.setattr(part_training, "_HEAD_STEPS", 3)
+    for steps in ("_CHOICE_STEPS", "_FOLD_STEPS", "_HEAD_STEPS"):
+        monkeypatch.setattr(part_training, steps, 3)
 
     def run(command: str, *words: str) -> str:
         given = [command, "--black-box", "bundled3d", "--images", str(folder / "images")]

@@ -17,6 +17,5 @@ def volumes() -> VolumesByPatient:
 @pytest.fixture
 def short_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train heads for a few steps only, where their quality is not judged."""
-    monkeypatch.setattr(part_training, "_CHOICE_STEPS", 3)
-    monkeypatch.setattr(part_training, "_FOLD_STEPS", 3)
-    monkeypatch.setattr(part_training, "_HEAD_STEPS", 3)
+    for steps in ("_CHOICE_STEPS", "_FOLD_STEPS", "_HEAD_STEPS"):
+        monkeypatch.setattr(part_training, steps, 3)

@@ -55,6 +55,8 @@ _FIRST_PROMPTS = 16
 """Maximum number of further first prompts on a volume that the last head learns from."""
 
 _CHOICE_STEPS, _FOLD_STEPS, _HEAD_STEPS = 60, 200, 400
+_STEPS_PER_ANSWER = 8
+"""Maximum number of steps for every answer: a head that sees few answers for long learns them by heart."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ class VolumePartTrainer:
         data, corrections = VolumeHeadData(first, seed), list[CubeAnswer]()
         dice = np.zeros(len(known))
         for held_out in self._fold_answers(first):
-            head = train_volume_head(data, ~held_out if self.can_judge else None, _FOLD_STEPS, seed)
+            head = self._fit(data, ~held_out if self.can_judge else held_out, _FOLD_STEPS)
             if self.can_judge:
                 dice[held_out[: len(known)]] = data.score(head, held_out & (np.arange(len(first)) < len(known)))
             self._report(self.curve[-1].dice)
@@ -371,7 +373,13 @@ class VolumePartTrainer:
             )
         if adapter.tone is None and self.can_judge:  # The tone curve that serves was trained on all patients.
             self._add_scores(Parts(parts.zoom, head="augmented"), dice)
-        return train_volume_head(VolumeHeadData(first + corrections, seed), None, _HEAD_STEPS, seed)
+        every = VolumeHeadData(first + corrections, seed)
+        return self._fit(every, np.ones(len(every.answers), bool), _HEAD_STEPS)
+
+    def _fit(self, data: VolumeHeadData, chosen: NDArray[np.bool_], max_steps: int) -> VolumeHead:
+        """Train a head on chosen answers, (N,) bool."""
+        steps = min(max_steps, _STEPS_PER_ANSWER * int(chosen.sum()))
+        return train_volume_head(data, chosen, steps, self._settings.seed)
 
     def _fold_answers(self, answers: Sequence[CubeAnswer]) -> list[NDArray[np.bool_]]:
         """Return which answers belong to the patients of each fold; patients who do not judge belong to the first."""
