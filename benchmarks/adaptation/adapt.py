@@ -1,9 +1,10 @@
 """Compare methods of adaptation on real images, by domain, arm and seed.
 
-``make bench-adapt`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/adapt``, prints
-tables and writes ``benchmarks/results/adapt.json``, the tables in ``docs/results/adaptation.md`` and the figure beside
-it. Each arm is trained on the training and validation patients (it holds some of them back itself) and is measured on
-the test patients, from one click, with five sets of clicks. ``make bench-adapt QUICK=1`` takes at most ten minutes.
+``make bench-adapt`` runs every cell (domain, arm, seed) that has no result yet, in ``benchmarks/runs/adapt`` or in
+``benchmarks/results/adapt.json``; ``--restart`` runs all again. It prints tables and writes that file, the tables in
+``docs/results/adaptation.md`` and the figure beside it. Each arm is trained on the training and validation patients (it
+holds some of them back itself) and is measured on the test patients, from one click, with five sets of clicks. ``make
+bench-adapt QUICK=1`` takes at most ten minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from baps.utils.atomic_write import atomic_write
 from benchmarks.adaptation.arms import CORE as CORE_ARMS
 from benchmarks.adaptation.arms import EVERYWHERE, ONCE, Arena, score, score_corrections
 from benchmarks.adaptation.summary import all_tables, draw, headline, summarise
+from benchmarks.earlier_runs import restore_runs
 from benchmarks.page import write_between_marks
 from benchmarks.paths import PAGES, PICTURES, README, RESULTS, RUNS
 from benchmarks.real_data import DOMAINS, ROOT, Domain, slices
@@ -158,6 +160,7 @@ def main(
     / "adapt",
     out: Annotated[Path, typer.Option(help="The JSON file of all results.")] = RESULTS / "adapt.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; summarise the existing results.")] = False,
+    restart: Annotated[bool, typer.Option(help="Run what has a result again.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results and the README.")] = False,
     figure: Annotated[Path, typer.Option(help="Picture file for Dice against images.")] = PICTURES / "adapt.png",
 ) -> None:
@@ -172,7 +175,9 @@ def main(
         )
     runs.mkdir(parents=True, exist_ok=True)
     planned = cells(quick, seeds, only, arms)
-    pending = [] if report_only else [cell for cell in planned if not cell.file(runs).exists()]
+    if not restart:
+        restore_runs(out, lambda run: Cell(run["domain"], run["arm"], run["seed"], run["max_images"]).file(runs))
+    pending = [] if report_only else [cell for cell in planned if restart or not cell.file(runs).exists()]
     share = 0.4 if quick else 1.0
     estimate = share * sum(_SECONDS.get(cell.arm, _USUAL) for cell in pending) / workers
     console.print(

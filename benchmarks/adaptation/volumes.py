@@ -1,7 +1,8 @@
 """Adapt the bundled 3D model to organs, and compare it with the model of slices carried through the volume.
 
-``make bench-volumes`` runs every cell (domain, arm, seed) that has no file yet in ``benchmarks/runs/volumes``, prints a
-table and writes ``benchmarks/results/volumes.json`` and the table in ``docs/results/volumes.md``. Each arm is trained
+``make bench-volumes`` runs every cell (domain, arm, seed) that has no result yet, in ``benchmarks/runs/volumes`` or in
+``benchmarks/results/volumes.json``, prints a table and writes that file and the table in ``docs/results/volumes.md``;
+``--restart`` runs all again. Each arm is trained
 on the training and validation patients and measured on the test patients by volume: three 3D clicks each, then up to
 four corrections. ``make bench-volumes QUICK=1`` takes at most ten minutes.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,7 @@ from baps.training.volumes.adapt import adapt_volumes
 from baps.training.volumes.settings import VolumeSettings
 from baps.utils.atomic_write import atomic_write
 from benchmarks.adaptation.volume_fine_tuning import fine_tune
+from benchmarks.earlier_runs import restore_runs
 from benchmarks.interactive.whole_organs import train as train_slices
 from benchmarks.page import write_between_marks
 from benchmarks.paths import PAGES, RESULTS, RUNS
@@ -314,6 +316,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the results of runs.")] = RUNS / "volumes",
     out: Annotated[Path, typer.Option(help="The JSON file of all results.")] = RESULTS / "volumes.json",
     report_only: Annotated[bool, typer.Option(help="Run nothing; summarise the existing results.")] = False,
+    restart: Annotated[bool, typer.Option(help="Run what has a result again.")] = False,
     publish: Annotated[bool, typer.Option(help="Write the tables into docs/results.")] = False,
 ) -> None:
     """Run the benchmark."""
@@ -327,13 +330,19 @@ def main(
         predictions, training, test = 150, 6, 4
         runs, out = runs.with_name("volumes-quick"), runs.with_name("volumes-quick.json")
     runs.mkdir(parents=True, exist_ok=True)
+
+    def file_of(run: Mapping[str, Any]) -> Path:
+        plain = "".join(c if c.isalnum() else "_" for c in run["domain"])
+        return runs / f"{plain}-{run['arm']}-{run['seed']}-{run['max_predictions']}.json"
+
+    if not restart:
+        restore_runs(out, file_of)
     done = []
     for seed in range(seeds):
         for arm in planned:
             for domain in (one for one in DOMAINS if one.name in names and only in one.name):
-                plain = "".join(c if c.isalnum() else "_" for c in domain.name)
-                file = runs / f"{plain}-{arm}-{seed}-{predictions}.json"
-                if not file.exists():
+                file = file_of({"domain": domain.name, "arm": arm, "seed": seed, "max_predictions": predictions})
+                if restart or not file.exists():
                     if report_only:
                         continue
                     result = run(domain, arm, seed, predictions, training, test)
