@@ -26,7 +26,7 @@ class _Dtype:
 
     Args:
         code: kind and number of bytes.
-        options: numpy's other arguments, which do not change a plain type.
+        *options: numpy's other arguments, which do not change a plain type.
     """
 
     def __init__(self, code: str, *options: bool) -> None:

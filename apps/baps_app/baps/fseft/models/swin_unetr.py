@@ -45,7 +45,7 @@ class _PublishedMerging(nn.Module):
 
 
 class _Body(SwinUNETR):
-    """Return the input of MONAI's own head.
+    """Return the input of MONAI's own head. It is a ``Backbone``.
 
     Args:
         feature_size: number of penultimate channels.
@@ -60,7 +60,6 @@ class _Body(SwinUNETR):
         self.out = nn.Identity()
 
     def levels(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what ``Backbone`` says."""
         hidden = self.swinViT(images, self.normalize)
         coarsest = self.encoder10(hidden[4])
         x = self.decoder5(coarsest, hidden[3])

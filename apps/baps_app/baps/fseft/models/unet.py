@@ -69,7 +69,7 @@ class _Up(nn.Module):
 
 
 class _Body(nn.Module):
-    """A body with four levels, of 64, 128, 256 and 512 channels."""
+    """A body with four levels, of 64, 128, 256 and 512 channels. It is a ``Backbone``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,6 @@ class _Body(nn.Module):
         return self.levels(x)[1]
 
     def levels(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what ``Backbone`` says."""
         level64 = self.down_tr64(images)
         level128 = self.down_tr128(F.max_pool3d(level64, 2))
         level256 = self.down_tr256(F.max_pool3d(level128, 2))
