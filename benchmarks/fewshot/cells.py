@@ -24,7 +24,6 @@ from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Example, fit
 from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
-from baps.fseft.preprocessing import preprocess
 from baps.fseft.volumes import load_volumes
 from baps.io import read_volume
 from benchmarks.fewshot.protocol import draw_shots
@@ -344,7 +343,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
 
 
 def _image(model: OrganModel, case: Case) -> torch.Tensor:
-    return preprocess(read_volume(case.image), model.spacing, model.side).image
+    return model.prepare(read_volume(case.image)).image
 
 
 def _where_marked(case: Case) -> Case:

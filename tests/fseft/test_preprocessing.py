@@ -71,6 +71,20 @@ def test_hounsfield_units() -> None:
     assert prepared.affine[0, 3] == pytest.approx(3.0)
 
 
+def test_spacing_window_and_orientation_of_a_model(new_phantom: Phantom) -> None:
+    """0 HU is 0.25 of a window from -100 to 300; each axis has its own size of voxels."""
+    voxels = np.full((20, 24, 30), -1000, np.int16)
+    voxels[4:, 6:, 8:] = 0
+    voxels[0, 0, 0] = 1000
+    volume = Volume(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
+    prepared = preprocess(volume, (2.0, 1.0, 4.0), side=1, window=(-100.0, 300.0), orientation="LPS")
+    assert nibabel.aff2axcodes(prepared.affine) == ("L", "P", "S")
+    np.testing.assert_allclose(np.abs(np.diag(prepared.affine))[:3], (2.0, 1.0, 4.0), rtol=0.03)
+    assert float(prepared.image[0, 2, 2, -2]) == pytest.approx(0.25, abs=1e-4)
+    mask = voxels == 0
+    assert _dice(prepared.restore(prepared.mask(mask).float()) > 0.5, mask) > 0.9
+
+
 def test_other_grey_values_use_percentiles(new_phantom: Phantom) -> None:
     volume, ball = new_phantom()
     rescaled = Volume(volume.voxels * 7 + 1000, volume.affine)
@@ -106,5 +120,7 @@ def test_invalid_volumes_are_refused(new_phantom: Phantom) -> None:
         preprocess(Volume(np.zeros((4, 4, 1, 3), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match="positive number of millimetres"):
         preprocess(volume, 0.0)
+    with pytest.raises(InputError, match="positive"):
+        preprocess(volume, (1.5, 1.5, float("nan")))
     with pytest.raises(InputError, match="on the volume's grid"):
         preprocess(volume, 1.5, side=1).mask(ball[1:])

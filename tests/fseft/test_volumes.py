@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,5 @@ def test_unusable_volumes_are_skipped_with_a_reason(
     assert "no voxel of value 1" in reasons[1]
     assert "no voxel on the annotated slices" in reasons[2]
     assert "smaller than a voxel of 2 mm" in reasons[3]
+    model = replace(model, spacing=(2.0, 2.0, 2.5))
+    assert "smaller than a voxel of 2 x 2 x 2.5 mm" in next(iter(load_volumes(cases[3:4], model)[1].values()))

@@ -17,6 +17,8 @@ from baps.fseft.models import FSEFT_CLASSES, class_index
         ("IVC", "inferior_vena_cava"),
         ("inferior vena cava", "inferior_vena_cava"),
         ("portal and splenic vein", "portal_vein_and_splenic_vein"),
+        ("gall bladder", "gallbladder"),
+        ("Bladder", "urinary_bladder"),
     ],
 )
 def test_organ_names_are_matched_by_words(name: str, meant: str) -> None:

@@ -23,6 +23,7 @@ from baps.registry.store import AdapterStore
 from tests.support.client import threaded_site
 from tests.support.organ_weights import small_organ_model
 from tests.support.paths import APP
+from tests.support.published_checkpoints import new_universal, save_universal
 from tests.support.sites import Site, sample_labels, spleen_click
 
 QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
@@ -193,13 +194,22 @@ def test_only_one_training_runs_at_a_time(own_hospital: Site) -> None:
     own_hospital.client.train_stop()
 
 
-def test_clicks_work_without_an_organ_model(tmp_path: Path) -> None:
-    weights = tmp_path / "organs.safetensors"
-    weights.write_bytes(b"junk")
-    with threaded_site(tmp_path, cases=2, settings={"organ_weights": str(weights)}) as server:
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("bundled", "cannot be read"), ("suprem_unet", "Its head has 24 classes, and suprem_unet has names for")],
+)
+def test_clicks_work_without_an_organ_model(model: str, reason: str, tmp_path: Path) -> None:
+    weights = tmp_path / "organs.pth"
+    if model == "bundled":
+        weights.write_bytes(b"junk")
+    else:
+        save_universal(weights, new_universal(True, 24))
+    settings = {"organ_model": model, "organ_weights": str(weights)}
+    with threaded_site(tmp_path, cases=2, settings=settings) as server:
         response = post(server, "/infer/organs?image=ct_01", data={"params": "{}"})
         assert response.status_code == 503
         assert "The organ model cannot be loaded; clicks still work." in response.json()["detail"]
+        assert reason in response.json()["detail"]
         file, _ = server.client.infer("baps", "ct_01", {"foreground": [spleen_click("ct_01")]})
         assert nrrd.read(file)[0].any()
         sample = server.client.next_sample("disagreement", {})

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from baps.blackbox.numpy_scalars import admit_numpy_scalars
 from baps.errors import InputError
 
 KNOWN_SHA256 = {
@@ -75,7 +76,7 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
     """Read a state dict.
 
     Args:
-        path: path of a .safetensors file, or of a .pth or .pt file that holds tensors only.
+        path: path of a .safetensors file, or of a .pth or .pt file that holds tensors and numbers only.
         expected_sha256: the hash that the operator expects, or "" for the published one of a file of this name.
 
     Returns:
@@ -89,11 +90,12 @@ def load_weights(path: Path, expected_sha256: str = "") -> tuple[dict[str, torch
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with admit_numpy_scalars():
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # The readers raise many types; each means that the file is not a checkpoint.
         raise InputError(
             f"The weights file {path} cannot be read as a plain state dict ({type(error).__name__}). "
-            "Use a .safetensors file, or a .pth file that holds tensors and nothing else."
+            "Use a .safetensors file, or a .pth file that holds tensors and numbers and nothing else."
         ) from error
     parts: list[Any] = [state.get(name) for name in _NESTED] if isinstance(state, dict) else []
     state = next((part for part in parts if isinstance(part, dict)), state)

@@ -96,11 +96,7 @@ def adapt(
         raise InputError(f"None of the labels can be used. {next(iter(skipped.values()), '')}")
     new_images = []
     if unlabelled is not None:
-        from baps.fseft.preprocessing import preprocess
-
-        new_images = [
-            preprocess(read_volume(path), organs.spacing, organs.side).image for path in list_images(unlabelled)
-        ]
+        new_images = [organs.prepare(read_volume(path)).image for path in list_images(unlabelled)]
         if not new_images:
             raise InputError(f"There is no image in {unlabelled}. Give --unlabelled a folder of volumes, or omit it.")
     count = sum(map(len, volumes.values()))

@@ -37,7 +37,7 @@ MIN_DICE = 0.5
 _STEPS_PER_VOLUME = 4
 """Steps per volume and epoch where single voxels are drawn instead of cubes."""
 
-_METHOD_VERSION = 4
+_METHOD_VERSION = 5
 """Increase it whenever the same data, settings and seeds give another result than before."""
 
 

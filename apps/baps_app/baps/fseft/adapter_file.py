@@ -9,8 +9,12 @@ from typing import Any
 import torch
 
 from baps.adapters.adapter_file import check_trained_for, read_with
+from baps.errors import InputError
 from baps.fseft.adapters import FewShotAdapter, build_adapter
-from baps.fseft.models import OrganModel
+from baps.fseft.models import PUBLISHED, OrganModel
+
+_PUBLISHED_METHOD = 5
+"""Version of the method since which published models are given the images and layers that they were trained with."""
 
 
 def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:
@@ -39,13 +43,19 @@ def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, d
         The adapter and its record.
 
     Raises:
-        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model.
+        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model, or for
+            what an earlier version made of a published one.
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:
         about = record["adapter"]
         method, organ = about["method"], about["organ"]
         check_trained_for(record, model.name, model.sha256)
+        if model.name in PUBLISHED and record.get("method", 0) < _PUBLISHED_METHOD:
+            raise InputError(
+                f"The adapter was trained with other features of {model.name}: this version gives the model the images "
+                "and layers of its authors. Train again."
+            )
         adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
         adapter.load_state_dict(state)
         return adapter.to(model.device).eval()

@@ -15,7 +15,6 @@ from baps.fseft.adapters import FewShotAdapter
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.models import OrganModel
 from baps.fseft.predictor import predict
-from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 
 
@@ -60,7 +59,7 @@ def evaluate_organ(
     for case in cases:
         try:
             volume, target, _ = reader.read(case)
-            prepared = preprocess(volume, model.spacing, model.side)
+            prepared = model.prepare(volume)
             mask = predict(adapter, prepared, feature_cache.for_image(model, prepared.image), model.side) > 0.5
         except InputError as error:
             skipped[case.image.name] = str(error)

@@ -27,6 +27,9 @@ from baps.utils.atomic_write import PARTIAL, atomic_write
 InputGetter = Callable[[InputKind], torch.Tensor]
 """Return the input of an adapter, by its kind, for one image."""
 
+_VERSION = 2
+"""Increase it whenever the same weights give other features than before."""
+
 _STALE_SECONDS = 3600.0
 """Age in seconds after which an unfinished file is considered abandoned."""
 
@@ -90,7 +93,7 @@ class FeatureCache:
     def _file(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> Path | None:
         if self._folder is None:
             return None
-        digest = hashlib.sha256(f"{model.sha256} {model.side} {input_kind} {tuple(image.shape)}".encode())
+        digest = hashlib.sha256(f"{_VERSION} {model.sha256} {model.side} {input_kind} {tuple(image.shape)}".encode())
         digest.update(image.numpy().tobytes())
         return self._folder / f"{digest.hexdigest()[:32]}.npy"
 

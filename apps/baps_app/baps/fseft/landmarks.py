@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from baps.fseft.models import FoundationModel
+from baps.fseft.preprocessing import VoxelSize
 
 _MIN_VOXELS = 50
 """Smallest size, in voxels, of an organ that counts as found."""
@@ -24,20 +25,23 @@ _NEIGHBOURHOOD = 5
 
 
 @torch.no_grad()
-def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.Tensor, spacing: float) -> torch.Tensor:
+def add_landmarks(
+    model: FoundationModel, image: torch.Tensor, features: torch.Tensor, spacing: VoxelSize
+) -> torch.Tensor:
     """Describe each voxel: what it looks like, what its neighbourhood looks like, and where it lies.
 
     Args:
         model: the foundation model, whose head finds the organs; without a head there are no positions.
         image: (1, H, W, D) in [0, 1].
         features: features of the model, (C, H, W, D).
-        spacing: size of a voxel, mm.
+        spacing: size of a voxel.
 
     Returns:
         (2 (C + 1) + 3 K, H, W, D) in half precision: grey value and features; their means over 5x5x5 voxels; and, for
             each of K organs, the offset from its centre along the axes, dm, or 0 if it was not found.
     """
     appearance = torch.cat([image, features.float()])
+    voxel = torch.tensor(spacing).view(-1, 1, 1, 1)
     neighbourhood = functional.avg_pool3d(
         appearance[None], _NEIGHBOURHOOD, 1, _NEIGHBOURHOOD // 2, count_include_pad=False
     )[0]
@@ -54,7 +58,7 @@ def add_landmarks(model: FoundationModel, image: torch.Tensor, features: torch.T
             offsets, model.head.weight.flatten(1).cpu(), model.head.bias.cpu(), strict=True
         ):
             organ = torch.tensordot(weights, appearance[1:], 1) + bias > 0
-            offset.copy_(_offset_from_centre(organ, coordinates) * spacing / _DECIMETRE)
+            offset.copy_(_offset_from_centre(organ, coordinates) * voxel / _DECIMETRE)
     return inputs
 
 

@@ -17,7 +17,7 @@ from baps.fseft.adapters import FewShotAdapter, build_adapter
 from baps.fseft.feature_cache import FeatureCache, InputGetter
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
-from baps.fseft.preprocessing import PreparedVolume, preprocess
+from baps.fseft.preprocessing import PreparedVolume
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
 
@@ -100,7 +100,7 @@ class OrganSegmenter:
                 f", and has no adapter for {', '.join(labels)}. Label a volume or more, and train `organs`."
             )
         with self.turn:
-            prepared = preprocess(volume, self.model.spacing, self.model.side)
+            prepared = self.model.prepare(volume)
             get_inputs = self.feature_cache.for_image(self.model, prepared.image)
             highest = np.full(volume.shape, 0.5, np.float32)
             labelmap = np.zeros(volume.shape, np.uint8)
@@ -164,7 +164,7 @@ def segment_volume(model: OrganModel, adapter: FewShotAdapter, volume: Volume) -
         InputError: if the volume is in colour.
         BapsError: if the GPU is out of memory.
     """
-    prepared = preprocess(volume, model.spacing, model.side)
+    prepared = model.prepare(volume)
     get_inputs = FeatureCache(None).for_image(model, prepared.image)
     mask = predict(adapter, prepared, get_inputs, model.side) > 0.5
     return Volume(mask.astype(np.uint8), volume.affine)

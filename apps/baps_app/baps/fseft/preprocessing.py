@@ -1,7 +1,7 @@
 """Convert a volume to the image that a foundation model was trained on, and masks back to the volume's voxels.
 
 As published (Silva-Rodriguez et al.): right-anterior-superior orientation, 1.5 mm, Hounsfield units from -175 to 250
-scaled to 0 to 1, cropped to what is brighter than the lower end.
+scaled to 0 to 1, cropped to what is brighter than the lower end. These are the defaults; each model has its own values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from baps.errors import InputError
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import choose_window
 
-_HOUNSFIELD = (-175.0, 250.0)
+VoxelSize = float | tuple[float, float, float]
+"""Size of a voxel along each axis of an image, mm; one number for all axes."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PreparedVolume:
     """A volume as a model takes it.
 
     Attributes:
-        image: (1, H, W, D) float32 in [0, 1]; its axes run towards the patient's right, front and head.
+        image: (1, H, W, D) float32 in [0, 1]; its axes run where the model's orientation says.
         affine: (4, 4), voxel index of the image to patient position, mm, RAS.
         volume: the volume that it was made from.
     """
@@ -68,7 +69,13 @@ class PreparedVolume:
         return resampled
 
 
-def preprocess(volume: Volume, spacing: float = 1.5, side: int = 96) -> PreparedVolume:
+def preprocess(
+    volume: Volume,
+    spacing: VoxelSize = 1.5,
+    side: int = 96,
+    window: tuple[float, float] = (-175.0, 250.0),
+    orientation: str = "RAS",
+) -> PreparedVolume:
     """Convert a volume to the image that a model takes.
 
     CT is recognised by its values, see ``choose_window``; in other images, the middle 99 % of the grey values is scaled
@@ -76,8 +83,10 @@ def preprocess(volume: Volume, spacing: float = 1.5, side: int = 96) -> Prepared
 
     Args:
         volume: a volume of any orientation.
-        spacing: size of the image's voxels, mm; 1.5 for the published models.
+        spacing: size of the image's voxels.
         side: smallest length of an axis, voxels; shorter axes are padded with 0.
+        window: Hounsfield units of CT that are scaled to 0 and 1.
+        orientation: where the image's axes run to, such as ``RAS``: the patient's right, front and head.
 
     Returns:
         The image, and how it lies in the volume.
@@ -89,11 +98,11 @@ def preprocess(volume: Volume, spacing: float = 1.5, side: int = 96) -> Prepared
         raise InputError(
             "A volumetric model takes grey values, and this volume is in colour. Use another model for it."
         )
-    if not 0 < spacing < np.inf:
+    if not all(0 < size < np.inf for size in np.atleast_1d(spacing)):
         raise InputError(f"The spacing must be a positive number of millimetres, not {spacing}.")
-    window = choose_window(volume)
-    low, high = _HOUNSFIELD if window.source == "ct" else (window.low, window.high)
-    image = Orientation("RAS", labels=None)(_to_meta_tensor(volume.voxels.astype(np.float32), volume.affine))
+    own = choose_window(volume)
+    low, high = window if own.source == "ct" else (own.low, own.high)
+    image = Orientation(orientation, labels=None)(_to_meta_tensor(volume.voxels.astype(np.float32), volume.affine))
     image = Spacing(spacing, dtype=torch.float32)(image)
     image = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(image)
     if image.any():

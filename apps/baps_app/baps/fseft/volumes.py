@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.models import OrganModel
-from baps.fseft.preprocessing import preprocess
 from baps.imaging.metrics import dice
 
 
@@ -83,11 +82,12 @@ def _load_volume(case: Case, reader: CaseReader, model: OrganModel) -> LabelledV
         organ = organ & annotated
         if not organ.any():
             raise InputError(f"The label {case.labels.name} has no voxel on the annotated slices.")
-    prepared = preprocess(volume, model.spacing, model.side)
+    prepared = model.prepare(volume)
     target = prepared.mask(organ)
     if not target.any():
+        voxel = " x ".join(f"{size:g}" for size in np.atleast_1d(model.spacing))
         raise InputError(
-            f"The organ in {case.labels.name} is smaller than a voxel of {model.spacing:g} mm, the resolution of the "
+            f"The organ in {case.labels.name} is smaller than a voxel of {voxel} mm, the resolution of the "
             "organ model. Use clicks for it."
         )
     return LabelledVolume(case.patient, prepared.image, target, None if annotated is None else prepared.mask(annotated))

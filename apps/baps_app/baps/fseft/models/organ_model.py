@@ -12,8 +12,10 @@ from baps.blackbox.device import usable_device
 from baps.blackbox.weights import load_weights
 from baps.errors import InputError
 from baps.fseft.models.foundation import FoundationModel
-from baps.fseft.models.published import PUBLISHED, load_foundation_model
+from baps.fseft.models.published import CHECKPOINTS, PUBLISHED, load_foundation_model
 from baps.fseft.models.swin_unetr import build_swin_unetr
+from baps.fseft.preprocessing import PreparedVolume, VoxelSize, preprocess
+from baps.imaging.volume import Volume
 
 BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "organs.safetensors"
 
@@ -29,20 +31,38 @@ class OrganModel:
         name: one of ``ORGAN_MODELS``.
         network: the network.
         sha256: SHA-256 of its weights.
-        spacing: size of the voxels that it was trained on, mm.
+        spacing: size of the voxels that it was trained on.
         side: side of its sliding window, voxels.
+        window: Hounsfield units of CT that are scaled to 0 and 1.
+        orientation: where the axes of its images run to, such as ``RAS``.
     """
 
     name: str
     network: FoundationModel
     sha256: str
-    spacing: float = 1.5
+    spacing: VoxelSize = 1.5
     side: int = 96
+    window: tuple[float, float] = (-175.0, 250.0)
+    orientation: str = "RAS"
 
     @property
     def device(self) -> torch.device:
         """The device of the network."""
         return next(self.network.parameters()).device
+
+    def prepare(self, volume: Volume) -> PreparedVolume:
+        """Convert a volume to the image that the model takes, see ``preprocess``.
+
+        Args:
+            volume: a volume of any orientation.
+
+        Returns:
+            The image, and how it lies in the volume.
+
+        Raises:
+            InputError: if the volume is in colour.
+        """
+        return preprocess(volume, self.spacing, self.side, self.window, self.orientation)
 
     def to_dict(self) -> dict[str, str]:
         """Identify the model, for the record of an adaptation.
@@ -78,7 +98,9 @@ def load_organ_model(
     elif weights is None:
         raise InputError(f"The organ model {name} needs weights: give the path of its checkpoint.")
     else:
-        model = OrganModel(name, *load_foundation_model(name, weights, sha256))
+        network, digest = load_foundation_model(name, weights, sha256)
+        about = CHECKPOINTS[name]
+        model = OrganModel(name, network, digest, about.spacing, window=about.window, orientation=about.orientation)
     model.network.to(device)
     return model
 

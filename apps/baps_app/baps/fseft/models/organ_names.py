@@ -11,6 +11,10 @@ _SYNONYMS = {
     "ivc": "inferior vena cava",
     "lkidney": "left kidney",
     "rkidney": "right kidney",
+    "gall bladder": "gallbladder",
+    "bladder": "urinary bladder",
+    "left head of femur": "left femur",
+    "right head of femur": "right femur",
 }
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from baps.fseft.models.foundation import FoundationModel
+from baps.fseft.models.text_driven import build_text_driven
 
-_CHANNELS = 64
+_CHANNELS, _COARSEST_CHANNELS = 64, 512
 
 
 class _Norm(nn.Module):
@@ -68,7 +69,7 @@ class _Up(nn.Module):
 
 
 class _Body(nn.Module):
-    """A body with four levels, of 64, 128, 256 and 512 channels."""
+    """A body with four levels, of 64, 128, 256 and 512 channels. It is a ``Backbone``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,22 +78,28 @@ class _Body(nn.Module):
         self.up_tr256, self.up_tr128, self.up_tr64 = _Up(512, 256), _Up(256, 128), _Up(128, 64)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        level64 = self.down_tr64(x)
+        return self.levels(x)[1]
+
+    def levels(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        level64 = self.down_tr64(images)
         level128 = self.down_tr128(F.max_pool3d(level64, 2))
         level256 = self.down_tr256(F.max_pool3d(level128, 2))
         level512 = self.down_tr512(F.max_pool3d(level256, 2))
-        output: torch.Tensor = self.up_tr64(self.up_tr128(self.up_tr256(level512, level256), level128), level64)
-        return output
+        return level512, self.up_tr64(self.up_tr128(self.up_tr256(level512, level256), level128), level64)
 
 
-def build_unet(classes: Sequence[str]) -> FoundationModel:
+def build_unet(classes: Sequence[str], *, text_driven: bool = False) -> FoundationModel:
     """Build a U-Net with random weights (19 M parameters), on the CPU.
 
     Args:
         classes: names of the classes, see ``FoundationModel``.
+        text_driven: whether it has a text-driven head rather than a linear one.
 
     Returns:
         The model.
     """
     encoder = ["down_tr64", "down_tr128", "down_tr256", "down_tr512"]
-    return FoundationModel(_Body, _CHANNELS, classes, 8, encoder, ["up_tr256", "up_tr128", "up_tr64"])
+    decoder = ["up_tr256", "up_tr128", "up_tr64"]
+    if text_driven:
+        return build_text_driven(_Body, _CHANNELS, _COARSEST_CHANNELS, classes, 8, encoder, decoder)
+    return FoundationModel(_Body, _CHANNELS, classes, 8, encoder, decoder)

@@ -251,13 +251,12 @@ class Pictures:
         from baps.fseft.adapter_file import read_organ_adapter  # Networks, which take seconds to import.
         from baps.fseft.feature_cache import FeatureCache
         from baps.fseft.predictor import predict, unadapted
-        from baps.fseft.preprocessing import preprocess
         from baps.io import read_volume
 
         segmenter, masks = self._app.organs(), dict[str, NDArray[np.bool_]]()
         model = segmenter.model
         with segmenter.turn:
-            prepared = preprocess(read_volume(case.image), model.spacing, model.side)
+            prepared = model.prepare(read_volume(case.image))
             get_inputs = FeatureCache(None).for_image(model, prepared.image)
             for name, version in _versions(image).items():
                 adapter = (

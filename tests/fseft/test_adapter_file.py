@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from baps.adapters.adapter_file import write_adapter
+from baps.errors import InputError
+from baps.fseft.adapter_file import adapter_record, read_organ_adapter
+from baps.fseft.adapters import build_adapter
+from baps.fseft.models import FoundationModel, OrganModel
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "refused"),
+    [("suprem_unet", 5, False), ("suprem_unet", 4, True), ("suprem_unet", None, True), ("bundled", 4, False)],
+)
+def test_adapters_for_other_features_of_a_published_model_are_refused(
+    name: str, method: int | None, refused: bool, unet: FoundationModel, tmp_path: Path
+) -> None:
+    model = OrganModel(name, unet, "c" * 64)
+    adapter = build_adapter("linear_probe", unet, "tumour")
+    record = {"adapter": adapter_record("linear_probe", "tumour", False, 0), "black_box": model.to_dict()}
+    write_adapter(tmp_path / "a.adapter", adapter, record if method is None else {**record, "method": method})
+    if refused:
+        with pytest.raises(InputError, match="other features of suprem_unet.*Train again"):
+            read_organ_adapter(tmp_path / "a.adapter", model)
+    else:
+        result, _ = read_organ_adapter(tmp_path / "a.adapter", model)
+        assert torch.equal(result.state_dict()["head.weight"], adapter.state_dict()["head.weight"])
