@@ -182,8 +182,8 @@ def predict(
         side: side of the foundation model's sliding window, voxels.
 
     Returns:
-        Probabilities, (I, J, K).
+        Probabilities, (I, J, K); those of at most 0.5 may be 0.
     """
     if adapter is None:
         return np.zeros(prepared.volume.shape, np.float32)
-    return prepared.restore(segment(adapter, get_inputs(adapter.input_kind), side))
+    return prepared.restore(segment(adapter, get_inputs(adapter.input_kind), side), floor=0.5)
