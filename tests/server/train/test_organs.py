@@ -110,6 +110,16 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
     np.testing.assert_array_equal(nrrd.read(again)[0], voxels)
 
 
+def test_a_submitted_organ_is_returned_as_it_was_drawn(own_hospital: Site) -> None:
+    submit(own_hospital, "ct_01")
+    file, params = own_hospital.client.infer("organs", "ct_01", {})
+    drawn = sample_labels("ct_01") == 2
+    np.testing.assert_array_equal(nrrd.read(file)[0] == 2, drawn)
+    assert (params["left_as_drawn"], params["adapter"]) == (["spleen"], {})
+    voxel = np.prod(nibabel.load(own_hospital.studies / "ct_01.nii.gz").header.get_zooms())
+    assert params["volumes_ml"] == {"spleen": pytest.approx(drawn.sum() * voxel / 1000, abs=0.01)}
+
+
 def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:
     params = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
     response = post(hospital, "/infer/organs?image=ct_02&output=image", data={"params": json.dumps(params)})
