@@ -24,6 +24,9 @@ LABELS = {"ball": 5, "shell": 2, "nowhere": 1, "heart": 4}
 
 KNOWN = {"ball": "v0003", "shell": "", "nowhere": ""}
 
+EXPECTED = {"ball": 0.8, "shell": 0.6}
+"""Nobody has measured how well the last one is found."""
+
 
 class Organs:
     """Finds the ball, and what lies beside it along K."""
@@ -33,6 +36,9 @@ class Organs:
 
     def served(self, organ: str) -> str | None:
         return KNOWN.get(organ)
+
+    def expected_dice(self, organ: str) -> float | None:
+        return EXPECTED.get(organ)
 
     def segment(
         self,
@@ -63,6 +69,7 @@ class Site:
         self.organs = Organs(ball, self.jobs)
         self.saved: list[tuple[Any, ...]] = []
         self.drawn: dict[str, list[Case]] = {}
+        self.loaded: Any = None
         self.task = OrgansInfer(self._load, folder / "clicks.lock", LABELS, self._save, self.jobs, self._find_drawn)
 
     def _load(self) -> Any:
@@ -81,6 +88,13 @@ class Site:
     def _save(self, *given: Any) -> str:
         self.saved.append(given)
         return "Saved."
+
+    def offer_from(self, min_dice: float) -> None:
+        """Offer only organs of this expected Dice or more."""
+        lock = self.image.with_name("clicks.lock")
+        self.task = OrgansInfer(
+            self._load, lock, LABELS, self._save, self.jobs, self._find_drawn, min_dice, lambda: self.loaded
+        )
 
     def ask(self, **params: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """The reply's labelmap and words."""
@@ -161,6 +175,43 @@ def test_an_organ_whose_label_cannot_be_read_is_left_out(site: Site) -> None:
     assert not (voxels == 5).any()
     assert "Left out, because the saved label cannot be read: ball." in reply["notes"]
     assert reply["left_as_drawn"] == []
+
+
+def test_organs_below_the_threshold_are_left_out(site: Site) -> None:
+    site.offer_from(0.7)
+    voxels, reply = site.ask(save_as="shell")
+    assert set(np.unique(voxels)) == {0, 5}
+    assert site.organs.labels == {"ball": 5, "heart": 4}
+    assert reply["not_offered"] == ["shell", "nowhere"]
+    assert reply["expected_dice"] == {"ball": 0.8, "shell": 0.6, "nowhere": None}
+    (note,) = [note for note in reply["notes"] if "organ_min_dice" in note]
+    assert "below 0.70" in note
+    assert "shell (0.60), nowhere (not measured)" in note
+    assert reply["notes"][-1] == "It was not saved as shell, because there is no mask of it."
+    site.offer_from(0.8)
+    assert set(site.ask()[1]["label_names"]) == {"ball"}
+    site.draw("shell", site.ball)
+    _, reply = site.ask()
+    assert reply["not_offered"] == ["nowhere"]  # What a person drew is no answer of the model.
+
+
+def test_nothing_is_segmented_where_nothing_is_offered(site: Site) -> None:
+    site.offer_from(0.9)
+    voxels, reply = site.ask()
+    assert not voxels.any()
+    assert reply["not_offered"] == ["ball", "shell", "nowhere"]
+    assert not hasattr(site.organs, "labels")
+
+
+def test_the_info_says_what_is_offered_once_the_model_is_loaded(site: Site) -> None:
+    site.offer_from(0.7)
+    info = site.task.info()
+    assert (info["min_dice"], info["expected_dice"], info["not_offered"]) == (0.7, None, None)
+    site.loaded = site.organs
+    info = site.task.info()
+    assert info["expected_dice"] == {"ball": 0.8, "shell": 0.6, "nowhere": None}
+    assert info["not_offered"] == ["shell", "nowhere"]
+    assert info["labels"] == LABELS
 
 
 def test_an_organ_is_saved_on_all_slices(site: Site) -> None:

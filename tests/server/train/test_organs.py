@@ -33,13 +33,17 @@ QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server whose tests leave no label and no adapter."""
     folder = tmp_path_factory.mktemp("site")
-    with threaded_site(folder, cases=3, settings={"organ_weights": str(small_organ_model(folder))}) as running:
+    with threaded_site(
+        folder, cases=3, settings={"organ_weights": str(small_organ_model(folder)), "organ_min_dice": "0"}
+    ) as running:
         yield running
 
 
 @pytest.fixture
 def own_hospital(tmp_path: Path) -> Iterator[Site]:
-    with threaded_site(tmp_path, cases=3, settings={"organ_weights": str(small_organ_model(tmp_path))}) as running:
+    with threaded_site(
+        tmp_path, cases=3, settings={"organ_weights": str(small_organ_model(tmp_path)), "organ_min_dice": "0"}
+    ) as running:
         yield running
 
 
@@ -83,6 +87,7 @@ def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
     model = info["models"]["organs"]
     assert (model["type"], model["dimension"]) == ("segmentation", 3)
     assert model["labels"] == {"spleen": 2, "liver": 1}
+    assert model["min_dice"] == 0
     assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
     assert list(info["trainers"]) == ["baps", "organs"]  # 3D Slicer displays the progress of the first trainer.
     config = info["trainers"]["organs"]["config"]

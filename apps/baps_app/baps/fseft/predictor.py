@@ -14,6 +14,7 @@ from baps.blackbox.local import convert_out_of_memory
 from baps.errors import BapsError, InputError
 from baps.fseft.adapter_file import read_organ_adapter
 from baps.fseft.adapters import FewShotAdapter, build_adapter
+from baps.fseft.expected_dice import expected_dice
 from baps.fseft.feature_cache import FeatureCache, InputGetter
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
@@ -69,6 +70,18 @@ class OrganSegmenter:
         if version is not None:
             return version[1]
         return None if self.model.network.index(organ) is None else ""
+
+    def expected_dice(self, organ: str) -> float | None:
+        """Estimate the Dice of an organ on the next patient, see ``baps.fseft.expected_dice``.
+
+        Args:
+            organ: the organ.
+
+        Returns:
+            0 to 1, or None if neither the model nor an adapter knows the organ, or nothing was measured.
+        """
+        version = self.served(organ)
+        return None if version is None else expected_dice(self.store, self.model, organ, version)
 
     @convert_out_of_memory
     def segment(

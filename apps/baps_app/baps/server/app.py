@@ -141,7 +141,16 @@ class BapsApp(MONAILabelApp):
             "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], False, self._keep_prompt),
             "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
             "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
-            "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs, self._find_drawn),
+            "organs": OrgansInfer(
+                self.organs,
+                lock_file,
+                labels,
+                save["organs"],
+                self.jobs,
+                self._find_drawn,
+                self.site.organ_min_dice,
+                lambda: self._organs,
+            ),
         }
         if self.site.volume_black_box:
             tasks["volume"] = VolumePromptedInfer(self.volumes, lock_file, labels, save["volume"], self.jobs)

@@ -40,6 +40,9 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
         save: See ``VolumeInfer``.
         jobs: See ``VolumeInfer``.
         find_drawn: Returns the confirmed labels of an image by organ, given its name.
+        min_dice: Dice (0 to 1) below which an organ is not offered, by its evidence; nor is one without evidence. 0
+            offers all.
+        loaded: Returns the segmenter if it has been loaded, or None.
     """
 
     model = "organs"
@@ -55,9 +58,29 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
         save: Save,
         jobs: LongRequests,
         find_drawn: Callable[[str], Mapping[str, Sequence[Case]]],
+        min_dice: float = 0.0,
+        loaded: Callable[[], OrganSegmenter | None] = lambda: None,
     ) -> None:
         super().__init__(segmenter, lock_file, labels, save, jobs)
-        self._find_drawn = find_drawn
+        self._find_drawn, self._min_dice, self._loaded = find_drawn, min_dice, loaded
+
+    def info(self) -> dict[str, Any]:
+        """Return what the viewers show, and for which organs the task offers itself, once the model is loaded."""
+        segmenter = self._loaded()
+        offer: dict[str, Any] = {"expected_dice": None, "not_offered": None}
+        if segmenter is not None:
+            expected = self._expected_dice(segmenter)
+            offer = {"expected_dice": expected, "not_offered": self._not_offered(expected)}
+        return {**super().info(), "min_dice": self._min_dice, **offer}
+
+    def _expected_dice(self, segmenter: OrganSegmenter) -> dict[str, float | None]:
+        """Return the Dice that is expected of each organ that can be segmented, or None where nothing was measured."""
+        known = [name for name in self._values if segmenter.served(name) is not None]
+        expected = {name: segmenter.expected_dice(name) for name in known}
+        return {name: None if dice is None else round(dice, 3) for name, dice in expected.items()}
+
+    def _not_offered(self, expected: Mapping[str, float | None]) -> list[str]:
+        return [name for name, dice in expected.items() if (dice or 0) < self._min_dice]
 
     def _answer(
         self, segmenter: OrganSegmenter, path: Path, request: dict[str, Any], begun: float
@@ -72,10 +95,13 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
             )
         volume = read_volume(path)
         drawn, unreadable = self._read_drawn(str(request.get(IMAGE_ID) or ""), volume)
-        asked = {name: value for name, value in self._values.items() if name not in {*drawn, *unreadable}}
+        expected = self._expected_dice(segmenter)
+        not_offered = [name for name in self._not_offered(expected) if name not in {*drawn, *unreadable}]
+        without = {*drawn, *unreadable, *not_offered}
+        asked = {name: value for name, value in self._values.items() if name not in without}
         result = OrganMasks(np.zeros(volume.shape, np.uint8), {}, tuple(asked), ())
         with self._running(request) as job:
-            if any(segmenter.served(name) is not None for name in asked) or not drawn:
+            if any(name in expected for name in asked) or not without:
                 result = segmenter.segment(volume, asked, lambda: not job.cancelled, job.report)
         labelmap = result.labelmap
         for name, mask in drawn.items():
@@ -90,6 +116,15 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
             )
         if unreadable:
             notes.append(f"Left out, because the saved label cannot be read: {', '.join(unreadable)}.")
+        if not_offered:
+            reasons = [
+                f"{name} ({'not measured' if (dice := expected[name]) is None else f'{dice:.2f}'})"
+                for name in not_offered
+            ]
+            notes.append(
+                f"Left out, because the Dice that is expected is below {self._min_dice:.2f}, the site's "
+                f"organ_min_dice: {', '.join(reasons)}. Use clicks, and train `organs` when volumes are labelled."
+            )
         if result.unknown:
             notes.append(
                 f"There is no model for {', '.join(result.unknown)}: neither an organ of the organ model nor a "
@@ -116,6 +151,8 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
             "label_names": dict(sorted(present.items(), key=lambda item: item[1])),
             "volumes_ml": {name: round(int(counts[value]) * millilitres, 2) for name, value in present.items()},
             "left_as_drawn": list(drawn),
+            "expected_dice": expected,
+            "not_offered": not_offered,
             "adapter": {organ: version or UNADAPTED for organ, version in result.served.items()},
             "notes": [*notes, *volume.notes],
             "latencies": {"total_ms": round((time.perf_counter() - begun) * 1000, 1)},
