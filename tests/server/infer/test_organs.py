@@ -68,21 +68,21 @@ class Site:
         write_nifti(self.image, volume)
         self.organs = Organs(ball, self.jobs)
         self.saved: list[tuple[Any, ...]] = []
-        self.drawn: dict[str, list[Case]] = {}
+        self.drawn: dict[str, Case | None] = {}
         self.loaded: Any = None
         self.task = OrgansInfer(self._load, folder / "clicks.lock", LABELS, self._save, self.jobs, self._find_drawn)
 
     def _load(self) -> Any:
         return self.organs
 
-    def _find_drawn(self, image: str) -> dict[str, list[Case]]:
+    def _find_drawn(self, image: str) -> dict[str, Case | None]:
         return self.drawn if image == "image" else {}
 
     def draw(self, organ: str, mask: NDArray[np.bool_]) -> Path:
         """Save a label as a person would."""
         file = self.image.with_name(f"{organ}_label.nii.gz")
         write_nifti(file, Volume(mask.astype(np.uint8) * 3, self.volume.affine))
-        self.drawn[organ] = [Case(self.image, file, 3, "a")]
+        self.drawn[organ] = Case(self.image, file, 3, "a")
         return file
 
     def _save(self, *given: Any) -> str:
@@ -174,6 +174,10 @@ def test_an_organ_whose_label_cannot_be_read_is_left_out(site: Site) -> None:
     voxels, reply = site.ask()
     assert not (voxels == 5).any()
     assert "Left out, because the saved label cannot be read: ball." in reply["notes"]
+    site.drawn["shell"] = None  # The PACS does not send it.
+    voxels, reply = site.ask()
+    assert not voxels.any()
+    assert "Left out, because the saved label cannot be read: ball, shell." in reply["notes"]
     assert reply["left_as_drawn"] == []
 
 

@@ -156,11 +156,13 @@ class BapsApp(MONAILabelApp):
             tasks["volume"] = VolumePromptedInfer(self.volumes, lock_file, labels, save["volume"], self.jobs)
         return tasks
 
-    def _find_drawn(self, image: str) -> dict[str, list[Case]]:
-        """Return the confirmed labels of an image by organ; nothing of an image that is not in the datastore."""
+    def _find_drawn(self, image: str) -> dict[str, Case | None]:
+        """Return the confirmed labels of an image by organ, and None for an organ whose label cannot be read."""
         if not image:
             return {}
-        return labelled_cases(self.datastore(), self.site.labels, {}, image)[0]
+        cases, skipped = labelled_cases(self.datastore(), self.site.labels, {}, image)
+        names = [name for name, found in cases.items() if found or f"{image}, {name}" in skipped]
+        return {name: cases[name][-1] if cases[name] else None for name in names}
 
     def _keep_prompt(self, image: str, label: str, index: int, prompt: Prompt) -> None:
         """Keep a prompt for later evidence; a click does not fail because of it."""

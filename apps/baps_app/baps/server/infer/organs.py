@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
         labels: Names and values of the site's labels.
         save: See ``VolumeInfer``.
         jobs: See ``VolumeInfer``.
-        find_drawn: Returns the confirmed labels of an image by organ, given its name.
+        find_drawn: Returns the confirmed labels of an image by organ, given its name, and None for an organ whose label
+            cannot be read.
         min_dice: Dice (0 to 1) below which an organ is not offered, by its evidence; nor is one without evidence. 0
             offers all.
         loaded: Returns the segmenter if it has been loaded, or None.
@@ -57,7 +58,7 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
         labels: Mapping[str, int],
         save: Save,
         jobs: LongRequests,
-        find_drawn: Callable[[str], Mapping[str, Sequence[Case]]],
+        find_drawn: Callable[[str], Mapping[str, Case | None]],
         min_dice: float = 0.0,
         loaded: Callable[[], OrganSegmenter | None] = lambda: None,
     ) -> None:
@@ -167,15 +168,17 @@ class OrgansInfer(VolumeInfer["OrganSegmenter"]):
         drawn: dict[str, NDArray[np.bool_]] = {}
         unreadable = []
         read: dict[Path, LabelMap] = {}
-        for organ, cases in self._find_drawn(image).items():
-            for case in cases:
-                try:
-                    if case.labels not in read:
-                        read[case.labels] = read_label_map(case.labels, volume, case.source or case.image)
-                except InputError:
-                    unreadable.append(organ)
-                    continue
-                mask = read[case.labels].mask(case.value)
-                if mask.any():
-                    drawn[organ] = mask
+        for organ, case in self._find_drawn(image).items():
+            if case is None:
+                unreadable.append(organ)
+                continue
+            try:
+                if case.labels not in read:
+                    read[case.labels] = read_label_map(case.labels, volume, case.source or case.image)
+            except InputError:
+                unreadable.append(organ)
+                continue
+            mask = read[case.labels].mask(case.value)
+            if mask.any():
+                drawn[organ] = mask
         return drawn, unreadable
