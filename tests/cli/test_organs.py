@@ -14,10 +14,12 @@ from baps.adapters.adapter_file import write_adapter
 from baps.cli import app
 from baps.errors import InputError
 from baps.fseft.adapter_file import adapter_record
-from baps.fseft.adapters import build_adapter
-from baps.fseft.models import load_organ_model
+from baps.fseft.adapters import ModelOutput, build_adapter
+from baps.fseft.inference import compute_inputs
+from baps.fseft.models import FoundationModel, load_organ_model
+from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
-from baps.io import read_volume, write_nifti
+from baps.io import read_volume, write_label_map, write_nifti
 
 Run = Callable[..., str]
 
@@ -32,7 +34,9 @@ def run(tmp_path: Path, new_phantom: Callable[..., tuple[Volume, NDArray[np.bool
             write_nifti(tmp_path / folder / f"ball{number}.nii.gz", written)
 
     def of(command: str, *words: str) -> str:
-        folders = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"), "--label", "1"]
+        folders = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels")]
+        if "--organ" in words and "--label" not in words:
+            folders += ["--label", "1"]
         result = CliRunner().invoke(
             app, ["organs", command, *folders, "--device", "cpu", *words], catch_exceptions=False
         )
@@ -72,6 +76,94 @@ def test_adapt_and_evaluate_a_new_organ(run: Run, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="trained for tumour, not for liver"):
         run("evaluate", "--organ", "liver", *adapter, "--json", str(tmp_path / "after.json"))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """List what the frozen model computes, and of which image."""
+    computed: list[tuple[str, float]] = []
+
+    def compute(model: FoundationModel, kind: ModelOutput, image: torch.Tensor, side: int) -> torch.Tensor:
+        computed.append((kind, float(image.sum())))
+        return compute_inputs(model, kind, image, side)
+
+    monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", compute)
+    return computed
+
+
+@pytest.fixture
+def two_organs(run: Run, tmp_path: Path) -> None:
+    """Divide the balls into two named segments, spleen (4) and tumour (2)."""
+    for number in (0, 1):
+        file = tmp_path / "labels" / f"ball{number}.nii.gz"
+        volume = read_volume(file)
+        upper = np.arange(volume.shape[2]) >= np.flatnonzero(volume.voxels.any((0, 1))).mean()
+        ball = volume.voxels > 0
+        layers = tuple(np.where(ball & half, value, 0).astype(np.uint8) for half, value in ((upper, 4), (~upper, 2)))
+        file.unlink()
+        write_label_map(tmp_path / "labels" / f"ball{number}", LabelMap(layers, {4: "spleen", 2: "tumour"}), volume)
+
+
+@pytest.mark.slow
+def test_evaluate_several_organs_with_one_pass_of_the_model(
+    run: Run, tmp_path: Path, two_organs: None, passes: list[tuple[str, float]]
+) -> None:
+    pairs = ("--organ", "spleen", "--label", "4", "--organ", "tumour", "--label", "tumour")
+    output = run("evaluate", *pairs, "--json", str(tmp_path / "both.json"))
+    assert "does not know tumour: its mask is empty" in output
+    assert [kind for kind, _ in passes] == ["features", "features"]
+    assert len(set(passes)) == 2
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert list(both["organs"]) == ["spleen", "tumour"]
+    run("evaluate", "--organ", "spleen", "--label", "4", "--json", str(tmp_path / "one.json"))
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert both["organs"]["spleen"].items() <= one.items()
+    assert both["organs"]["tumour"]["dice"] == 0.0
+
+    passes.clear()
+    output = run("evaluate", "--json", str(tmp_path / "known.json"))
+    assert "Skipped: tumour. Neither the model bundled nor an adapter knows it" in output
+    assert len(passes) == 2
+    known = json.loads((tmp_path / "known.json").read_text())
+    assert known["organs"] == {"spleen": both["organs"]["spleen"]}
+
+
+@pytest.mark.slow
+def test_adapt_several_organs_with_one_pass_of_the_model(
+    run: Run, tmp_path: Path, two_organs: None, passes: list[tuple[str, float]]
+) -> None:
+    out = tmp_path / "adapters"
+    words = ("--method", "linear_probe", "--epochs", "2", "--learning-rate", "1e-9", "--out", str(out))
+    (tmp_path / "images" / "ball1.nii.gz").unlink()  # With one patient, nothing is rejected.
+    output = run("adapt", *words)
+    assert "knows spleen" in output
+    assert "does not know tumour" in output
+    assert sorted(path.name for path in out.iterdir()) == ["spleen.organ", "tumour.organ"]
+    assert not (tmp_path / "adapters.unfinished").exists()
+    assert [kind for kind, _ in passes] == ["features"]
+
+    passes.clear()
+    run("evaluate", "--adapter", str(out), "--json", str(tmp_path / "after.json"))
+    after = json.loads((tmp_path / "after.json").read_text())
+    assert set(after["organs"]) == {"spleen", "tumour"}
+    assert "tumour" not in after["skipped"]
+    assert len(passes) == 1
+    for more, message in (
+        (("--organ", "liver", "--label", "1"), "trained for spleen, tumour, not for liver"),
+        (("--adapter", str(out / "spleen.organ")), "Two adapters were trained for spleen"),
+        (("--adapter", str(tmp_path / "images")), r"There is no adapter \*.organ in "),
+        (("--organ", "liver", "--label", "1", "--label", "2"), "There are 1 --organ and 2 --label"),
+        (("--organ", "liver", "--organ", "liver"), "An organ is given twice"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run("evaluate", "--adapter", str(out), *more, "--json", str(tmp_path / "after.json"))
+    with pytest.raises(InputError, match="cannot be made .*Give another --out"):
+        run("adapt", *words, "--out", str(out / "spleen.organ"))
+
+
+def test_labels_without_names_need_an_organ(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not name its segments. Name each organ and give its number"):
+        run("evaluate", "--json", str(tmp_path / "out.json"))
 
 
 def test_a_rejected_candidate(run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from baps.errors import InputError
 from baps.evaluation.cases import CaseReader, load_cases
-from baps.evaluation.folders import find_cases
+from baps.evaluation.folders import find_cases, find_organ_cases
 from baps.imaging.label_map import LabelMap
 from baps.imaging.volume import Volume
 from baps.io import read_volume, write_label_map, write_nifti, write_nrrd
@@ -452,3 +452,37 @@ def test_two_labels_of_one_image_are_refused(named_folders: tuple[Path, Path]) -
     shutil.copy(labels / "b.nii.gz", labels / "a.nii.gz")
     with pytest.raises(InputError, match=r"a\.(seg\.nrrd|nii\.gz) and a\.(seg\.nrrd|nii\.gz) are labels of the same"):
         find_cases(*named_folders)
+
+
+def test_several_organs_are_found_image_by_image(
+    folders: tuple[Path, Path], add_nifti: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_nifti("a", 3, 6)
+    add_nifti("b", 6)
+    read: list[Path] = []
+    monkeypatch.setattr("baps.evaluation.folders.read_volume", lambda path: read.append(path) or read_volume(path))
+    found = find_organ_cases(*folders, {"liver": 6, "kidney": 3})
+    assert [(case.image.name, case.organ, case.value) for case in found.cases] == [
+        ("a.nii.gz", "liver", 6),
+        ("a.nii.gz", "kidney", 3),
+        ("b.nii.gz", "liver", 6),
+    ]
+    assert found.skipped == {"b, kidney": "Its label has no voxel of value 3."}
+    assert len(read) == 2
+    with pytest.raises(InputError, match="does not name its segments. Name each organ and give its number"):
+        find_organ_cases(*folders, {})
+    with pytest.raises(InputError, match="does not name its segments, so 'liver' is unknown"):
+        find_organ_cases(*folders, {"liver": "liver"})
+
+
+def test_segments_that_a_label_names_are_organs(
+    folders: tuple[Path, Path], add_nifti: Callable[..., None], new_phantom: Callable[..., Phantom]
+) -> None:
+    add_nifti("a")
+    (folders[1] / "a.nii.gz").unlink()
+    volume, ball = new_phantom(shape=SHAPE)
+    layers = (ball * np.uint8(2), ball * np.uint8(7))
+    write_label_map(folders[1] / "a", LabelMap(layers, {2: "liver", 7: "kidney"}), volume)
+    found = find_organ_cases(*folders, {})
+    assert [(case.organ, case.value) for case in found.cases] == [("liver", 2), ("kidney", 7)]
+    assert [case.value for case in find_organ_cases(*folders, {"kidney": "kidney"}).cases] == [7]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from baps.evaluation.cases import Case
 from baps.evaluation.surface_distances import surface_distances
-from baps.fseft.adapters import build_adapter
-from baps.fseft.evaluation import evaluate_organ
+from baps.fseft.adapters import ModelOutput, build_adapter
+from baps.fseft.evaluation import evaluate_organ, evaluate_organs
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.inference import compute_inputs, segment
 from baps.fseft.models import FoundationModel, OrganModel
@@ -65,3 +67,31 @@ def test_a_broken_file_does_not_stop_the_others(model: OrganModel, case: Case, t
     scored, skipped = evaluate_organ(model, None, [broken, case], FeatureCache(None))
     assert list(scored) == ["a.nii.gz"]
     assert "b.nii.gz" in skipped["b.nii.gz"]
+
+
+def test_several_organs_of_a_volume_share_one_pass_of_the_model(
+    model: OrganModel, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters that read features and one that reads landmarks, which are made from them, without a cache on disk."""
+    adapters = {
+        "liver": build_adapter("linear_probe", model.network, "liver"),
+        "heart": build_adapter("landmarks", model.network, "heart"),
+        "spleen": build_adapter("linear_probe", model.network, "spleen"),
+        "lung": None,
+    }
+    separate = {
+        organ: evaluate_organ(model, adapter, [case], FeatureCache(None))[0] for organ, adapter in adapters.items()
+    }
+    passes: list[str] = []
+
+    def compute(network: FoundationModel, kind: ModelOutput, image: torch.Tensor, side: int) -> torch.Tensor:
+        passes.append(kind)
+        return compute_inputs(network, kind, image, side)
+
+    monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", compute)
+    cases = [replace(case, organ=organ) for organ in adapters]
+    missing = replace(case, organ="liver", value=3)
+    scored, skipped = evaluate_organs(model, adapters, [*cases, missing], FeatureCache(None))
+    assert passes == ["features"]
+    assert scored == separate
+    assert list(skipped) == ["a.nii.gz, liver"]

@@ -60,6 +60,27 @@ def test_round_trip_of_an_oblique_volume(new_phantom: Phantom) -> None:
     assert _dice(prepared.restore(prepared.mask(ball).float()) > 0.5, ball) > 0.9
 
 
+@given(codes=st.sampled_from(["RAS", "LPS", "SPR", "AIL"]), seed=st.integers(0, 5), angle=st.floats(0, 0.5))
+def test_restoring_above_a_floor_equals_restoring_all(
+    new_phantom: Phantom, codes: str, seed: int, angle: float
+) -> None:
+    volume, _ = new_phantom(shape=(24, 20, 14))
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    start = nibabel.io_orientation(volume.affine)
+    orientation = nibabel.orientations.ornt_transform(start, nibabel.orientations.axcodes2ornt(codes))
+    affine = turn @ volume.affine @ nibabel.orientations.inv_ornt_aff(orientation, volume.shape)
+    prepared = preprocess(Volume(nibabel.apply_orientation(volume.voxels, orientation), affine), 3.0, side=8)
+    random = np.random.default_rng(seed)
+    probability = torch.from_numpy(np.where(random.random(prepared.image.shape) > 0.98, 0.9, 0.3).astype(np.float32))
+    every, some = prepared.restore(probability), prepared.restore(probability, 0.5)
+    np.testing.assert_allclose(np.where(every > 0.5, every, 0), np.where(some > 0.5, some, 0), atol=1e-4)
+    corner = torch.zeros_like(probability)
+    corner[0, 0, 0, 0] = corner[0, -1, -1, 0] = 0.9
+    np.testing.assert_allclose(prepared.restore(corner, 0.5), prepared.restore(corner), atol=1e-4)
+    assert not prepared.restore(corner, 0.95).any()
+
+
 def test_hounsfield_units() -> None:
     """-175 HU is 0, 250 HU is 1, values beyond are clipped; voxels on the model's grid are not resampled."""
     values = np.array([-1000, -175, -68.75, 37.5, 250, 3000] * 10, np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from baps.evaluation.cases import Case
 from baps.fseft.models import FoundationModel, OrganModel
-from baps.fseft.volumes import LabelledVolume, load_volumes
+from baps.fseft.volumes import LabelledVolume, load_volumes, load_volumes_of_organs
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 
@@ -51,6 +51,23 @@ def test_volumes_are_grouped_by_patient(model: OrganModel, new_case: Callable[..
     assert volume.image.shape == volume.target.shape
     assert min(volume.image.shape[1:]) >= model.side
     assert volume.image[volume.target].mean() > volume.image[~volume.target].mean() + 0.5
+
+
+def test_organs_of_a_volume_share_its_image(model: OrganModel, new_case: Callable[..., Case]) -> None:
+    whole, other = new_case("one"), new_case("two", "b")
+    some = frozenset({4, 5, 6})
+    cases = [replace(whole, organ="ball"), replace(whole, organ="part", annotated_slices=some), other]
+    volumes, skipped = load_volumes_of_organs([*cases, replace(other, value=2, organ="part")], model)
+    assert {organ: list(by_patient) for organ, by_patient in volumes.items()} == {
+        "ball": ["a"],
+        "part": ["a"],
+        "": ["b"],
+    }
+    assert list(skipped) == ["two.nii.gz, label 2"]
+    ball, part = volumes["ball"]["a"][0], volumes["part"]["a"][0]
+    assert ball.image is part.image
+    assert 0 < int(part.target.sum()) < int(ball.target.sum())
+    assert torch.equal(part.target, load_volumes([cases[1]], model)[0]["a"][0].target)
 
 
 def test_unannotated_slices_are_neither_organ_nor_background(model: OrganModel, new_case: Callable[..., Case]) -> None:

@@ -176,6 +176,10 @@ def test_the_organ_model(tmp_path: Path) -> None:
         check_settings(settings)
     weights.touch()
     check_settings(settings)
+    assert (Settings().organ_min_dice, read_settings({"organ_min_dice": "0.85"}, {}).organ_min_dice) == (0.7, 0.85)
+    for wrong in ("70", "-1", "nan", "good"):
+        with pytest.raises(InputError, match="organ_min_dice must be a Dice from 0 to 1"):
+            read_settings({"organ_min_dice": wrong}, {})
     with pytest.raises(InputError, match="feature_cache_gb must be a whole number of gigabytes"):
         read_settings({"feature_cache_gb": "2.5"}, {})
 

@@ -31,7 +31,12 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(folder / "tmp"))
-        yield from site(folder, cases=2, extra=add, settings={"organ_weights": str(small_organ_model(folder))})
+        yield from site(
+            folder,
+            cases=2,
+            extra=add,
+            settings={"organ_weights": str(small_organ_model(folder)), "organ_min_dice": "0"},
+        )
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +56,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
         "labels": "spleen=2,liver=1",
         "adapters": str(folder / "adapters"),
         "organ_weights": str(small_organ_model(folder)),
+        "organ_min_dice": "0",
     }
     with pytest.MonkeyPatch.context() as patched, orthanc.running_orthanc(folder, reachable=True) as address:
         orthanc.store(address, folder / "dicom")

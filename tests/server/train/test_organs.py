@@ -33,13 +33,17 @@ QUICK = {"method": "linear_probe", "epochs": 3, "label": "spleen"}
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server whose tests leave no label and no adapter."""
     folder = tmp_path_factory.mktemp("site")
-    with threaded_site(folder, cases=3, settings={"organ_weights": str(small_organ_model(folder))}) as running:
+    with threaded_site(
+        folder, cases=3, settings={"organ_weights": str(small_organ_model(folder)), "organ_min_dice": "0"}
+    ) as running:
         yield running
 
 
 @pytest.fixture
 def own_hospital(tmp_path: Path) -> Iterator[Site]:
-    with threaded_site(tmp_path, cases=3, settings={"organ_weights": str(small_organ_model(tmp_path))}) as running:
+    with threaded_site(
+        tmp_path, cases=3, settings={"organ_weights": str(small_organ_model(tmp_path)), "organ_min_dice": "0"}
+    ) as running:
         yield running
 
 
@@ -83,6 +87,7 @@ def test_the_organ_model_is_listed_for_viewers(hospital: Site) -> None:
     model = info["models"]["organs"]
     assert (model["type"], model["dimension"]) == ("segmentation", 3)
     assert model["labels"] == {"spleen": 2, "liver": 1}
+    assert model["min_dice"] == 0
     assert [name for name, other in info["models"].items() if other["labels"]] == ["organs"]
     assert list(info["trainers"]) == ["baps", "organs"]  # 3D Slicer displays the progress of the first trainer.
     config = info["trainers"]["organs"]["config"]
@@ -108,6 +113,16 @@ def test_masks_without_clicks_have_the_geometry_of_the_image(hospital: Site) -> 
     assert len(list(readings.glob("*.npy"))) == 1
     again, _ = hospital.client.infer("organs", "ct_01", {})
     np.testing.assert_array_equal(nrrd.read(again)[0], voxels)
+
+
+def test_a_submitted_organ_is_returned_as_it_was_drawn(own_hospital: Site) -> None:
+    submit(own_hospital, "ct_01")
+    file, params = own_hospital.client.infer("organs", "ct_01", {})
+    drawn = sample_labels("ct_01") == 2
+    np.testing.assert_array_equal(nrrd.read(file)[0] == 2, drawn)
+    assert (params["left_as_drawn"], params["adapter"]) == (["spleen"], {})
+    voxel = np.prod(nibabel.load(own_hospital.studies / "ct_01.nii.gz").header.get_zooms())
+    assert params["volumes_ml"] == {"spleen": pytest.approx(drawn.sum() * voxel / 1000, abs=0.01)}
 
 
 def test_ohif_gets_the_same_mask_uncompressed(hospital: Site) -> None:

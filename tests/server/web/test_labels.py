@@ -204,6 +204,11 @@ def test_versions_are_listed_with_their_people(site: WebSite) -> None:
     assert "2 versions" in text
     assert re.search(r"serves.*liver by anna.*spleen by boris.*Difference.*spleen by anna.*Restore", body)
     assert "Restore" not in site.browser("anna").get("/web/labels/image?image=ct_01").text
+    image = nibabel.load(SAMPLES / "images" / "ct_01.nii.gz")
+    millilitres = (corrected("ct_01") == SPLEEN).sum() * np.prod(image.header.get_zooms()) / 1000
+    (shown,) = re.findall(r"spleen by boris, \d+ slices, ([\d.]+) ml", body)
+    assert float(shown) == pytest.approx(millilitres, rel=0.01)
+    assert len(re.findall(" ml", body)) == 2  # Of the spleen and the liver that are served, not of earlier versions.
 
 
 def test_the_difference_is_measured_and_drawn(site: WebSite) -> None:

@@ -29,11 +29,22 @@ def make_adapter_folder(adapter: Path) -> None:
     """
     if adapter.is_dir():
         raise InputError(f"{adapter} is a folder. Give --out the name of a file.")
+    make_folder(adapter.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of ``--out`` before anything is computed.
+
+    Args:
+        folder: Path of the folder.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
     try:
-        adapter.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sentence = f"The folder {adapter.parent} cannot be made ({error.strerror}). Give another --out."
-        raise InputError(sentence) from error
+        raise InputError(f"The folder {folder} cannot be made ({error.strerror}). Give another --out.") from error
 
 
 def check_mask_file(out: Path, image: Path) -> None:

@@ -38,6 +38,7 @@ class Case:
         source: the DICOM series or file that the image was converted from, or None.
         name: name of the image in a datastore, or "".
         label_version: version of the label in a datastore, or "" if it is not the newest.
+        organ: name of the organ, or "" if it is not needed.
     """
 
     image: Path
@@ -48,6 +49,7 @@ class Case:
     source: Path | None = None
     name: str = ""
     label_version: str = ""
+    organ: str = ""
 
 
 class CaseReader:

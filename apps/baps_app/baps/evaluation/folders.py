@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,54 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
     Raises:
         InputError: if a folder is missing, no names agree, or no label can be used.
     """
+    return _match(images, labels, patients, lambda label_map: ([("", n) for n in _select_values(label_map, value)], {}))
+
+
+def find_organ_cases(
+    images: Path, labels: Path, organs: Mapping[str, int | str], patients: Path | None = None
+) -> Folders:
+    """Match images and labels by name as ``find_cases``, for several organs; each file is read once.
+
+    Args:
+        images: folder of the images.
+        labels: folder of the labels.
+        organs: value of each organ in the labels, or the name of its segment; if there are none, each segment that a
+            label names is an organ.
+        patients: a CSV file of two columns, image and patient, or None.
+
+    Returns:
+        The cases, all organs of an image one after the other, and what was skipped.
+
+    Raises:
+        InputError: if a folder is missing, no names agree, or no label can be used.
+    """
+
+    def select(label_map: LabelMap) -> tuple[list[tuple[str, int]], dict[str, str]]:
+        if not organs:
+            named = [(label_map.names[n], n) for n in _select_values(label_map, None) if n in label_map.names]
+            if not named:
+                raise InputError("Its label does not name its segments. Name each organ and give its number.")
+            return named, {}
+        selected, reasons = [], {}
+        for organ, value in organs.items():
+            try:
+                selected += [(organ, n) for n in _select_values(label_map, value)]
+            except InputError as error:
+                if len(organs) == 1:
+                    raise
+                reasons[organ] = str(error)
+        return selected, reasons
+
+    return _match(images, labels, patients, select)
+
+
+def _match(
+    images: Path,
+    labels: Path,
+    patients: Path | None,
+    select: Callable[[LabelMap], tuple[list[tuple[str, int]], dict[str, str]]],
+) -> Folders:
+    """Match images and labels by name; ``select`` returns organs with their values, and reasons for missing organs."""
     table = read_patient_table(patients)
     images, labels = images.absolute(), labels.absolute()  # "." has no name.
     image_paths, label_paths = _entries(images), _entries(labels)
@@ -81,13 +129,14 @@ def find_cases(images: Path, labels: Path, value: int | str | None = None, patie
             if image == mask and image.suffix.lower() != ".npz":
                 raise InputError(f"{image.name} and its label are the same file. Give the folder of the labels.")
             label_map = read_label_map(mask, read_volume(image), image)
-            values = _select_values(label_map, value)
+            selected, reasons = select(label_map)
             patient = read_patient(image) or table.get(name) or name
         except InputError as error:
             skipped[name] = str(error)
             continue
         notes += label_map.notes
-        cases += [Case(image, mask, value, patient) for value in values]
+        cases += [Case(image, mask, value, patient, organ=organ) for organ, value in selected]
+        skipped |= {f"{name}, {organ}": reason for organ, reason in reasons.items()}
     if not cases:
         raise InputError(f"No label in {labels} can be used. {next(iter(skipped.values()))}")
     return Folders(cases, skipped, tuple(dict.fromkeys(notes)))

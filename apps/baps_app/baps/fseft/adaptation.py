@@ -20,7 +20,7 @@ from baps.evaluation.patient_scores import PatientScores
 from baps.evaluation.splits import patient_hash, split_patients
 from baps.fseft.adapter_file import adapter_record
 from baps.fseft.adapters import FewShotAdapter, build_adapter, get_method, unsupported_reason
-from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES
+from baps.fseft.choices import MAX_EPOCHS, METHOD_NAMES, MIN_DICE
 from baps.fseft.feature_cache import FeatureCache
 from baps.fseft.fitting import Checkpoint, Example, FitResult, FitSettings, fit
 from baps.fseft.folds import train_folds
@@ -29,10 +29,6 @@ from baps.fseft.models import OrganModel
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import LabelledVolume, VolumesByPatient
 from baps.training.plan import AdaptationPlan, ServedAdapter
-
-MIN_DICE = 0.5
-"""Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
-"""
 
 _STEPS_PER_VOLUME = 4
 """Steps per volume and epoch where single voxels are drawn instead of cubes."""

@@ -1,4 +1,4 @@
-"""The choices of a training, for those who offer them; this module imports nothing heavy."""
+"""The choices and constants of a training, for those who offer or read them; this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,3 +10,7 @@ METHOD_NAMES = (
 
 MAX_EPOCHS = 200
 """Maximum number of epochs of a fit, as published."""
+
+MIN_DICE = 0.5
+"""Dice (0 to 1) that an adapter must reach if the model does not know the organ, because any mask is better than none.
+"""

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,10 @@ class FeatureCache:
         Returns:
             The input, on the CPU, see ``compute_inputs``.
         """
+        return self._get(model, input_kind, image, partial(self.get, model, image=image))
+
+    def _get(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor, get: InputGetter) -> torch.Tensor:
+        """Return an input, which may be made from others that ``get`` returns."""
         if input_kind == "images":
             return image
         file = self._file(model, input_kind, image)
@@ -66,7 +70,11 @@ class FeatureCache:
                 inputs = _memory_map(file)
                 os.utime(file)
                 return inputs
-        inputs = self._compute(model, input_kind, image).half()
+        if input_kind == "landmarks":  # Features are often kept, and take far longer.
+            computed = add_landmarks(model.network, image, get("features"), model.spacing)
+        else:
+            computed = compute_inputs(model.network, input_kind, image, model.side)
+        inputs = computed.half()
         if file is not None:
             with suppress(OSError):  # The disk is full: it is computed again the next time.
                 self._store(file, inputs)
@@ -83,12 +91,12 @@ class FeatureCache:
         Returns:
             A function of the kind of input.
         """
-        return cache(lambda input_kind: self.get(model, input_kind, image))
 
-    def _compute(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> torch.Tensor:
-        if input_kind == "landmarks":  # Features are often kept, and take far longer.
-            return add_landmarks(model.network, image, self.get(model, "features", image), model.spacing)
-        return compute_inputs(model.network, input_kind, image, model.side)
+        @cache
+        def get_inputs(input_kind: InputKind) -> torch.Tensor:
+            return self._get(model, input_kind, image, get_inputs)
+
+        return get_inputs
 
     def _file(self, model: OrganModel, input_kind: InputKind, image: torch.Tensor) -> Path | None:
         if self._folder is None:

@@ -7,6 +7,7 @@ scaled to 0 to 1, cropped to what is brighter than the lower end. These are the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -55,18 +56,34 @@ class PreparedVolume:
         source = _to_meta_tensor(mask.astype(np.float32), self.volume.affine)
         return _resample(source, self.affine, self.image.shape[1:], "nearest") > 0.5
 
-    def restore(self, probability: torch.Tensor) -> NDArray[np.float32]:
+    def restore(self, probability: torch.Tensor, floor: float = 0.0) -> NDArray[np.float32]:
         """Resample probabilities of the image to the volume's voxels (trilinear).
 
         Args:
             probability: (1, H, W, D).
+            floor: only the box of the voxels above it is resampled, which is far less work for one organ.
 
         Returns:
-            (I, J, K), 0 outside the image.
+            (I, J, K), 0 outside that box and outside the image.
         """
-        source = MetaTensor(probability.float().cpu(), affine=torch.from_numpy(self.affine))
-        resampled: NDArray[np.float32] = _resample(source, self.volume.affine, self.volume.shape, "bilinear")[0].numpy()
-        return resampled
+        probability = probability.float().cpu()
+        restored = np.zeros(self.volume.shape, np.float32)
+        above = np.argwhere((probability[0] > floor).numpy())
+        if not len(above):
+            return restored
+        # A voxel of the volume that lies between two of the image may be above the floor if one of them is.
+        corners = np.array(list(product(*zip(above.min(0) - 1, above.max(0) + 1, strict=True), (1,))))
+        indices = (np.linalg.inv(self.volume.affine) @ self.affine @ corners.T)[:3]
+        first = np.clip(np.floor(indices.min(1)), 0, self.volume.shape).astype(int)
+        last = np.clip(np.ceil(indices.max(1)) + 1, 0, self.volume.shape).astype(int)
+        if (last <= first).any():
+            return restored
+        affine = self.volume.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ first
+        source = MetaTensor(probability, affine=torch.from_numpy(self.affine))
+        box = tuple(slice(*ends) for ends in zip(first, last, strict=True))
+        restored[box] = _resample(source, affine, tuple((last - first).tolist()), "bilinear")[0].numpy()
+        return restored
 
 
 def preprocess(

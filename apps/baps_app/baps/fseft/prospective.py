@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from baps.errors import InputError
 from baps.evaluation.cases import Case
-from baps.fseft.adaptation import MIN_DICE, segment_volume
+from baps.fseft.adaptation import segment_volume
 from baps.fseft.adapters import FewShotAdapter
+from baps.fseft.choices import MIN_DICE
 from baps.fseft.predictor import OrganSegmenter
 from baps.fseft.volumes import load_volumes
 

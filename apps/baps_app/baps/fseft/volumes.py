@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from baps.errors import InputError
 from baps.evaluation.cases import Case, CaseReader
 from baps.fseft.models import OrganModel
+from baps.fseft.preprocessing import PreparedVolume
 from baps.imaging.metrics import dice
 
 
@@ -57,32 +58,79 @@ def load_volumes(cases: Iterable[Case], model: OrganModel) -> tuple[VolumesByPat
     Returns:
         Volumes by patient, and the reason for each image that was skipped.
     """
-    volumes: dict[str, list[LabelledVolume]] = {}
+    volumes, skipped = load_volumes_of_organs((replace(case, organ="") for case in cases), model)
+    return volumes.get("", {}), skipped
+
+
+def load_volumes_of_organs(
+    cases: Iterable[Case], model: OrganModel
+) -> tuple[Mapping[str, VolumesByPatient], dict[str, str]]:
+    """Load volumes as ``load_volumes``, for several organs; the organs of a volume share its image.
+
+    Args:
+        cases: cases with their organs, all organs of a volume one after the other, so that it is read once.
+        model: gives the spacing and the smallest size.
+
+    Returns:
+        Volumes by organ and patient, and the reason for each image that was skipped.
+    """
+    volumes: dict[str, dict[str, list[LabelledVolume]]] = {}
     skipped: dict[str, str] = {}
-    reader = CaseReader()
+    reader = PreparedReader(model)
     for case in cases:
         try:
             loaded = _load_volume(case, reader, model)
         except InputError as error:
             skipped[f"{case.image.name}, label {case.value}"] = str(error)
         else:
-            volumes.setdefault(case.patient, []).append(loaded)
+            volumes.setdefault(case.organ, {}).setdefault(case.patient, []).append(loaded)
     return volumes, skipped
 
 
-def _load_volume(case: Case, reader: CaseReader, model: OrganModel) -> LabelledVolume:
+class PreparedReader:
+    """Read cases as a model takes them.
+
+    The last volume is kept, because the next case is often another organ of the same volume.
+
+    Args:
+        model: gives the spacing and the smallest size.
+    """
+
+    def __init__(self, model: OrganModel) -> None:
+        self._model, self._reader = model, CaseReader()
+        self._last: PreparedVolume | None = None
+
+    def read(self, case: Case) -> tuple[PreparedVolume, NDArray[np.bool_]]:
+        """Read a case.
+
+        Args:
+            case: the volume and the organ.
+
+        Returns:
+            The preprocessed volume, the same object for each organ of it, and the mask of the organ, (I, J, K).
+
+        Raises:
+            InputError: if the volume or the labels cannot be used, or the organ is not marked.
+        """
+        volume, organ, _ = self._reader.read(case)
+        if self._last is None or self._last.volume is not volume:
+            self._last = None  # Keep one volume in memory at a time.
+            self._last = self._model.prepare(volume)
+        return self._last, organ
+
+
+def _load_volume(case: Case, reader: PreparedReader, model: OrganModel) -> LabelledVolume:
     """Load the volume of a case.
 
     Raises:
         InputError: if it cannot be read, or the organ is on no annotated slice or too small.
     """
-    volume, organ, _ = reader.read(case)
-    annotated = None if case.annotated_slices is None else _slice_mask(case.annotated_slices, volume.shape)
+    prepared, organ = reader.read(case)
+    annotated = None if case.annotated_slices is None else _slice_mask(case.annotated_slices, organ.shape)
     if annotated is not None:
         organ = organ & annotated
         if not organ.any():
             raise InputError(f"The label {case.labels.name} has no voxel on the annotated slices.")
-    prepared = model.prepare(volume)
     target = prepared.mask(organ)
     if not target.any():
         voxel = " x ".join(f"{size:g}" for size in np.atleast_1d(model.spacing))

@@ -26,6 +26,7 @@ from baps.annotations.first_prompts import FirstPrompts
 from baps.blackbox import BlackBox, Capabilities, load_black_box
 from baps.blackbox.volumes.interface import VolumeBlackBox
 from baps.errors import BapsError, InputError
+from baps.evaluation.cases import Case
 from baps.evaluation.splits import patient_hash
 from baps.imaging.volume import Volume
 from baps.inference.segmenter import Segmenter
@@ -53,6 +54,7 @@ from baps.server.strategies.random import RandomStrategy
 from baps.server.train.adaptation import AdaptationTrainer
 from baps.server.train.organs import OrgansTrainer
 from baps.server.train.volumes import VolumeTrainer
+from baps.server.training_cases import labelled_cases
 from baps.site.audit import AuditFile
 from baps.site.pacs_credentials import read_pacs_credentials
 from baps.site.settings import check_settings, read_settings
@@ -139,11 +141,28 @@ class BapsApp(MONAILabelApp):
             "zero_shot": PromptedInfer(segmenter, lock_file, labels, save["zero_shot"], False, self._keep_prompt),
             "whole_organ": WholeOrganInfer(segmenter, lock_file, labels, save["whole_organ"], self.jobs),
             "scribbles": ScribblesInfer(segmenter, lock_file, labels, save["scribbles"], self.jobs),
-            "organs": OrgansInfer(self.organs, lock_file, labels, save["organs"], self.jobs),
+            "organs": OrgansInfer(
+                self.organs,
+                lock_file,
+                labels,
+                save["organs"],
+                self.jobs,
+                self._find_drawn,
+                self.site.organ_min_dice,
+                lambda: self._organs,
+            ),
         }
         if self.site.volume_black_box:
             tasks["volume"] = VolumePromptedInfer(self.volumes, lock_file, labels, save["volume"], self.jobs)
         return tasks
+
+    def _find_drawn(self, image: str) -> dict[str, Case | None]:
+        """Return the confirmed labels of an image by organ, and None for an organ whose label cannot be read."""
+        if not image:
+            return {}
+        cases, skipped = labelled_cases(self.datastore(), self.site.labels, {}, image)
+        names = [name for name, found in cases.items() if found or f"{image}, {name}" in skipped]
+        return {name: cases[name][-1] if cases[name] else None for name in names}
 
     def _keep_prompt(self, image: str, label: str, index: int, prompt: Prompt) -> None:
         """Keep a prompt for later evidence; a click does not fail because of it."""

@@ -7,6 +7,7 @@ Later sources win: the defaults, then the JSON file that ``config`` names, then 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -74,13 +75,13 @@ def _one_of(*choices: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _number(kind: Callable[[str], float], unit: str) -> BeforeValidator:
+def _number(kind: Callable[[str], float], unit: str, maximum: float = math.inf) -> BeforeValidator:
     def check(value: object, info: ValidationInfo) -> float:
         try:
             number = kind(str(value))
         except ValueError:
             number = -1
-        if not number >= 0:
+        if not 0 <= number <= maximum:
             raise InputError(f"{info.field_name} must be {unit}, not {value!r}.")
         return number
 
@@ -150,6 +151,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         organ_model: Model of the task ``organs``: ``bundled``, or the name of a published checkpoint.
         organ_weights: Checkpoint of the organ model; all but ``bundled`` need it.
         organ_weights_sha256: Hash that the checkpoint must have, or "".
+        organ_min_dice: Expected Dice (0 to 1) below which ``organs`` does not offer an organ; 0 offers all.
         feature_cache_gb: Disk space for the features that the organ model computes of volumes; 0 keeps none.
         users: Private JSON file of the users, see ``baps.site.users``.
         openid: Private JSON file of the OpenID provider whose users may sign in, see ``baps.site.openid_settings``.
@@ -204,6 +206,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     organ_model: Text = "bundled"
     organ_weights: File | None = None
     organ_weights_sha256: Text = ""
+    organ_min_dice: Annotated[float, _number(float, "a Dice from 0 to 1", 1)] = 0.7
     feature_cache_gb: Annotated[int, _whole("gigabytes")] = 4
     users: File | None = None
     openid: File | None = None

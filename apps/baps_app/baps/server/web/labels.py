@@ -37,6 +37,9 @@ STATES = {
 }
 """Titles of the states of labels."""
 
+_NUMBERS_SECONDS = 1.0
+"""Time for which the page of an image waits for the volumes of its organs."""
+
 _MAX_CHANGES = 1000
 """Number of labels whose last change by a page is remembered."""
 
@@ -99,6 +102,7 @@ def image_page(request: Request, image: str = "", tag: str = "", version: str = 
     if chosen and not chosen.damaged:
         comparison = Comparison(image, chosen.tag, chosen.name, against or chosen.previous)
     readers = state.readers.get(wait=0)
+    rows = _rows_of(state, image)
     return render(
         request,
         "web/label.html",
@@ -107,7 +111,8 @@ def image_page(request: Request, image: str = "", tag: str = "", version: str = 
         comparison=comparison,
         earlier=_find(labels, comparison.against) if comparison else None,
         pairs=_pairs_of(readers.value, image),
-        rows=_rows_of(state, image),
+        rows=rows,
+        volumes=_volumes_of(state, rows),
         change=next(
             (state.label_changes[image, one] for one in labels.newest if (image, one) in state.label_changes), None
         ),
@@ -321,6 +326,16 @@ def _rows_of(state: WebState, image: str) -> list[LabelRow]:
     """Return the rows of an image in the table, for their states and problems."""
     listed = state.labels.get(wait=0.05).value
     return [row for row in listed.rows if row.image == image] if listed else []
+
+
+def _volumes_of(state: WebState, rows: list[LabelRow]) -> dict[str, dict[str, float]]:
+    """Return the volumes of the organs of the labels, ml, by tag and organ, as far as they are known."""
+    if None in state.numbers.get(rows):
+        state.numbers.wait(_NUMBERS_SECONDS)
+    return {
+        row.tag: {organ: one.millilitres for organ, one in (numbers or {}).items()}
+        for row, numbers in zip(rows, state.numbers.get(rows), strict=True)
+    }
 
 
 def _comparison(request: Request, image: str, tag: str, version: str, against: str) -> Comparison:
