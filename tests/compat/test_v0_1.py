@@ -266,7 +266,9 @@ def test_command_lines_are_read_as_before(line: Mapping[str, Any], monkeypatch: 
     def recording(callback: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(callback)
         def record(**given: object) -> None:
-            read.update({name: str(getattr(value, "value", value)) for name, value in given.items()})
+            for name, value in given.items():
+                one = value[0] if isinstance(value, list) and len(value) == 1 else value  # It may be repeated now.
+                read[name] = str(getattr(one, "value", one))
 
         return record
 
@@ -401,7 +403,10 @@ def test_organ_adapters_give_the_same_masks(site: Site, organ_model: OrganModel)
     for name, result in organ_answers(site, organ_model):
         names.append(name)
         if result.dtype == np.uint8:
-            assert (result != requested[name]).sum() <= 0.002 * requested[name].astype(bool).sum(), name
+            disputed = (result > 0) & (requested[name] > 0)  # What several organs claim is the smallest one's now.
+            changed = (result != requested[name]) & ~disputed
+            assert changed.sum() <= 0.002 * requested[name].astype(bool).sum(), name
+            assert (result != requested[name]).sum() <= 0.004 * requested[name].astype(bool).sum(), name
         else:
             np.testing.assert_allclose(result, requested[name], atol=2e-3, err_msg=name)
             assert requested[name].std() > 0.005, name  # A constant mask would prove little.

@@ -97,7 +97,7 @@ class PreparedReader:
     """
 
     def __init__(self, model: OrganModel) -> None:
-        self._model, self._reader = model, CaseReader()
+        self._organ_model, self._reader = model, CaseReader()
         self._last: PreparedVolume | None = None
 
     def read(self, case: Case) -> tuple[PreparedVolume, NDArray[np.bool_]]:
@@ -115,7 +115,7 @@ class PreparedReader:
         volume, organ, _ = self._reader.read(case)
         if self._last is None or self._last.volume is not volume:
             self._last = None  # Keep one volume in memory at a time.
-            self._last = self._model.prepare(volume)
+            self._last = self._organ_model.prepare(volume)
         return self._last, organ
 
 
