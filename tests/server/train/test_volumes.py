@@ -21,7 +21,7 @@ def test_a_training_ends_with_a_verdict_and_serves(tmp_path: Path) -> None:
     try:
         for case in ("ct_01", "ct_02", "ct_03"):
             save(server, case)
-        server.client.train_start("volume", {"label": "spleen", "max_predictions": 40, "visual_prompt": "none"})
+        server.client.train_start("volume", {"label": "spleen", "max_predictions": 40, "head": "none"})
         while "total_time" not in server.client.info()["train_stats"]["volume"]:
             time.sleep(0.5)
         stats = server.client.info()["train_stats"]["volume"]
