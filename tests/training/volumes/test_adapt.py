@@ -95,6 +95,14 @@ def test_no_more_predictions_than_allowed(volumes: VolumesByPatient, optimiser: 
 
 
 @pytest.mark.usefixtures("short_heads")
+def test_corrections_are_not_asked_for_a_head_that_is_dropped(volumes: VolumesByPatient) -> None:
+    result = adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(visual_prompt="none", max_predictions=60))
+    assert "head" not in result.record["parts"]
+    assert result.record["black_box_images"] < 60
+    assert any("predictions were not made" in note for note in result.record["notes"])
+
+
+@pytest.mark.usefixtures("short_heads")
 def test_the_record_is_json_without_names(volumes: VolumesByPatient) -> None:
     result = adapt_volumes(FloodBlackBox(), volumes, VolumeSettings(max_predictions=60))
     text = json.dumps(result.record)

@@ -40,6 +40,21 @@ def check_prompts(kind: str, seed: int = 0, clicks: int = 1) -> None:
         raise InputError(f"clicks must be a whole number from 1 to {MAX_CLICKS}, not {clicks}.")
 
 
+def other_kind(kind: str, clicks: bool, boxes: bool) -> str:
+    """Return the other kind of prompt, or the same one if a model does not understand the other.
+
+    Args:
+        kind: kind of prompt, one of ``PROMPTS``.
+        clicks: whether the model understands clicks.
+        boxes: whether it understands boxes.
+
+    Returns:
+        One of ``PROMPTS``.
+    """
+    understood = (name for name, known in zip(PROMPTS, (clicks, boxes), strict=True) if known)
+    return next((name for name in understood if name != kind), kind)
+
+
 def draw_prompt(target: NDArray[np.bool_], kind: str, random: np.random.Generator) -> Prompt:
     """Draw one prompt for an object.
 

@@ -19,7 +19,7 @@ from baps.adapters.visual_prompt import VisualPrompt
 from baps.adapters.zoom import crop_for_prompt, paste_crops
 from baps.blackbox import BlackBox
 from baps.prompts import Prompt
-from baps.prompts.simulated import PROMPTS, draw_correction, draw_prompt
+from baps.prompts.simulated import draw_correction, draw_prompt, other_kind
 from baps.training.batches import Batch, Batches
 from baps.training.query_log import QueryLog
 from baps.training.steps import query_black_box
@@ -144,10 +144,7 @@ def query_more_answers(
     """
     random = np.random.default_rng([seed, 104729])
     capabilities = black_box.capabilities
-    kinds = [
-        name for name, understood in zip(PROMPTS, (capabilities.clicks, capabilities.boxes), strict=True) if understood
-    ]
-    other = next((name for name in kinds if name != kind), kind)
+    other = other_kind(kind, capabilities.clicks, capabilities.boxes)
     level_images = 2 * images // 3 if capabilities.clicks else 0
     corrections = [level_images >> level for level in range(1, 1 + _MAX_CORRECTIONS)] if level_images else []
     rows = batches.sample_rows(images - sum(corrections), random)

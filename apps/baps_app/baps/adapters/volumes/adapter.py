@@ -196,11 +196,21 @@ class VolumeAdapter:
             probability = np.zeros(volume.shape, np.float32) if mask is None else mask.astype(np.float32)
             view = CubeView.of(volume, prompts, cube, mask)
             answer = self.ask(black_box, volume, prompts, view)
-        if self.head is not None:
-            answer = self.head.refine(view.features(answer), answer[None])[0]
         part = cube.part(volume.shape)
-        probability[part] = cube.insert_part(answer.numpy(), part)
+        probability[part] = cube.insert_part(self.correct(view, answer).numpy(), part)
         return probability
+
+    def correct(self, view: CubeView, answer: torch.Tensor) -> torch.Tensor:
+        """Correct an answer of the black box by the head, if there is one.
+
+        Args:
+            view: the cube.
+            answer: probability of the object in the cube, (S, S, S).
+
+        Returns:
+            Probability of the object in the cube, (S, S, S).
+        """
+        return answer if self.head is None else self.head.refine(view.features(answer), answer[None])[0]
 
     def ask(
         self,

@@ -20,6 +20,7 @@ from baps.adapters.volumes.adapter import (
 from baps.blackbox.volumes import VolumeBlackBox
 from baps.evaluation.labelled_volumes import LabelledVolume
 from baps.imaging.cube import Cube
+from baps.prompts.simulated import other_kind
 from baps.prompts.simulated_volumes import draw_volume_correction, draw_volume_prompts
 from baps.prompts.volume_prompts import Mask, VolumePrompt
 from baps.training.query_log import QueryLog
@@ -142,12 +143,7 @@ def ask_first_prompts(
         The answers.
     """
     random, answers = np.random.default_rng([seed, 104729]), []
-    capabilities = black_box.capabilities
-    other = kind
-    if kind == "click" and capabilities.boxes:
-        other = "box"
-    elif kind == "box" and capabilities.points:
-        other = "click"
+    other = other_kind(kind, black_box.capabilities.points, black_box.capabilities.boxes)
     for number in range(predictions):
         volume = volumes[number % len(volumes)]
         drawn = other if (number // len(volumes)) % _OTHER_EVERY == _OTHER_EVERY - 1 else kind
@@ -201,9 +197,8 @@ def ask_corrections(
 
 def _mask(answer: CubeAnswer, adapter: VolumeAdapter, before: Mask | None) -> Mask:
     """Return the mask of an answer on the annotated slices, (I, J, K), as a user sees it with the adapter's head."""
-    probability, volume = answer.tensor(), answer.trial.volume
-    if adapter.head is not None:
-        probability = adapter.head.refine(answer.view().features(probability), probability[None])[0]
+    volume = answer.trial.volume
+    probability = adapter.correct(answer.view(), answer.tensor())
     mask = np.zeros(volume.image.shape, bool) if before is None or adapter.width is None else before.copy()
     part = answer.cube.part(mask.shape)
     mask[part] = answer.cube.insert_part(probability.numpy(), part) > 0.5
@@ -222,11 +217,12 @@ def _ask(
     key: dict[str, int | str] = {"run": run, "trial": trial.key}
     if adapter.width is not None:
         cube = cube_around_prompts(trial.prompts, mask, adapter.width, image.spacing, shown_side(black_box))
-        view = CubeView.of(image, trial.prompts, cube, mask)
-        answer = query_log.get_or_query_masks(
-            key, lambda: _to_bytes(adapter.ask(black_box, image, trial.prompts, view))
-        )
-        return CubeAnswer(trial, cube, answer, start=None if view.start is None else view.start.numpy())
+
+        def query() -> NDArray[np.uint8]:
+            view = CubeView.of(image, trial.prompts, cube, mask)
+            return _to_bytes(adapter.ask(black_box, image, trial.prompts, view))
+
+        return CubeAnswer(trial, cube, query_log.get_or_query_masks(key, query), None, _start(mask, cube))
     answers: list[tuple[Cube, NDArray[np.uint8], float]] = []
 
     def look() -> tuple[Cube, NDArray[np.uint8], float]:
@@ -244,7 +240,11 @@ def _ask(
     x, y, z, dx, dy, dz, side, score = query_log.get_or_query({**key, "part": "cube"}, place)
     answer = query_log.get_or_query_masks({**key, "part": "answer"}, lambda: look()[1])
     cube = Cube((x, y, z), (dx, dy, dz), int(side))
-    return CubeAnswer(trial, cube, answer, score, None if mask is None else mask_in_cube(mask, cube).numpy())
+    return CubeAnswer(trial, cube, answer, score, _start(mask, cube))
+
+
+def _start(mask: Mask | None, cube: Cube) -> NDArray[np.bool_] | None:
+    return None if mask is None else mask_in_cube(mask, cube).numpy()
 
 
 def dice_in_volume(answer: CubeAnswer, probability: torch.Tensor) -> float:

@@ -97,22 +97,21 @@ class VolumeHeadData:
         return np.array(scores)
 
 
-def train_volume_head(data: VolumeHeadData, chosen: NDArray[np.bool_] | None, steps: int, seed: int) -> VolumeHead:
+def train_volume_head(data: VolumeHeadData, chosen: NDArray[np.bool_], steps: int, seed: int) -> VolumeHead:
     """Train a head by soft Dice and cross-entropy, with AdamW and one cycle of learning rates.
 
     Cubes are flipped and their axes exchanged, because no feature has a direction.
 
     Args:
         data: the answers.
-        chosen: the answers to train on, (N,), or None for all.
+        chosen: the answers to train on, (N,).
         steps: number of steps.
         seed: seed of the weights and of the order.
 
     Returns:
         The head.
     """
-    numbers = np.arange(len(data.answers)) if chosen is None else np.flatnonzero(chosen)
-    head = VolumeHead(seed)
+    numbers, head = np.flatnonzero(chosen), VolumeHead(seed)
 
     def loss(sampled: list[int], random: np.random.Generator) -> torch.Tensor:
         axes, flips = random.permutation(3), [axis for axis in (-1, -2, -3) if random.random() < 0.5]

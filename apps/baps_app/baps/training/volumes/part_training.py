@@ -22,7 +22,7 @@ from baps.evaluation.labelled_volumes import VolumesByPatient
 from baps.evaluation.slices import evenly_spaced
 from baps.evaluation.splits import MAX_GROUPS
 from baps.prompts.simulated_volumes import draw_volume_prompts
-from baps.training.cross_fitting import PART_NAMES, CrossFit, Parts
+from baps.training.cross_fitting import PART_NAMES, CrossFit, Eligible, Parts, any_parts
 from baps.training.query_log import QueryLog
 from baps.training.training import CurvePoint
 from baps.training.volumes.answers import CubeAnswer, Trial, ask, ask_corrections, ask_first_prompts
@@ -167,10 +167,7 @@ class VolumePartTrainer:
         adapter = VolumeAdapter(self.width(parts.zoom), tone)
         if settings.head == "none" or (tone is not None and not parts.head):
             return adapter, parts
-        head = self._train_last_head(parts, adapter)
-        if tone is None:
-            parts = self._choose_again(parts)
-        return VolumeAdapter(adapter.width, tone, head if parts.head else None), parts
+        return self._train_last_head(parts, adapter)
 
     def width(self, zoom: float) -> float | None:
         """Return the width of the cube of a zoom.
@@ -221,10 +218,10 @@ class VolumePartTrainer:
         self.curve.append(CurvePoint(self._query_log.images, float(self.cross_fit.by_unit(dice).mean())))
         self._report(self.curve[-1].dice)
 
-    def _choose(self) -> Parts:
+    def _choose(self, eligible: Eligible = any_parts) -> Parts:
         """Choose the final parts by the scores of all patients."""
         if self.can_judge:
-            return self.cross_fit.choose(np.ones(len(self.cross_fit.groups), bool))
+            return self.cross_fit.choose(np.ones(len(self.cross_fit.groups), bool), eligible)
         zoom = 1.0 if self._settings.zoom == "none" else _TYPICAL_ZOOM
         return Parts(zoom, head="augmented" if self._settings.head != "none" else "")
 
@@ -340,12 +337,15 @@ class VolumePartTrainer:
         )
         return tone
 
-    def _train_last_head(self, parts: Parts, adapter: VolumeAdapter) -> VolumeHead:
+    def _train_last_head(self, parts: Parts, adapter: VolumeAdapter) -> tuple[VolumeAdapter, Parts]:
         """Train the head that serves, on the answers there are and on what the rest of the predictions brings.
 
         Further first prompts take half of the rest, and score the head again, because few answers tell little of it.
         The other half are corrections of masks: without them, a head corrects once more what was corrected already.
         The masks of a patient are made by a head that was not trained on the patient, as on new patients.
+
+        Returns:
+            The candidate, and its parts; without the head if the new scores say so.
         """
         seed, log = self._settings.seed, self._query_log
         known = list(self._data[parts.zoom].answers)
@@ -356,13 +356,22 @@ class VolumePartTrainer:
         first = known + ask_first_prompts(
             self._black_box, adapter, self._every, self._settings.prompt, count, seed, log
         )
-        data, corrections = VolumeHeadData(first, seed), list[CubeAnswer]()
-        dice = np.zeros(len(known))
-        for held_out in self._fold_answers(first):
-            head = self._fit(data, ~held_out if self.can_judge else held_out, _FOLD_STEPS)
-            if self.can_judge:
-                dice[held_out[: len(known)]] = data.score(head, held_out & (np.arange(len(first)) < len(known)))
+        data, heads = VolumeHeadData(first, seed), list[VolumeHead]()
+        folds = self._fold_answers(first)
+        for held_out in folds:
+            heads.append(self._fit(data, ~held_out if self.can_judge else held_out, _FOLD_STEPS))
             self._report(self.curve[-1].dice)
+        if adapter.tone is None and self.can_judge:  # The tone curve that serves was trained on all patients.
+            dice = np.zeros(len(known))
+            for held_out, head in zip(folds, heads, strict=True):
+                judged = held_out[: len(known)]
+                dice[judged] = self._data[parts.zoom].score(head, judged)
+            self._add_scores(Parts(parts.zoom, head="augmented"), dice)
+            parts = self._choose(lambda one: one.zoom == parts.zoom and not one.visual_prompt)
+            if not parts.head:
+                return adapter, parts
+        corrections: list[CubeAnswer] = []
+        for held_out, head in zip(folds, heads, strict=True):
             corrections += ask_corrections(
                 self._black_box,
                 VolumeAdapter(adapter.width, adapter.tone, head),
@@ -371,10 +380,10 @@ class VolumePartTrainer:
                 seed,
                 log,
             )
-        if adapter.tone is None and self.can_judge:  # The tone curve that serves was trained on all patients.
-            self._add_scores(Parts(parts.zoom, head="augmented"), dice)
+            self._report(self.curve[-1].dice)
         every = VolumeHeadData(first + corrections, seed)
-        return self._fit(every, np.ones(len(every.answers), bool), _HEAD_STEPS)
+        head = self._fit(every, np.ones(len(every.answers), bool), _HEAD_STEPS)
+        return VolumeAdapter(adapter.width, adapter.tone, head), parts
 
     def _fit(self, data: VolumeHeadData, chosen: NDArray[np.bool_], max_steps: int) -> VolumeHead:
         """Train a head on chosen answers, (N,) bool."""
@@ -386,10 +395,3 @@ class VolumePartTrainer:
         folds = dict(zip(self.evaluation.patients, self.cross_fit.groups, strict=True))
         fold = np.array([folds.get(one.trial.volume.patient, 0) for one in answers])
         return [fold == one for one in np.unique(fold)]
-
-    def _choose_again(self, parts: Parts) -> Parts:
-        """Choose with or without the head after it was scored again; the cube and the tone curve are decided."""
-        if not self.can_judge:
-            return parts
-        every = np.ones(len(self.cross_fit.groups), bool)
-        return self.cross_fit.choose(every, lambda one: one.zoom == parts.zoom and not one.visual_prompt)
