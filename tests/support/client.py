@@ -66,6 +66,7 @@ def threaded_site(
     cases: int = 6,
     extra: Callable[[], object] = lambda: None,
     settings: Mapping[str, Any] = MappingProxyType({}),
+    pacs: str = "",
     **options: Any,
 ) -> Iterator[Site]:
     """Serve the same application at an address, by uvicorn in a thread of this process.
@@ -73,13 +74,14 @@ def threaded_site(
     Args:
         folder, cases, settings, options: As for ``site_client``.
         extra: Called when the sample volumes are there, to add other images.
+        pacs: DICOMweb address of a PACS that is served in place of the folder, or "".
 
     Yields:
         The site. Its process is this one, which no test may end, and its log is empty.
     """
     log = folder / "server.log"
     log.touch()
-    with _application(folder, cases, settings, extra, **options) as application:
+    with _application(folder, cases, settings, extra, pacs, **options) as application:
         config = uvicorn.Config(application, http=Connection, log_config=None, lifespan="on")
         server = uvicorn.Server(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -103,6 +105,7 @@ def _application(
     cases: int,
     settings: Mapping[str, Any],
     extra: Callable[[], object] = lambda: None,
+    pacs: str = "",
     **options: Any,
 ) -> Iterator[FastAPI]:
     """Create an application, and restore the environment, and the logs of this process, in the end."""
@@ -117,4 +120,4 @@ def _application(
     given = {"labels": "spleen=2,liver=1", "adapters": str(folder / "adapters"), **settings}
     sessions = mock.patch.object(monailabel_settings, "MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
     with mock.patch.dict(os.environ), sessions, mock.patch("baps.server.app.redact_logs"):
-        yield create_app(read_settings(given), studies, **options)
+        yield create_app(read_settings(given), pacs or studies, **options)
