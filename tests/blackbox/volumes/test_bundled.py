@@ -59,6 +59,29 @@ def test_a_mask_with_a_click_where_it_is_wrong_becomes_better(black_box: Bundled
     assert dice(corrected, mask) > dice(half, mask) + 0.03
 
 
+def test_clicks_outside_a_mask_may_add_to_it_and_take_nothing_away(
+    black_box: BundledVolumeBlackBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels, mask = ball(24.0)
+    small = ball(8.0)[1]
+    inside, outside = VolumePoint((44, 40, 20), True), VolumePoint((58, 40, 20), True)
+    scribble = VolumeRegion.of(np.ones((3, 1, 1), np.uint8), outside.voxel, False, True)
+    assert mask[outside.voxel]
+    assert not small[outside.voxel]
+    both = {prompt: black_box.predict(voxels, SPACING, [inside, prompt], small) for prompt in (inside, outside)}
+    scribbled = black_box.predict(voxels, SPACING, [inside, scribble], small)
+    monkeypatch.setattr("baps.blackbox.volumes.bundled._something_is_missing", lambda *_: False)
+    kept = {prompt: black_box.predict(voxels, SPACING, [inside, prompt], small) for prompt in (inside, outside)}
+    assert np.array_equal(both[inside], kept[inside])
+    assert (both[outside] >= kept[outside]).all()
+    assert dice(both[outside] > 0.5, mask) > dice(kept[outside] > 0.5, mask) + 0.1
+    assert (scribbled >= black_box.predict(voxels, SPACING, [inside, scribble], small)).all()
+    beside = VolumePoint((80, 80, 35), False)
+    before = black_box.predict(voxels, SPACING, [inside, beside], small)
+    monkeypatch.undo()
+    assert np.array_equal(black_box.predict(voxels, SPACING, [inside, beside], small), before)
+
+
 @pytest.mark.parametrize("order", permutations(range(3)))
 def test_any_order_of_axes(black_box: BundledVolumeBlackBox, order: tuple[int, int, int]) -> None:
     voxels, mask = ball(20.0, (30, 50, 16))

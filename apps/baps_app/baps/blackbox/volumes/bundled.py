@@ -2,6 +2,10 @@
 
 The cube is placed around the prompts. Its size follows that of a box, a lasso or a mask. Clicks do not tell the size of
 the object: the network looks at three cubes of different sizes, and the most confident answer counts.
+
+In a whole volume the cube follows the mask that is to be corrected, and the network keeps close to that, also where it
+misses most of an object. So where clicks or scribbles say that something is missing, the network answers the prompts
+alone as well, and the mean of both answers may add to the mask. It takes nothing away: what was right elsewhere stays.
 """
 
 from __future__ import annotations
@@ -23,8 +27,11 @@ from baps.imaging.cube import Cube
 from baps.prompts.in_cube import is_around, marked_extent, paint_marks
 from baps.prompts.volume_prompts import (
     Mask,
+    Triple,
     VolumeBox,
+    VolumePoint,
     VolumePrompt,
+    VolumeRegion,
 )
 
 BUNDLED_VOLUME_WEIGHTS = Path(__file__).parents[1] / "bundled" / "bundled3d.safetensors"
@@ -88,6 +95,21 @@ class BundledVolumeBlackBox(VolumeBlackBox):
             middle = np.array([(size - 1) / 2 for size in shape])
             cube = Cube.around(middle, SIDE * spacing[0], spacing, SIDE)
             return cube.insert(self._look(cube, voxels, prompts, mask), shape)
+        answer = self._find(shape, voxels, spacing, prompts, mask)
+        if mask is not None and _something_is_missing(prompts, mask):
+            alone = self._find(shape, voxels, spacing, prompts, None)
+            answer = np.maximum(answer, (answer + alone) / 2)
+        return answer
+
+    def _find(
+        self,
+        shape: Triple,
+        voxels: NDArray[np.generic],
+        spacing: Spacing,
+        prompts: Sequence[VolumePrompt],
+        mask: Mask | None,
+    ) -> NDArray[np.float32]:
+        """Return the answer of the cube in which the network is most confident, (I, J, K)."""
         best: tuple[float, Cube, NDArray[np.float32]] | None = None
         for cube in _cubes(shape, spacing, prompts, mask):
             probability = self._look(cube, voxels, prompts, mask)
@@ -140,9 +162,7 @@ def load_bundled_volume_model(
     return BundledVolumeBlackBox(network, digest, device)
 
 
-def _cubes(
-    shape: tuple[int, int, int], spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None
-) -> list[Cube]:
+def _cubes(shape: Triple, spacing: Spacing, prompts: Sequence[VolumePrompt], mask: Mask | None) -> list[Cube]:
     """Place cubes around all that is marked as the object, the largest one first."""
     low, high = marked_extent(prompts, mask)
     size = float(((high - low + 1) * spacing).max())
@@ -155,3 +175,19 @@ def _cubes(
         widths = [max(share * longest, _MARGIN * size) for share in _LOOKS]
     widths = list(dict.fromkeys(max(_MIN_WIDTH, width) for width in widths))
     return [Cube.around((low + high) / 2, width, spacing, SIDE) for width in widths]
+
+
+def _something_is_missing(prompts: Sequence[VolumePrompt], mask: Mask) -> bool:
+    """Return whether a click or a scribble marks the object outside a mask, (I, J, K)."""
+    for prompt in prompts:
+        if not prompt.include or is_around(prompt):
+            continue
+        if isinstance(prompt, VolumePoint):
+            missing = not mask[prompt.voxel]
+        else:
+            assert isinstance(prompt, VolumeRegion)
+            part = tuple(slice(low, low + size) for low, size in zip(prompt.low, prompt.shape, strict=True))
+            missing = bool((prompt.unpack() & ~mask[part]).any())
+        if missing:
+            return True
+    return False

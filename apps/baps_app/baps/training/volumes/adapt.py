@@ -31,7 +31,7 @@ from baps.training.volumes.settings import VolumeSettings
 
 logger = logging.getLogger(__name__)
 
-_METHOD_VERSION = 2
+_METHOD_VERSION = 3
 """Increase it whenever the same data, settings and seeds give another result than before."""
 
 
