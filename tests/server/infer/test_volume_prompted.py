@@ -73,6 +73,8 @@ def test_clicks_beside_the_organ_and_boxes_count(running: Site) -> None:
     assert second[tuple(point)] == 1
     where = np.argwhere(sample_labels("ct_01") == 2)
     roi = [value for low, high in zip(where.min(0), where.max(0), strict=True) for value in (int(low), int(high))]
+    again, _, _ = ask(running, "ct_01", foreground=[point], background=[beside])
+    assert np.array_equal(again, second)
     boxed, _, _ = ask(running, "ct_01", foreground=[], roi=roi)
     assert dice(boxed > 0, sample_labels("ct_01") == 2) > 0.3
 

@@ -134,7 +134,7 @@ class Segmenter:
         Raises:
             InputError: as ``read_volume``.
         """
-        return self._volume(path, _file_identity(path))
+        return self._volume(path, file_identity(path))
 
     def load_adapter(self, label: str) -> LoadedAdapter | None:
         """Load the adapter that serves a label now. Call it once per request, and pass the result on.
@@ -148,7 +148,7 @@ class Segmenter:
         served = self.store.served(label, *self.black_box.capabilities.identity)
         if served is None:
             return None
-        key = (*served, _file_identity(self.store.file(*served)))
+        key = (*served, file_identity(self.store.file(*served)))
         adapter, _ = self._cache.get_or_compute(("adapter", key), lambda: self.store.load(*served).adapter)
         return LoadedAdapter(served, adapter, key)
 
@@ -278,7 +278,7 @@ class Segmenter:
     def _prepare(
         self, path: Source, plane: Plane, loaded: LoadedAdapter | None, window: Window | None
     ) -> _PreparedSlice:
-        identity = _file_identity(path)  # Computed once: the file may be replaced meanwhile.
+        identity = file_identity(path)  # Computed once: the file may be replaced meanwhile.
         volume, own_window = self._volume(path, identity)
         check_size(f"A slice of {path.name}", plane.extract(volume.voxels).shape[:2], _PIXEL_BYTES)
         window = window or own_window
@@ -332,8 +332,15 @@ def _size(value: Encoding | Adapter | NDArray[np.uint8] | tuple[Volume, Window])
     return value.nbytes
 
 
-def _file_identity(path: Source) -> FileIdentity:
-    """Return what changes when the file changes; a missing file is reported by the reader."""
+def file_identity(path: Source) -> FileIdentity:
+    """Return what changes when a file changes, for keys of caches.
+
+    Args:
+        path: file or DICOM series, or a volume in memory.
+
+    Returns:
+        Its name, its time in ns and its size; a missing file, which the reader reports, has 0 and 0.
+    """
     if isinstance(path, LoadedVolume):
         return path.key, -1, -1
     try:

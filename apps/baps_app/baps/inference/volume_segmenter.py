@@ -16,6 +16,8 @@ from baps.blackbox.volumes.interface import VolumeBlackBox
 from baps.errors import BapsError
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
+from baps.inference.remembered_masks import RememberedMasks, SentPrompt
+from baps.inference.segmenter import file_identity
 from baps.io import read_volume
 from baps.prompts.volume_prompts import Mask, VolumePoint, VolumePrompt
 from baps.registry.store import AdapterStore
@@ -59,6 +61,7 @@ class VolumeSegmenter:
     ) -> None:
         self._black_box, self.store, self.read = black_box, store, read
         self._loaded: dict[str, LoadedVolumeAdapter] = {}
+        self._remembered = RememberedMasks()
 
     @property
     def black_box(self) -> VolumeBlackBox:
@@ -86,6 +89,40 @@ class VolumeSegmenter:
                 return None
             loaded = self._loaded[label] = LoadedVolumeAdapter(name, adapter)
         return loaded
+
+    def segment_all(
+        self, path: Path, image: ShownVolume, prompts: Sequence[SentPrompt], loaded: LoadedVolumeAdapter | None = None
+    ) -> NDArray[np.bool_]:
+        """Segment an object from all prompts on it, for viewers that send them all with every request and no mask.
+
+        Adapters learn to correct masks. So the answer goes on from that to most of these prompts; where none is
+        remembered, from that to the first prompt alone.
+
+        Args:
+            path: the file of the volume, or its DICOM series.
+            image: the volume.
+            prompts: all prompts, in its voxels, at least one.
+            loaded: the adapter, or None for the unadapted model.
+
+        Returns:
+            The mask, (I, J, K).
+
+        Raises:
+            InputError: if the model understands none of the prompts.
+            BapsError: if the model cannot be reached.
+        """
+        capabilities = self.black_box.capabilities
+        if not capabilities.masks:
+            return self.segment(image, prompts, None, loaded)
+        key = (file_identity(path), capabilities.identity, loaded.name if loaded else None)
+        complete, start = self._remembered.find(key, prompts) or (False, None)
+        if complete and start is not None:
+            return start
+        if start is None and len(prompts) > 1 and capabilities.understands(prompts[0]):
+            start = self.segment(image, prompts[:1], None, loaded)
+        answer = self.segment(image, prompts, start, loaded)
+        self._remembered.add(key, prompts, answer)
+        return answer
 
     def segment(
         self,

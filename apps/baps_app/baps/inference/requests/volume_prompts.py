@@ -8,7 +8,7 @@ from typing import Any
 
 from baps.imaging.volume import Volume
 from baps.inference.requests.click import read_organ_clicks
-from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint, VolumePrompt
+from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class VolumeRequest:
 
     Attributes:
         label: the organ, or "" if the viewer named none.
-        prompts: clicks and a box, in voxels of the volume.
+        prompts: a box if there is one, then clicks on the organ, then those beside it, in voxels of the volume.
         notes: sentences for the reply on what was skipped.
     """
 
     label: str
-    prompts: tuple[VolumePrompt, ...]
+    prompts: tuple[VolumePoint | VolumeBox, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -41,7 +41,7 @@ def read_volume_request(request: Mapping[str, Any], volume: Volume, labels: Sequ
         InputError: if a field is invalid, or no prompt is left.
     """
     clicks = read_organ_clicks(request, volume, labels)
-    prompts: list[VolumePrompt] = []
+    prompts: list[VolumePoint | VolumeBox] = []
     boxes = [prompt.box for prompt in clicks.prompts.values() if prompt.box is not None]
     if boxes:
         low = (int(boxes[0][0]), int(boxes[0][1]), clicks.first)

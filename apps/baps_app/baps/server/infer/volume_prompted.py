@@ -19,7 +19,7 @@ from baps.server.infer.volume import VolumeInfer
 
 
 class VolumePromptedInfer(VolumeInfer[VolumeSegmenter]):
-    """Segments an organ with one prediction of the site's 3D model."""
+    """Segments an organ with the site's 3D model, one prediction for the clicks that are new."""
 
     model = "volume"
     kind = InferType.DEEPGROW
@@ -39,7 +39,7 @@ class VolumePromptedInfer(VolumeInfer[VolumeSegmenter]):
         save_as = self._save_as(request)
         loaded = segmenter.load_adapter(label)
         with self._running(request) as job:
-            mask = segmenter.segment(ShownVolume(volume.voxels, volume.spacing, window), prompted.prompts, None, loaded)
+            mask = segmenter.segment_all(path, ShownVolume.of(volume, window), prompted.prompts, loaded)
             cancelled = job.cancelled
         seconds = time.perf_counter() - begun
         notes = list(prompted.notes)
