@@ -20,7 +20,6 @@ from baps.fseft.fitting.points import PointSampler
 from baps.fseft.fitting.settings import FitSettings
 from baps.fseft.losses import dice_loss, size_penalty, soft_size
 
-
 _TOGETHER = 2
 """Number of images whose activations are in memory at a time; six cubes of 96 voxels would need more than most have."""
 
