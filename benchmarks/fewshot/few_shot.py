@@ -141,7 +141,7 @@ def main(
         todo = [cell for cell in todo if cell.arm != NNUNET]
     console.print(f"{len(todo)} of {len(planned)} runs to do, {workers} in parallel.")
     source = Source(model, weights, runs / "feature_cache")
-    for cell in {cell.domain.folder: cell for cell in todo}.values():
+    for cell in {cell.domain.folder: cell for cell in todo if cell.arm != NNUNET}.values():
         run_in_process(cache_inputs, cell, source, workers)
     run_all(todo, runs, workers, minutes, lambda cell: run_in_process(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in planned if cell.file(runs).exists()]
