@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import resource
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +23,15 @@ from baps.fseft.models import OrganModel, load_organ_model
 from baps.fseft.predictor import unadapted
 from baps.fseft.volumes import load_volumes
 from baps.io import read_volume
+from benchmarks.fewshot.nnunet import NNUNET, NnunetSettings, train_nnunet
+from benchmarks.fewshot.nnunet_process import peak_mib
 from benchmarks.fewshot.protocol import draw_shots
+from benchmarks.fewshot.scores import to_json
 from benchmarks.real_data import Domain, cases, sha256_of_set
 
-VERSION = 2
-"""Increase it whenever the same cell gives another result than before."""
+VERSION, CHANGED_VERSION = 2, 3
+"""Increase them whenever the same cell gives another result than before; the second is that of arms that train inside
+the model or on test volumes."""
 
 Settings = Mapping[InputKind, OrganSettings]
 """Settings of fits, by the kind of input that an adapter reads."""
@@ -38,8 +39,10 @@ Settings = Mapping[InputKind, OrganSettings]
 FIT: Settings = {
     "features": OrganSettings(epochs=100, crop=32, crops=8),
     "probabilities": OrganSettings(epochs=100, crop=32, crops=8),
-    "landmarks": OrganSettings(),
-    "images": OrganSettings(epochs=40),  # For one volume: a step through the model takes six to ten times as long.
+    "landmarks": OrganSettings(crop=64, crops=2),  # Single voxels are drawn instead of cubes.
+    # Two cubes of 64 voxels in place of six of 96, and 40 steps in place of 200 epochs of as many as there are volumes:
+    # as published, a fit would take two hours per volume on one core.
+    "images": OrganSettings(epochs=40, crop=64, crops=2),
 }
 _CACHED_KINDS: tuple[InputKind, ...] = ("features", "probabilities", "landmarks")
 """Inputs of each volume that are computed before anything is measured."""
@@ -56,7 +59,7 @@ class Arm:
     """A method to compare.
 
     Attributes:
-        method: one of ``METHODS``; "" for the unadapted model.
+        method: one of ``METHODS``; "" for the unadapted model; ``nnunet`` for nnU-Net's own training.
         decoder: whether the decoder is trained too.
         queries: transductive inference on the test volumes: a fit for ``each`` of them, as published, or one for
             ``all``.
@@ -77,6 +80,7 @@ ARMS = {
     "spatial_ti_all": Arm("spatial", queries="all"),
     "landmarks_marked": Arm("landmarks", annotated_only=True),
     "lora_decoder": Arm("lora", decoder=True),
+    NNUNET: Arm(NNUNET),
 }
 
 
@@ -117,7 +121,7 @@ EXPERIMENTS = {
         ("unadapted", "linear_probe", "spatial", "landmarks", "landmarks_marked", "output", "lora", "bias", "full"),
         (
             "spatial_pointwise", "spatial_ti_each", "spatial_ti_all", "adaptformer", "compacter", "affine_ln",
-            "decoder", "scratch",
+            "decoder", "scratch", NNUNET,
         ),
         {
             "spatial": 1e-3, "spatial_pointwise": 1e-3, "lora": 5e-3, "adaptformer": 5e-3, "compacter": 5e-3,
@@ -129,7 +133,7 @@ EXPERIMENTS = {
         _btcv(gallbladder=4, oesophagus=5, inferior_vena_cava=9, pancreas=11),
         (1, 3, 5),
         ("linear_probe", "spatial", "landmarks", "landmarks_marked", "output", "full"),
-        ("spatial_ti_each", "lora", "lora_decoder", "decoder", "scratch"),
+        ("spatial_ti_each", "lora", "lora_decoder", "decoder", "scratch", NNUNET),
         {"spatial": 1e-3, "lora": 5e-3, "decoder": 3e-3, "full": 3e-3, "scratch": 3e-3},
     ),
     "known": Experiment(
@@ -162,10 +166,10 @@ class Cell:
         shots: number of patients to train on; 0 for the unadapted model.
         seed: seed of the draw of patients and of the fit.
         split: split whose patients are measured, ``test`` or ``validation``.
-        settings: settings of the fit; None for the unadapted model.
+        settings: settings of the fit; None for the unadapted model; a dictionary if it is read from a file.
         model_sha256: SHA-256 of the foundation model's weights.
         set_sha256: hash of the data set, see ``sha256_of_set``.
-        version: version of this benchmark.
+        version: version of this benchmark for the arm.
     """
 
     experiment: str
@@ -174,10 +178,22 @@ class Cell:
     shots: int
     seed: int
     split: str
-    settings: OrganSettings | None
+    settings: OrganSettings | NnunetSettings | Mapping[str, Any] | None
     model_sha256: str
     set_sha256: str
     version: int = VERSION
+
+    @classmethod
+    def of_run(cls, run: Mapping[str, Any]) -> Cell:
+        """Return the cell of a result.
+
+        Args:
+            run: what ``run`` returned, or a file holds.
+
+        Returns:
+            The cell; its file is that of the result.
+        """
+        return cls(**{one.name: run[one.name] for one in fields(cls)})
 
     def file(self, folder: Path) -> Path:
         """Return the file of its result; each cell has its own.
@@ -234,6 +250,13 @@ def plan(
                 if not arm.method:
                     results.append(Cell(name, organ, arm_name, 0, 0, split, None, *hashes))
                     continue
+                if arm.method == NNUNET:
+                    counts = [count for count in experiment.shots if shots in (0, count)]
+                    results += [
+                        Cell(name, organ, arm_name, count, 0, split, NnunetSettings(), *hashes) for count in counts
+                    ]
+                    continue
+                changed = bool(arm.queries) or _input_kind(arm) == "images"
                 rate = learning_rate or experiment.rates.get(arm.method, 0)
                 settings = replace(fits[_input_kind(arm)], method=arm.method, decoder=arm.decoder, learning_rate=rate)
                 for count in experiment.shots[:1] if quick else experiment.shots:
@@ -242,13 +265,14 @@ def plan(
                     epochs = settings.epochs // (count if _input_kind(arm) == "images" else 1)
                     for seed in range(1 if quick or arm_name in experiment.once else seeds):
                         fit_settings = replace(settings, epochs=epochs, seed=seed)
-                        results.append(Cell(name, organ, arm_name, count, seed, split, fit_settings, *hashes))
+                        version = CHANGED_VERSION if changed else VERSION
+                        results.append(Cell(name, organ, arm_name, count, seed, split, fit_settings, *hashes, version))
     order = list(ARMS)  # An arm counts only if all its organs were run, so one arm follows the other.
 
     def priority(cell: Cell) -> tuple[bool, int, int, int]:
         """Run fits on the frozen model's output first, because they are cheap; of fits through the model, one shot
         first."""
-        through_model = cell.settings is not None and _input_kind(ARMS[cell.arm]) == "images"
+        through_model = bool(ARMS[cell.arm].method) and _input_kind(ARMS[cell.arm]) == "images"
         return (
             cell.arm in EXPERIMENTS[cell.experiment].once,
             cell.shots * through_model,
@@ -261,6 +285,8 @@ def plan(
 
 def _input_kind(arm: Arm) -> InputKind:
     """Return what an arm's adapter reads, from its method only."""
+    if arm.method == NNUNET:
+        return "images"
     if METHODS[arm.method].points:
         return "landmarks"
     if METHODS[arm.method].needs_classes:
@@ -306,9 +332,16 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
     if cell.settings is None:
         scores, unscored = _score(model, [(unadapted(model, cell.organ), test)], feature_cache)
         return {**record, "scores": scores, "skipped": unscored}
+    labelled = cases(cell.domain, "train")
+    if isinstance(cell.settings, NnunetSettings):
+        volumes, skipped = load_volumes(labelled, model)
+        patients = draw_shots(volumes, cell.shots, cell.seed)
+        trained = train_nnunet(model, [v for p in patients for v in volumes[p]], test, cell.settings, cell.seed)
+        return {**record, "patients": patients, **trained, "skipped": {**skipped, **trained["skipped"]}}
+    if not isinstance(cell.settings, OrganSettings):
+        raise TypeError("A cell that was read from a file is not to be run.")
     if reason := unsupported_reason(arm.method, model.network):
         return {**record, "why_not": reason}
-    labelled = cases(cell.domain, "train")
     volumes, skipped = load_volumes(map(_where_marked, labelled) if arm.annotated_only else labelled, model)
     patients = draw_shots(volumes, cell.shots, cell.seed)
     fits = [([case], [case]) for case in test] if arm.queries == "each" else [(test if arm.queries else [], test)]
@@ -328,7 +361,7 @@ def run(cell: Cell, source: Source) -> dict[str, Any]:
         seconds += time.process_time() - start
         epochs.append(len(result.losses))
         adapters.append((adapter, test_cases))
-    memory = _peak_mib()
+    memory = peak_mib()
     scores, unscored = _score(model, adapters, feature_cache)
     return {
         **record,
@@ -361,12 +394,4 @@ def _score(
         scores, skipped = evaluate_organ(model, adapter, test_cases, feature_cache)
         results += scores.values()
         unscored |= skipped
-    # JSON has no infinity, which is the distance from an empty mask.
-    return [
-        {key: None if value == math.inf else value for key, value in asdict(score).items()} for score in results
-    ], unscored
-
-
-def _peak_mib() -> float:
-    """Return the peak memory of this process. (The system reports bytes on macOS, otherwise kilobytes.)"""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return to_json(results), unscored

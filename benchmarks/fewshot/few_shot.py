@@ -26,7 +26,9 @@ from rich.markdown import Markdown
 
 from baps.fseft.models import load_organ_model
 from baps.utils.atomic_write import atomic_write
+from benchmarks.earlier_runs import restore_runs
 from benchmarks.fewshot.cells import ARMS, SEEDS, Cell, Source, cache_inputs, plan, run
+from benchmarks.fewshot.nnunet import NNUNET, nnunet_python
 from benchmarks.fewshot.tables import summarise, tables
 from benchmarks.page import write_between_marks
 from benchmarks.paths import PAGES, RESULTS, RUNS
@@ -76,6 +78,11 @@ def run_all(
             console.print(f"{number}/{len(todo)} {description}: {outcome} ({result.get('seconds', 0):.0f} s)")
 
 
+def count_runs(out: Path) -> int:
+    """Count the runs of a results file, which may be missing."""
+    return len(json.loads(out.read_text())["runs"]) if out.exists() else 0
+
+
 def main(
     quick: Annotated[bool, typer.Option(help="An organ of each experiment, one shot, few arms, one seed.")] = False,
     seeds: Annotated[
@@ -113,7 +120,7 @@ def main(
         raise SystemExit(f"Unknown arm: {', '.join(sorted(unknown))}. Known arms: {', '.join(ARMS)}.")
     if learning_rate and split != "validation":
         raise SystemExit("A learning rate is chosen on the validation patients: add --split validation.")
-    incomplete = quick or split != "test"
+    incomplete, results = quick or split != "test", out
     if incomplete:
         runs = runs.with_name(f"{runs.name}-quick" if quick else f"{runs.name}-{split}")
     if incomplete or only or selected_arms or shots or seeds != SEEDS or model != "bundled":
@@ -121,19 +128,31 @@ def main(
             raise SystemExit("Only the whole benchmark on the test patients can be published. Omit --publish.")
         out = runs.with_suffix(".json")  # The results file is for whole runs only.
     runs.mkdir(parents=True, exist_ok=True)
+    if not incomplete:
+        restore_runs(results, lambda result: Cell.of_run(result).file(runs))
     # Threads that spin would slow each other down, and every process would print MONAI's warnings.
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", PYTHONWARNINGS="ignore")
     planned = plan(load_organ_model(model, weights), quick, seeds, only, selected_arms, split, shots, learning_rate)
     todo = [] if report_only else [cell for cell in planned if not cell.file(runs).exists()]
+    if nnunet_python() is None and any(cell.arm == NNUNET for cell in todo):
+        console.print(
+            "The arm nnunet is left out: set BAPS_NNUNET_PYTHON to the Python of an environment with nnunetv2."
+        )
+        todo = [cell for cell in todo if cell.arm != NNUNET]
     console.print(f"{len(todo)} of {len(planned)} runs to do, {workers} in parallel.")
     source = Source(model, weights, runs / "feature_cache")
-    for cell in {cell.domain.folder: cell for cell in todo}.values():
+    for cell in {cell.domain.folder: cell for cell in todo if cell.arm != NNUNET}.values():
         run_in_process(cache_inputs, cell, source, workers)
     run_all(todo, runs, workers, minutes, lambda cell: run_in_process(partial(run, source=source), cell))
     done = [json.loads(cell.file(runs).read_text()) for cell in planned if cell.file(runs).exists()]
     summary = summarise(done)
     Console(width=max(console.width, _MIN_WIDTH)).print(Markdown("\n".join(tables(summary))))
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out == results and (earlier := count_runs(out)) > len(done):
+        raise SystemExit(
+            f"{out} has {earlier} runs, and of those that are planned now there are {len(done)}. It and the page "
+            "stay as they are: run the rest first, or remove the file."
+        )
     out.write_text(json.dumps({"summary": summary, "runs": done}, indent=1) + "\n")
     if publish:
         write_between_marks(tables(summary), PAGES / "organs.md", "bench-fseft")

@@ -202,6 +202,18 @@ def test_new_organ_with_low_dice_is_not_served(model: OrganModel, volumes: Calla
     assert not judge_training(adaptation.scores.differences).serves
 
 
+def test_cubes_are_as_published_where_there_is_a_gpu(
+    model: OrganModel, volumes: Callable[[int], VolumesByPatient]
+) -> None:
+    settings = OrganSettings("full")
+    published = settings.for_device(torch.device("cuda"))
+    assert (published.crop, published.crops) == (96, 6)
+    chosen = replace(settings, crop=32).for_device(torch.device("cpu"))
+    assert (chosen.crop, chosen.crops) == (32, 2)
+    recorded = plan_organ_adaptation(model, "heart", volumes(1), settings).facts["settings"]
+    assert (recorded["crop"], recorded["crops"]) == (64, 2)
+
+
 def test_no_volumes_is_an_error(model: OrganModel) -> None:
     with pytest.raises(InputError, match="no labels of heart"):
         plan_organ_adaptation(model, "heart", {}, SETTINGS)

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -17,13 +18,17 @@ from safetensors.torch import save_file
 
 from baps.fseft.adaptation import OrganSettings
 from baps.fseft.models import OrganModel, build_swin_unetr, build_unet
+from baps.fseft.volumes import LabelledVolume, load_volumes
 from baps.imaging.volume import Volume
 from baps.io import write_nifti
 from benchmarks import real_data
 from benchmarks.fewshot import cells as few_shot_cells
+from benchmarks.fewshot import few_shot
 from benchmarks.fewshot.cells import ARMS, EXPERIMENTS, Cell, Source, cache_inputs, plan, run
-from benchmarks.fewshot.few_shot import run_all, run_in_process
+from benchmarks.fewshot.few_shot import main, run_all, run_in_process
+from benchmarks.fewshot.nnunet import NNUNET, NnunetSettings, nnunet_python, train_nnunet, write_dataset
 from benchmarks.fewshot.protocol import draw_shots
+from benchmarks.paths import RESULTS
 from tests.support.paths import APP, ROOT
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
@@ -78,7 +83,10 @@ def test_plan_has_every_arm_of_every_organ_in_order_of_information(model: OrganM
         fits = 3 * sum(1 for arm in experiment.arms if ARMS[arm].method) + len(experiment.once)
         fits_per_shots = fits * len(experiment.shots) + ("unadapted" in experiment.arms)
         assert len(experiment_cells) == len(experiment.organs) * fits_per_shots
-        assert all(cell.settings is None or cell.settings.method == ARMS[cell.arm].method for cell in experiment_cells)
+        fitted = [cell for cell in experiment_cells if isinstance(cell.settings, OrganSettings)]
+        assert all(cell.settings.method == ARMS[cell.arm].method for cell in fitted)
+        others = {cell.arm for cell in experiment_cells} - {cell.arm for cell in fitted}
+        assert others <= {"unadapted", NNUNET}
     assert len({cell.file(Path()) for cell in cells}) == len(cells)
     once = [cell.arm in EXPERIMENTS[cell.experiment].once for cell in cells]
     assert once == sorted(once)
@@ -179,6 +187,138 @@ def test_inputs_are_cached_before_a_run(
     monkeypatch.setattr("baps.fseft.feature_cache.compute_inputs", None)
     assert run_cell("spatial")["scores"]
     assert run_cell("output")["scores"]
+
+
+def _write_results(out: Path, cells: list[Cell]) -> None:
+    scores = [{"patient": "p8", "dice": 0.5, "hd95": 9.0, "surface": 3.0}]
+    costs = {"parameters": 1, "seconds": 1.0, "epochs": [1], "memory_mib": 1, "scores": scores}
+    out.write_text(json.dumps({"summary": [], "runs": [{**asdict(cell), **costs} for cell in cells]}))
+
+
+@pytest.fixture
+def report(
+    patients: Path, model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], tuple[int, str]]:
+    """Return a function that reports in a fresh checkout, and returns the number of runs and the page."""
+    monkeypatch.setattr(few_shot, "load_organ_model", lambda name, weights: model)
+    monkeypatch.setattr(few_shot, "ROOT", patients)
+    monkeypatch.setattr(few_shot, "PAGES", tmp_path)
+    chaos = patients / "chaos_mr_t2"
+    (chaos / "images").mkdir(parents=True)
+    page, out = tmp_path / "organs.md", tmp_path / "fseft.json"
+    page.write_text("<!-- bench-fseft begins -->\npublished\n<!-- bench-fseft ends -->\n")
+
+    def make() -> tuple[int, str]:
+        main(runs=tmp_path / "fresh" / "fseft", out=out, report_only=True, publish=True)
+        return len(json.loads(out.read_text())["runs"]), page.read_text()
+
+    return make
+
+
+def test_report_in_a_fresh_checkout_keeps_published_runs(
+    report: Callable[[], tuple[int, str]], model: OrganModel, tmp_path: Path
+) -> None:
+    """Runs are not in the repository, but the results file is."""
+    published = [cell for cell in plan(model) if cell.arm in ("linear_probe", NNUNET) and cell.experiment == "novel"]
+    _write_results(tmp_path / "fseft.json", published)
+    runs, page = report()
+    assert runs == len(published)
+    assert "| linear_probe | 0.500 ± 0.000 |" in page
+    assert "| nnunet | 0.500 |" in page
+
+
+def test_report_never_replaces_results_by_fewer(
+    report: Callable[[], tuple[int, str]], model: OrganModel, tmp_path: Path
+) -> None:
+    """Runs of an earlier version of the benchmark, or of another model, are in no table of this one."""
+    cells = [replace(cell, version=0) for cell in plan(model) if cell.arm == "linear_probe"]
+    _write_results(tmp_path / "fseft.json", cells)
+    before = (tmp_path / "fseft.json").read_bytes()
+    with pytest.raises(SystemExit, match=f"has {len(cells)} runs.*there are 0.*stay as"):
+        report()
+    assert (tmp_path / "fseft.json").read_bytes() == before
+    assert "published" in (tmp_path / "organs.md").read_text()
+
+
+def test_every_published_run_has_its_file() -> None:
+    runs = json.loads((RESULTS / "fseft.json").read_text())["runs"]
+    assert len({Cell.of_run(run).file(Path()) for run in runs}) == len(runs)
+
+
+def test_cell_of_a_result_has_the_file_of_the_cell(model: OrganModel) -> None:
+    for cell in plan(model):
+        assert Cell.of_run(json.loads(json.dumps(asdict(cell)))).file(Path()) == cell.file(Path())
+
+
+def test_nnunet_is_left_out_where_it_is_missing(
+    report: Callable[[], tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(few_shot, "nnunet_python", lambda: None)
+    monkeypatch.setattr(few_shot, "run_in_process", lambda *arguments: pytest.fail("nothing is to be run"))
+    main(arms=NNUNET, runs=tmp_path / "runs" / "fseft", out=tmp_path / "fseft.json")
+    assert "The arm nnunet is left out: set BAPS_NNUNET_PYTHON" in capsys.readouterr().out
+    assert not list((tmp_path / "runs" / "fseft").iterdir())
+
+
+def test_data_set_of_nnunet(tmp_path: Path) -> None:
+    """nnU-Net's own names: images with a channel, labels without, and what they mean beside them."""
+    image = torch.rand((1, 5, 6, 7), generator=torch.Generator().manual_seed(0))
+    write_dataset(tmp_path, [LabelledVolume("Mrs Smith", image, image > 0.5, None)], (1.0, 2.0, 3.0))
+    files = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    folder = "Dataset001_organ"
+    assert set(files) == {
+        f"{folder}/dataset.json",
+        f"{folder}/imagesTr/0_0000.nii.gz",
+        f"{folder}/labelsTr/0.nii.gz",
+    }
+    stored, labels = (
+        nibabel.load(files[f"{folder}/{name}"]) for name in ("imagesTr/0_0000.nii.gz", "labelsTr/0.nii.gz")
+    )
+    np.testing.assert_allclose(stored.get_fdata(), image[0], rtol=1e-6)
+    np.testing.assert_array_equal(labels.get_fdata(), image[0] > 0.5)
+    assert stored.header.get_zooms() == labels.header.get_zooms() == (1.0, 2.0, 3.0)
+    about = json.loads(files[f"{folder}/dataset.json"].read_text())
+    assert (about["labels"], about["numTraining"]) == ({"background": 0, "organ": 1}, 1)
+
+
+def test_masks_of_nnunet_are_scored_on_the_voxels_of_the_volumes(
+    patients: Path, model: OrganModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for nnU-Net's process, which finds all that is bright."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys, pathlib, nibabel\n"
+        "folder = pathlib.Path(sys.argv[2])\n"
+        "(folder / 'masks').mkdir()\n"
+        "for file in (folder / 'test').iterdir():\n"
+        "    image = nibabel.load(file)\n"
+        "    mask = (image.get_fdata() > 0.6).astype('uint8')\n"
+        "    name = file.name.replace('_0000', '')\n"
+        "    nibabel.save(nibabel.Nifti1Image(mask, image.affine), folder / 'masks' / name)\n"
+        "arguments = sys.argv[3:]\n"
+        "(folder / 'costs.json').write_text(json.dumps({'parameters': 7, 'arguments': arguments}))\n"
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("BAPS_NNUNET_PYTHON", str(stand_in))
+    pancreas = next(domain for domain in EXPERIMENTS["novel"].organs if domain.name == "pancreas")
+    volumes, _ = load_volumes(real_data.cases(pancreas, "train"), model)
+    result = train_nnunet(model, volumes["p0"], real_data.cases(pancreas, "test"), NnunetSettings(), seed=3)
+    assert [score["patient"] for score in result["scores"]] == ["p8", "p9"]
+    assert all(score["dice"] > 0.6 for score in result["scores"]), result
+    assert (result["parameters"], result["arguments"]) == (7, ["10", "4", "1.0", "3"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(nnunet_python() is None, reason="nnU-Net has an environment of its own: set BAPS_NNUNET_PYTHON")
+def test_nnunet_trains_and_segments(patients: Path, model: OrganModel) -> None:
+    pancreas = next(domain for domain in EXPERIMENTS["novel"].organs if domain.name == "pancreas")
+    volumes, _ = load_volumes(real_data.cases(pancreas, "train"), model)
+    settings = NnunetSettings(epochs=1, steps=1, memory_gb=0.5)
+    result = train_nnunet(model, volumes["p0"], real_data.cases(pancreas, "test"), settings, seed=0)
+    assert len(result["scores"]) == 2
+    assert result["epochs"] == [1]
+    assert result["parameters"] > 1_000_000
 
 
 def _cells(count: int) -> list[Cell]:

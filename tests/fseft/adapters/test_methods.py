@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from monai.networks.nets import SwinUNETR
 from torch import nn
 
 from baps.errors import InputError
+from baps.fseft.adaptation import OrganSettings
 from baps.fseft.adapters import METHODS, FewShotAdapter, build_adapter, unsupported_reason
 from baps.fseft.landmarks import add_landmarks
 from baps.fseft.models import FoundationModel, build_swin_unetr, build_unet
@@ -50,10 +54,10 @@ def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tenso
         ("lora", 69_169),
         ("adaptformer", 47_697),
         ("affine_ln", 17_329),
-        # A block: norm1 C, qkv 3C, projection C, norm2 C, perceptron 5C; merging norms 8C; patch embedding 48; head.
-        ("bias", 11 * BLOCK_CHANNELS + 8 * 720 + 48 + 49),
-        # A block, twice: down C + 16 and 16 biases, up 16 + C and C biases; the shared 4 x 4 x 4; head.
-        ("compacter", 2 * (3 * BLOCK_CHANNELS + 8 * 48) + 64 + 49),
+        # A block: qkv 3C, projection C, perceptron 5C, and a table of (2 * 7 - 1)^3 positions per attention head; head.
+        ("bias", 9 * BLOCK_CHANNELS + 2 * (3 + 6 + 12 + 24) * 13**3 + 49),
+        # A block, twice: 4 x 4 x 4, 4 of C/4 x C/4, and C biases; Affine-LN, with the head.
+        ("compacter", 2 * 2 * sum(64 + 4 * (c // 4) ** 2 + c for c in (48, 96, 192, 384)) + 17_329),
         ("landmarks", 49 + (2 * 49 + 3 * 29 + 1) * 32 + 33 * 32 + 32),
         ("output", 29 + 1 + 8 * (29 * 27 + 1) + 8 * 27),
     ],
@@ -61,6 +65,55 @@ def _answer(adapter: FewShotAdapter, model: FoundationModel, images: torch.Tenso
 def test_number_of_parameters_is_as_published(published: FoundationModel, name: str, count: int) -> None:
     """For a Swin UNETR with 48 features and a binary head (Silva-Rodriguez et al.)."""
     assert _count(build_adapter(name, published, "organ 3")) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("bias", lambda name: ("attn" in name or "mlp" in name) and "bias" in name),
+        ("affine_ln", lambda name: "norm" in name),
+    ],
+)
+def test_parameters_are_those_of_the_authors_rule(
+    published: FoundationModel, name: str, rule: Callable[[str], bool]
+) -> None:
+    """The authors choose by the names of MONAI's network, all within its ``swinViT``."""
+    network = SwinUNETR(in_channels=1, out_channels=1, feature_size=48)
+    expected = {
+        f"model.body.{key}" for key, _ in network.named_parameters() if key.startswith("swinViT.") and rule(key)
+    }
+    trained = set(build_adapter(name, published, "organ 3").trainable_parameters())
+    assert trained - {"model.head.weight", "model.head.bias"} == expected
+
+
+def test_biases_of_the_unet_are_all_of_its_encoder(unet: FoundationModel) -> None:
+    expected = {f"model.body.{key}" for key, _ in unet.body.named_parameters() if "down_tr" in key and "bias" in key}
+    trained = set(build_adapter("bias", unet, "liver").trainable_parameters())
+    assert trained - {"model.head.weight", "model.head.bias"} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("linear_probe", 1e-2),
+        ("spatial", 1e-4),
+        ("lora", 1e-3),
+        ("adaptformer", 1e-2),
+        ("compacter", 1e-2),
+        ("affine_ln", 1e-2),
+        ("bias", 1e-2),
+        ("decoder", 1e-4),
+        ("full", 1e-4),
+        ("scratch", 1e-4),
+    ],
+)
+def test_rates_are_as_published(name: str, rate: float) -> None:
+    """Those of ``fseft/configs.py`` of the authors' repository, where ``decoder`` is the probe with a tuned decoder."""
+    assert METHODS[name].rate == rate
+    assert OrganSettings(name).fit_settings().learning_rate == rate
+    if METHODS[name].tunes_encoder:
+        assert OrganSettings(name, decoder=True).fit_settings().learning_rate == 1e-4
+        assert OrganSettings(name, decoder=True, learning_rate=0.5).fit_settings().learning_rate == 0.5
 
 
 def test_full_trains_all_parameters(swin: FoundationModel) -> None:

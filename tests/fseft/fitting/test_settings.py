@@ -6,6 +6,12 @@ from baps.errors import InputError
 from baps.fseft.fitting import FitSettings
 
 
+def test_defaults_are_as_published() -> None:
+    settings = FitSettings(1e-3)
+    assert (settings.epochs, settings.crop, settings.crops) == (200, 96, 6)
+    assert (settings.margin, settings.weight) == (0.3, 0.1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -17,6 +17,10 @@ _PUBLISHED_METHOD = 5
 """Version of the method since which published models are given the images and layers that they were trained with."""
 
 
+_CHANGED_METHOD = {"bias": 6, "compacter": 6}
+"""Version of the method since which an adapter of that name trains the parameters that it does now."""
+
+
 def adapter_record(method: str, organ: str, decoder: bool, seed: int) -> dict[str, Any]:
     """Return what is needed to build an adapter of the same kind, as JSON.
 
@@ -43,8 +47,8 @@ def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, d
         The adapter and its record.
 
     Raises:
-        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model, or for
-            what an earlier version made of a published one.
+        InputError: if the file is missing, broken or not a few-shot adapter, or was trained for another model, for
+            what an earlier version made of a published one, or by what an earlier version made of its method.
     """
 
     def build(record: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> FewShotAdapter:
@@ -55,6 +59,11 @@ def read_organ_adapter(path: Path, model: OrganModel) -> tuple[FewShotAdapter, d
             raise InputError(
                 f"The adapter was trained with other features of {model.name}: this version gives the model the images "
                 "and layers of its authors. Train again."
+            )
+        if record.get("method", 0) < _CHANGED_METHOD.get(method, 0):
+            raise InputError(
+                f"The adapter was trained by an earlier version's method {method}, which changed other parameters: "
+                f"this version's is {method} as published. Train again."
             )
         adapter = build_adapter(method, model.network, organ, decoder=about["decoder"], seed=about["seed"])
         adapter.load_state_dict(state)

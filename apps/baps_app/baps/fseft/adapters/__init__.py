@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from baps.fseft.adapters.adapter import FewShotAdapter, InputKind, ModelOutput
-from baps.fseft.adapters.methods import METHODS, Method, build_adapter, get_method, unsupported_reason
+from baps.fseft.adapters.methods import DECODER_RATE, METHODS, Method, build_adapter, get_method, unsupported_reason
 
 __all__ = [
+    "DECODER_RATE",
     "METHODS",
     "FewShotAdapter",
     "InputKind",

@@ -30,8 +30,8 @@ class _ParallelBottleneck(nn.Module):
         self.norm, self.mlp = norm, mlp
         self.down = nn.Linear(channels, _RANK)
         self.up = nn.Linear(_RANK, channels)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.mlp(self.norm(x)) + _SCALE * self.up(torch.relu(self.down(x)))

@@ -29,8 +29,7 @@ class Method:
 
     Attributes:
         build: builds the adapter of a model for an organ.
-        rate: initial learning rate. As published: 1e-2 for the linear probe, 1e-4 for the spatial adapter, 1e-3 for
-            LoRA; the others are ours.
+        rate: initial learning rate; as published, except for ``output`` and ``landmarks``.
         tunes_encoder: whether it changes the encoder only, so that the decoder may be trained too.
         needs_transformer: whether it needs a transformer.
         needs_classes: whether it needs a model with classes.
@@ -54,6 +53,9 @@ def _tuned_builder(change: Callable[[TunedModel], None]) -> Callable[[Foundation
     return build
 
 
+DECODER_RATE = 1e-4
+"""Initial learning rate of every method if the decoder is trained too, as published."""
+
 METHODS = {
     "linear_probe": Method(LinearProbe, 1e-2),
     "spatial": Method(SpatialAdapter, 1e-4),
@@ -61,11 +63,11 @@ METHODS = {
     "output": Method(lambda model, organ: OutputAdapter(model.classes, organ), 3e-3, needs_classes=True),
     "landmarks": Method(LandmarkAdapter, 3e-3, points=3500),
     "lora": Method(_tuned_builder(add_lora), 1e-3, tunes_encoder=True, needs_transformer=True),
-    "adaptformer": Method(_tuned_builder(add_adaptformer), 1e-3, tunes_encoder=True, needs_transformer=True),
-    "compacter": Method(_tuned_builder(add_compacter), 1e-3, tunes_encoder=True, needs_transformer=True),
-    "affine_ln": Method(_tuned_builder(tune_layer_norms), 1e-3, tunes_encoder=True, needs_transformer=True),
-    "bias": Method(_tuned_builder(tune_biases), 1e-3, tunes_encoder=True),
-    "decoder": Method(_tuned_builder(tune_decoder), 1e-4),
+    "adaptformer": Method(_tuned_builder(add_adaptformer), 1e-2, tunes_encoder=True, needs_transformer=True),
+    "compacter": Method(_tuned_builder(add_compacter), 1e-2, tunes_encoder=True, needs_transformer=True),
+    "affine_ln": Method(_tuned_builder(tune_layer_norms), 1e-2, tunes_encoder=True, needs_transformer=True),
+    "bias": Method(_tuned_builder(tune_biases), 1e-2, tunes_encoder=True),
+    "decoder": Method(_tuned_builder(tune_decoder), DECODER_RATE),
     "full": Method(_tuned_builder(tune_all), 1e-4),
     "scratch": Method(_tuned_builder(reinitialise), 1e-4),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from baps.fseft.adapters.blocks import transformer_blocks
 from baps.fseft.adapters.tuned import TunedModel
 
 
@@ -22,16 +23,18 @@ def tune_layer_norms(tuned: TunedModel) -> None:
 
 
 def tune_biases(tuned: TunedModel) -> None:
-    """Make every bias of the encoder trainable (Ben Zaken et al., *BitFit*, ACL 2022).
+    """Make the biases of the encoder trainable (Ben Zaken et al., *BitFit*, ACL 2022).
 
-    The tables of relative position, which are called biases too, are not changed.
+    As published, these are in a transformer the biases of attention and perceptron and the tables of relative position,
+    but not the shifts of normalisations; in a U-Net they are all biases.
 
     Args:
         tuned: the copy of the foundation model, changed in place.
     """
-    for part in tuned.model.encoder():
+    of_blocks = [part for block in transformer_blocks(tuned.model) for part in (block.attn, block.mlp)]
+    for part in of_blocks or tuned.model.encoder():
         for name, parameter in part.named_parameters():
-            if name.rpartition(".")[2] == "bias":
+            if "bias" in name.rpartition(".")[2]:
                 parameter.requires_grad_(True)
 
 

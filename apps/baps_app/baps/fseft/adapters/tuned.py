@@ -10,8 +10,8 @@ from baps.fseft.adapters.adapter import FewShotAdapter
 from baps.fseft.adapters.organ_head import organ_head
 from baps.fseft.models import FoundationModel
 
-_MAX_SHIFT = 0.1
-"""Largest brightness shift of images in [0, 1]."""
+_MAX_SHIFT, _SHIFT_RATE = 0.1, 0.2
+"""Largest brightness shift of images in [0, 1], and share of the images that are shifted; as published."""
 
 
 class TunedModel(FewShotAdapter):
@@ -36,7 +36,7 @@ class TunedModel(FewShotAdapter):
         self.model.classes = (organ,)
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Make half of the images brighter or darker. Ours, as are the limits.
+        """Make a fifth of the images brighter or darker.
 
         Args:
             inputs: (B, 1, H, W, D).
@@ -47,7 +47,7 @@ class TunedModel(FewShotAdapter):
         """
         size = (len(inputs), 1, 1, 1, 1)
         shift = _MAX_SHIFT * (2 * torch.rand(size, generator=generator) - 1)
-        return inputs + (shift * (torch.rand(size, generator=generator) < 0.5)).to(inputs)
+        return inputs + (shift * (torch.rand(size, generator=generator) < _SHIFT_RATE)).to(inputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run the model.

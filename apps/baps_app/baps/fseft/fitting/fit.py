@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recompute
 
 from baps.errors import InputError
 from baps.fseft.adapters import FewShotAdapter
@@ -18,6 +19,9 @@ from baps.fseft.fitting.plateau import Plateau
 from baps.fseft.fitting.points import PointSampler
 from baps.fseft.fitting.settings import FitSettings
 from baps.fseft.losses import dice_loss, size_penalty, soft_size
+
+_TOGETHER = 2
+"""Number of images whose activations are in memory at a time; six cubes of 96 voxels would need more than most have."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _step(
     inputs = torch.stack([draw.inputs for draw in draws]).to(device).float()
     target = torch.stack([draw.target for draw in draws]).to(device).float()
     weights = torch.stack([draw.weights for draw in draws]).to(device)
-    logits = adapter(adapter.augment(inputs, generator))
+    logits = _forward(adapter, adapter.augment(inputs, generator))
     overlap = loss = dice_loss(logits.sigmoid(), target, weights)
     if settings.points:
         loss = loss + functional.binary_cross_entropy_with_logits(logits, target)
@@ -146,6 +150,15 @@ def _step(
     loss.backward()
     optimiser.step()
     return loss.item(), 1 - overlap.item()
+
+
+def _forward(adapter: FewShotAdapter, inputs: torch.Tensor) -> torch.Tensor:
+    """Run the adapter; what the backward pass needs of many images is computed again there, a few at a time."""
+    parts = inputs.split(_TOGETHER)
+    if adapter.input_kind != "images" or len(parts) == 1:
+        logits: torch.Tensor = adapter(inputs)
+        return logits
+    return torch.cat([recompute(adapter, part, use_reentrant=False) for part in parts])
 
 
 def _size_step(

@@ -16,8 +16,8 @@ class FitSettings:
         learning_rate: initial learning rate, see ``Method.rate``; it falls to 0 along a cosine.
         epochs: maximum number of epochs.
         crop: side of the training cubes, voxels; a volume that is shorter is taken whole. 0 for whole volumes.
-        crops: number of cubes per step, all of one volume. With a single cube, a step without the organ drives all
-            outputs to zero, from which a soft Dice does not recover.
+        crops: number of cubes per step, all of one volume, half of them around the organ. With a single cube, a step
+            without the organ drives all outputs to zero, from which a soft Dice does not recover.
         points: number of voxels that are drawn instead of cubes, see ``PointSampler``; 0 for cubes. Not from
             the FSEFT paper.
         steps: number of steps per volume and epoch. Not from the FSEFT paper.
@@ -32,7 +32,7 @@ class FitSettings:
     learning_rate: float
     epochs: int = 200
     crop: int = 96
-    crops: int = 2
+    crops: int = 6
     points: int = 0
     steps: int = 1
     margin: float = 0.3

@@ -22,10 +22,10 @@ def soft_size(probability: torch.Tensor) -> torch.Tensor:
 
 
 def size_penalty(size: torch.Tensor, expected: float, margin: float = 0.3) -> torch.Tensor:
-    """Compute how far a size S' lies outside (1-g)S to (1+g)S, as a share of S.
+    """Compute how far a size S' lies outside (1-g)S to (1+g)S, as a share of the larger of S and S'.
 
-    This is the paper's penalty divided by S, so that its weight relative to the Dice is the same for small and large
-    organs.
+    The range is the paper's. Its authors' code divides by the larger size too, as a constant, so that small organs
+    count as much as large ones, and a mask that fills the volume does not outweigh the Dice.
 
     Args:
         size: S', of any shape.
@@ -35,5 +35,5 @@ def size_penalty(size: torch.Tensor, expected: float, margin: float = 0.3) -> to
     Returns:
         The penalty, of the same shape; 0 inside the range.
     """
-    share = size / expected
-    return torch.relu(1 - margin - share) + torch.relu(share - 1 - margin)
+    too_small, too_large = (1 - margin) * expected - size, size - (1 + margin) * expected
+    return (torch.relu(too_small) + torch.relu(too_large)) / size.detach().clamp(min=expected)
