@@ -1,4 +1,4 @@
-# make demo [KEEP=1] | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-gate [SEED=n] | make bench-clicks | make bench-whole-organ | make bench-volumes [QUICK=1] | make bench-fseft [QUICK=1] | make bench-throughput | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
+# make demo [KEEP=1] | make test | make test-rest | make test-all | make coverage | make serve STUDIES=<folder or DICOMweb URL> | make pacs | make bench-adapt [QUICK=1] | make bench-gate [SEED=n] | make bench-clicks | make bench-whole-organ | make bench-volumes [QUICK=1] | make bench-fseft [QUICK=1] | make bench-throughput | make bench-scale [PART=latency|processes] | make bench-trust [SOAK=minutes] | make bench-archive | make lint | make docs | make wheel | make advisories | make sbom | make sample-data | make clean
 SHELL := /bin/sh
 STUDIES ?=
 HOST ?= 127.0.0.1
@@ -26,7 +26,7 @@ NOT_FAST := slow or server or pacs or browser
 # torch is installed first, because sam2, which MONAI Label needs, imports it during its build. We use none of its CUDA code.
 PIP := SAM2_BUILD_CUDA=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip install -c constraints.txt
 
-.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-gate bench-clicks bench-whole-organ bench-volumes bench-fseft bench-throughput bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
+.PHONY: help demo test test-rest test-all coverage serve pacs bench-adapt bench-gate bench-clicks bench-whole-organ bench-volumes bench-fseft bench-throughput bench-scale bench-trust bench-archive lint docs wheel advisories sbom sample-data clean
 
 help:
 	@sed -n 1p Makefile
@@ -97,6 +97,10 @@ bench-fseft: .venv/installed
 
 bench-throughput: .venv/installed
 	@$(PY) -m benchmarks.performance.throughput
+
+# Images per second of 1, 2, 4 and 8 replicas; three minutes. PART=latency or PART=processes is one half.
+bench-scale: .venv/installed
+	@$(PY) -m benchmarks.performance.scale --part $(or $(PART),all)
 
 # Takes half an hour. SOAK=60 runs the soak for an hour instead of three minutes.
 bench-trust: .venv/installed

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from baps.blackbox import BlackBox, Capabilities, Encoding, model_seconds
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
+from baps.utils.priority_lock import low_priority
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 CLICK, BOX = Prompt(((1.0, 1.0),)), Prompt(box=(0.0, 0.0, 3.0, 3.0))
@@ -105,6 +106,100 @@ def test_threads_do_not_exceed_the_budget() -> None:
 def test_a_large_batch_reaches_the_model_in_parts() -> None:
     answer = _CountingBlackBox().segment(np.stack([IMAGE] * 10), [CLICK] * 10)
     assert answer[:, 0, 0].tolist() == [4] * 8 + [2] * 2
+
+
+class _ManyAtOnce(BlackBox):
+    """Answer with the brightness of each image, the later pieces first; ``pieces`` has the sizes of the pieces."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.pieces: list[int] = []
+        self.fails = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("many", "", True, True, True, False, 2, 8)
+
+    def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        time.sleep(0.02 / (1 + images[0, 0, 0, 0]))
+        self.pieces.append(len(images))
+        if self.fails:
+            raise BapsError("It is broken.")
+        of_prompts = np.array([prompt.positive[0][0] / 100 for prompt in prompts], np.float32)
+        return images[..., 0].astype(np.float32) / 255 + of_prompts[:, None, None]
+
+
+def _numbered_images(count: int) -> NDArray[np.uint8]:
+    return np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 8, 8, 3)).copy()
+
+
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_answers_have_the_order_of_the_images_whatever_the_number_of_workers(workers: int) -> None:
+    black_box, images = _ManyAtOnce(workers), _numbered_images(17)
+    sizes = [(8, 8) if n % 3 else (5, 8) for n in range(17)]
+    prompts = [Prompt(((float(n % 3 == 0), 1.0),)) for n in range(17)]
+    answer = black_box.segment(images, prompts, sizes)
+    expected = np.arange(17, dtype=np.float32) / np.float32(255) + np.float32(0.01) * (np.arange(17) % 3 == 0)
+    np.testing.assert_allclose(answer[:, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(answer, _ManyAtOnce(1).segment(images, prompts, sizes))
+    assert sorted(black_box.pieces) == [1] + [2] * 8
+    assert black_box.images_queried == 17
+
+
+def test_work_at_once_is_counted_once_and_waits_before_each_batch() -> None:
+    black_box, waited = _ManyAtOnce(4), list[int]()
+    black_box.budget, black_box.wait = 12, lambda: waited.append(1)
+
+    def segment(_: int) -> bool:
+        try:
+            black_box.segment(_numbered_images(5), [CLICK] * 5)
+        except BudgetSpentError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(segment, range(6))) == 2
+    assert black_box.images_queried == 10
+    assert len(waited) == 2 * 3
+
+
+def test_an_error_of_one_piece_ends_the_call_and_frees_all_places() -> None:
+    black_box = _ManyAtOnce(2)
+    black_box.fails = True
+    with pytest.raises(BapsError, match="It is broken"):
+        black_box.segment(_numbered_images(100), [CLICK] * 100)
+    assert len(black_box.pieces) < 50
+    assert black_box.images_queried == 100
+    black_box.fails = False
+    assert black_box.segment(_numbered_images(9), [CLICK] * 9).shape == (9, 8, 8)
+
+
+def test_a_click_goes_before_the_rest_of_a_long_call() -> None:
+    black_box, order, first_in, go_on = _ManyAtOnce(2), list[str](), threading.Event(), threading.Event()
+    answer = black_box._segment
+
+    def record(images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        order.append("click" if len(images) == 1 else "long")
+        first_in.set()
+        assert go_on.wait(30)
+        return answer(images, prompts)
+
+    black_box._segment = record  # type: ignore[method-assign]
+
+    def long_call() -> None:
+        with low_priority():
+            black_box.segment(_numbered_images(40), [CLICK] * 40)
+
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(long_call)
+        assert first_in.wait(30)
+        click = pool.submit(black_box.segment, IMAGE[None], [CLICK])
+        while not black_box._places._normal:
+            time.sleep(0.001)
+        go_on.set()
+        click.result(30)
+        long.result(30)
+    assert order.index("click") <= 3
 
 
 def test_a_failed_call_releases_the_lock(new_black_box: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

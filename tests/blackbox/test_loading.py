@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from baps.blackbox import BLACK_BOXES, BlackBox, RemoteSettings, load_black_box
 from baps.blackbox.choices import CHECKPOINT_BLACK_BOXES
 from baps.blackbox.loading import BUNDLED_WEIGHTS
+from baps.blackbox.replica_process import ReplicaProcess
+from baps.blackbox.replicas import ReplicatedBlackBox
 from baps.errors import BapsError, InputError
 
 
@@ -138,3 +140,22 @@ def test_error_names_the_missing_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BapsError, match=rf"The black box {name} needs .*pip install 'baps-monailabel\[{extra}\]'"):
         load_black_box(name, None if name == "remote" else weights, remote=RemoteSettings("http://127.0.0.1:9/model"))
+
+
+def test_several_devices_are_several_replicas() -> None:
+    """They are not started yet; each loads the weights that this process has."""
+    black_box = load_black_box("bundled", device="cpu, cpu,cpu")
+    assert isinstance(black_box, ReplicatedBlackBox)
+    assert black_box.capabilities == load_black_box("bundled", device="cpu").capabilities
+    replicas = [replica for replica in black_box._replicas if isinstance(replica, ReplicaProcess)]
+    assert [replica.name for replica in replicas] == ["1 on cpu", "2 on cpu", "3 on cpu"]
+    assert {replica._arguments[2] for replica in replicas} == {black_box.capabilities.weights_sha256}
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [("cpu,gpu0", "no device 'gpu0'"), ("cpu,", "no device ''"), ("cpu," * 70 + "cpu", "up to 64")],
+)
+def test_invalid_lists_of_devices_are_refused(devices: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_black_box("bundled", device=devices)

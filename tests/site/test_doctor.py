@@ -405,6 +405,10 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda:1", 2, OK),
         ("cuda:2", 2, FAILED),
         ("tpu", 2, FAILED),
+        ("cuda:0,cuda:1", 2, OK),
+        ("cuda:0,cuda:2", 2, FAILED),
+        ("cpu,cpu", 0, OK),
+        ("cpu,tpu", 2, FAILED),
     ],
 )
 def test_devices(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, status: Status) -> None:
@@ -420,6 +424,14 @@ def test_the_model() -> None:
     findings = doctor.model(Settings(device="cpu"))
     assert findings.status is OK
     assert "bundled" in findings.message
+
+
+def test_a_replica_that_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "Replica 2 on cpu of the model bundled was killed by signal 9."
+    monkeypatch.setattr("baps.blackbox.BlackBox.removed_replicas", (sentence,))
+    findings = doctor.model(Settings(device="cpu"))
+    assert (findings.status, sentence in findings.message) == (WARNING, True)
+    assert "setting device" in findings.remedy
 
 
 def test_weights_of_another_hash(tmp_path: Path) -> None:

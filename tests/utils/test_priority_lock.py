@@ -58,4 +58,26 @@ def test_lock_is_exclusive_after_an_error() -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert (max_inside, inside, lock._locked) == (1, 0, False)
+    assert (max_inside, inside, lock._free) == (1, 0, 1)
+
+
+def test_a_lock_of_several_places_admits_as_many() -> None:
+    lock, together, inside, most, guard = PriorityLock(3), threading.Barrier(3, timeout=30), 0, 0, threading.Lock()
+
+    def request() -> None:
+        nonlocal inside, most
+        with lock:
+            with guard:
+                inside += 1
+                most = max(most, inside)
+            together.wait()  # Passes only if three are inside at once.
+            with guard:
+                inside -= 1
+
+    threads = [threading.Thread(target=request) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == 3
+    assert lock._free == 3

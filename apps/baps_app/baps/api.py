@@ -58,7 +58,7 @@ def load_black_box(
         weights: the checkpoint; all but ``bundled`` and ``remote`` need one.
         sha256: the hash that the checkpoint must have, or "" for the published one if the file name is known. For
             ``remote``: the identity that the model must have.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``, or several, as in ``cuda:0,cuda:1``: one replica on each.
         remote: the address of the model ``remote``.
 
     Returns:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -301,6 +301,80 @@ def test_a_resent_image_is_counted_again(faulty: FaultyServer, _no_pauses: list[
     assert _no_pauses == [0.5, 1]
 
 
+@pytest.mark.parametrize(
+    ("images", "connections", "counts"),
+    [(16, 8, [2] * 8), (5, 8, [1] * 5), (17, 4, [2, 5, 5, 5]), (40, 3, [4, 4, 4, 7, 7, 7, 7]), (9, 1, [1, 8])],
+)
+def test_a_call_is_cut_into_pieces_for_all_connections(
+    faulty: FaultyServer, images: int, connections: int, counts: list[int]
+) -> None:
+    remote = _remote(faulty.address, connections=connections)
+    remote.segment(_black_images(images), [CLICK] * images)
+    assert sorted(faulty.image_counts) == counts
+    assert remote.images_queried == images
+
+
+def test_requests_are_in_flight_at_once_and_their_order_does_not_matter(faulty: FaultyServer) -> None:
+    """The server answers only when it has received three requests, the last one first."""
+    remote = _remote(faulty.address, connections=3, batch_size=2)
+    together, guard, arrived, last = Barrier(3, timeout=30), Lock(), list[int](), list[Event]()
+
+    def in_reverse(count: int) -> Any:
+        with guard:
+            number = len(arrived)
+            arrived.append(number)
+            last.append(Event())
+        together.wait()
+        if number < 2:
+            assert last[number + 1].wait(30)
+        last[number].set()
+        return reply(np.full((count, IMAGE_SIZE, IMAGE_SIZE), count / 4, np.float32))
+
+    faulty.infer = in_reverse
+    # Five images are three pieces, of which the last has one image.
+    answer = remote.segment(_black_images(5), [CLICK] * 5)
+    assert answer[:, 0, 0].tolist() == [0.5, 0.5, 0.5, 0.5, 0.25]
+    assert arrived == [0, 1, 2]
+
+
+def test_threads_count_resent_images_and_keep_to_the_budget(faulty: FaultyServer, _no_pauses: list[float]) -> None:
+    remote = _remote(faulty.address, connections=4, batch_size=2)
+    guard, answers = Lock(), [None, 503, 503, None, 503]
+    reply_in_turn = _replies_in_turn(answers)
+
+    def one_by_one(count: int) -> Any:
+        with guard:
+            return reply_in_turn(count)
+
+    faulty.infer = one_by_one
+    remote.segment(_black_images(8), [CLICK] * 8)
+    assert remote.images_queried == sum(faulty.image_counts) == 8 + 3 * 2
+    remote.budget = remote.images_queried + 8
+    answers += [503] * 4
+    with pytest.raises(BudgetSpentError):
+        remote.segment(_black_images(8), [CLICK] * 8)
+    assert remote.images_queried == sum(faulty.image_counts) <= remote.budget
+
+
+def test_an_error_ends_all_requests_that_have_not_begun(faulty: FaultyServer) -> None:
+    remote = _remote(faulty.address, connections=2, batch_size=1)
+    faulty.infer = lambda count: json_reply(500, error="broken")
+    with pytest.raises(BapsError, match="HTTP 500.: broken"):
+        remote.segment(_black_images(50), [CLICK] * 50)
+    assert sum(faulty.image_counts) < 25
+    faulty.infer = _replies_in_turn([])
+    remote.segment(_black_images(3), [CLICK] * 3)  # The connections are free again.
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_several_connections_give_the_masks_of_one(own_host: Host, wire: str) -> None:
+    images, prompts = _images(21, 32), [CLICK] * 21
+    one, six = (_remote(own_host.addresses[wire], connections=n) for n in (1, 6))
+    np.testing.assert_array_equal(six.segment(images, prompts), one.segment(images, prompts))
+    assert one.capabilities == six.capabilities
+    assert one.images_queried == six.images_queried == 21
+
+
 def test_pauses_double_up_to_a_limit(faulty: FaultyServer, _no_pauses: list[float]) -> None:
     remote = _remote(faulty.address, retry_seconds=30)
     faulty.infer = lambda _: json_reply(503)
@@ -460,6 +534,8 @@ def test_the_operator_declares_the_supported_prompts(
         ({"timeout": float("nan")}, "remote_timeout"),
         ({"retry_seconds": -1.0}, "remote_retry_seconds"),
         ({"retry_seconds": float("inf")}, "remote_retry_seconds"),
+        ({"connections": 0}, "remote_connections must be from 1 to 64"),
+        ({"connections": 65}, "remote_connections"),
         ({"prompts": "masks"}, "remote_prompts.*clicks,boxes"),
     ],
 )

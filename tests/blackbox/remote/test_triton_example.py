@@ -21,10 +21,17 @@ SIZES = [(200, 256), (256, 120)]
 
 @pytest.fixture
 def triton_model(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name in ("triton_python_backend_utils", "segment_anything"):
-        module = ModuleType(name)
-        module.sam_model_registry = {}  # type: ignore[attr-defined]
+    modules = {name: ModuleType(name) for name in ("triton_python_backend_utils", "segment_anything")}
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
+    modules["segment_anything"].sam_model_registry = {}  # type: ignore[attr-defined]
+    for name, value in {
+        "get_input_tensor_by_name": lambda request, name: request[name],
+        "Tensor": lambda name, values: values,
+        "InferenceResponse": lambda outputs, error=None: error or outputs[0],
+        "TritonError": lambda message: message,
+    }.items():
+        setattr(modules["triton_python_backend_utils"], name, value)
     spec = importlib.util.spec_from_file_location("triton_sam", ROOT / "docs" / "triton-sam" / "sam" / "1" / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -60,3 +67,31 @@ def test_a_slice_with_padding_is_not_answered_as_a_black_image(triton_model: Any
     padded = triton_model.segment(images, points, labels, np.array([(side // 2, side)], np.int32))
     whole = triton_model.segment(images, points, labels, np.array([(side, side)], np.int32))
     assert np.abs(padded - whole)[:, : side // 2].max() > 1e-3
+
+
+class _Input:
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def as_numpy(self) -> Any:
+        return self.values
+
+
+def test_requests_that_are_batched_get_their_own_answers(triton_model: Any) -> None:
+    """Also those with another number of clicks; one that cannot be used gets an error, and the others do not."""
+    side, random = triton_model.model.image_encoder.img_size, np.random.default_rng(3)
+    points = [np.array([[(30, 40)]], np.float32), np.array([[(50, 60), (9, 9)]] * 2, np.float32)]
+    labels = [np.array([[1]], np.int32), np.array([[1, 0], [1, -1]], np.int32)]
+    requests = []
+    for point, label in zip(points, labels, strict=True):
+        images = random.integers(0, 256, (len(point), side, side, 3)).astype(np.uint8)
+        sizes = np.full((len(point), 2), side, np.int32)
+        requests.append({"image": images, "points": point, "labels": label, "sizes": sizes})
+    broken = {**requests[0], "labels": np.array([[2]], np.int32)}  # The second corner of the box is missing.
+    answers = triton_model.execute(
+        [{name: _Input(values) for name, values in request.items()} for request in (requests[0], broken, requests[1])]
+    )
+    for request, answer in zip(requests, (answers[0], answers[2]), strict=True):
+        alone = triton_model.segment(request["image"], request["points"], request["labels"], request["sizes"])
+        np.testing.assert_allclose(answer, alone, atol=1e-4)
+    assert isinstance(answers[1], str)

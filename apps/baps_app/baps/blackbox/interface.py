@@ -7,6 +7,7 @@ prompt.
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from baps.errors import BapsError, BudgetSpentError, InputError
 from baps.prompts import Point, Prompt
+from baps.utils.call_at_once import call_at_once
 from baps.utils.priority_lock import PriorityLock
 
 Size = tuple[int, int]
@@ -103,12 +105,20 @@ class Encoding:
 class BlackBox(ABC):
     """A promptable segmentation model that returns masks and nothing else.
 
-    It is thread-safe: one call at a time reaches the model, and beside it one encoding that is prefetched.
+    It is thread-safe: one call at a time reaches the model, and beside it one encoding that is prefetched. A model
+    that answers several batches at once gets that many at a time, from one call or from several; clicks go before the
+    next batch of a long call.
+
+    Args:
+        workers: number of batches that ``_segment`` may be given at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
         self._lock, self._prefetch_lock = PriorityLock(), PriorityLock()
-        self._images_queried = 0
+        self._places = PriorityLock(workers)
+        """One place for each batch at once. A call to a model with one worker takes ``_lock`` as a whole."""
+        self._images_queried, self._count_guard, self._wait_guard = 0, threading.Lock(), threading.Lock()
         self.budget: int | None = None
         """Number of images that may be queried in all, or None for any number."""
         self.wait: Callable[[], None] | None = None
@@ -123,6 +133,11 @@ class BlackBox(ABC):
     def images_queried(self) -> int:
         """Number of masks requested so far, which is what an API would bill."""
         return self._images_queried
+
+    @property
+    def removed_replicas(self) -> tuple[str, ...]:
+        """One sentence for each replica of the model that was taken out because it failed."""
+        return ()
 
     def segment(
         self, images: NDArray[np.uint8], prompts: Sequence[Prompt], sizes: Sequence[Size] | None = None
@@ -150,16 +165,33 @@ class BlackBox(ABC):
         for row in range(len(images)):
             size = self._shown(None if sizes is None else sizes[row], images.shape[1:3])
             rows_by_size.setdefault(size, []).append(row)
-        probability, batch_size = np.zeros(images.shape[:3], np.float32), self.capabilities.batch_size
-        with self._query():
-            self._count(len(images))
-            for (height, width), rows in rows_by_size.items():
-                for start in range(0, len(rows), batch_size):
-                    if self.wait:
-                        self.wait()
-                    batch = rows[start : start + batch_size]
-                    answer = self._segment(images[batch, :height, :width], [prompts[row] for row in batch])
-                    probability[batch, :height, :width] = self._checked_output(answer, (len(batch), height, width))
+        pieces = [
+            (size, rows[start : start + step])
+            for size, rows in rows_by_size.items()
+            for step in [self._piece_size(len(rows))]
+            for start in range(0, len(rows), step)
+        ]
+        probability = np.zeros(images.shape[:3], np.float32)
+
+        def answer(piece: tuple[Size, list[int]]) -> None:
+            (height, width), rows = piece
+            if self.wait:
+                with self._wait_guard:  # Several threads at once would wait for each other.
+                    self.wait()
+            masks = self._segment(images[rows, :height, :width], [prompts[row] for row in rows])
+            probability[rows, :height, :width] = self._checked_output(masks, (len(rows), height, width))
+
+        def answer_beside_others(piece: tuple[Size, list[int]]) -> None:
+            with self._query(self._places):
+                answer(piece)
+
+        self._count(len(images))
+        if self._workers == 1:
+            with self._query():
+                for piece in pieces:
+                    answer(piece)
+        else:
+            call_at_once(answer_beside_others, pieces, self._workers)
         return probability
 
     def encode(self, image: NDArray[np.uint8], prefetch: bool = False, size: Size | None = None) -> Encoding:
@@ -181,7 +213,7 @@ class BlackBox(ABC):
         image = _checked_images(image[None])[0]
         shape = (image.shape[0], image.shape[1])
         height, width = self._shown(size, shape)
-        with self._query(prefetch):
+        with self._query(self._prefetch_lock if prefetch else None):
             encoding = self._encode(image[:height, :width])
         encoding._shape = shape
         return encoding
@@ -253,8 +285,8 @@ class BlackBox(ABC):
             yield index, _padded(self._checked_output(probability, (height, width)), (image.shape[0], image.shape[1]))
 
     @contextmanager
-    def _query(self, prefetch: bool = False) -> Iterator[None]:
-        with self._prefetch_lock if prefetch else self._lock:
+    def _query(self, lock: PriorityLock | None = None) -> Iterator[None]:
+        with lock or self._lock:
             started = time.perf_counter()
             try:
                 yield
@@ -292,12 +324,17 @@ class BlackBox(ABC):
         )
 
     def _count(self, images: int) -> None:
-        if self.budget is not None and self._images_queried + images > self.budget:
-            raise BudgetSpentError(
-                f"{self._images_queried} of {self.budget} images have been sent to the black box: "
-                f"{images} more exceed the budget. Raise it (max_images) to go on."
-            )
-        self._images_queried += images
+        with self._count_guard:
+            if self.budget is not None and self._images_queried + images > self.budget:
+                raise BudgetSpentError(
+                    f"{self._images_queried} of {self.budget} images have been sent to the black box: "
+                    f"{images} more exceed the budget. Raise it (max_images) to go on."
+                )
+            self._images_queried += images
+
+    def _piece_size(self, images: int) -> int:
+        """Return the maximum number of images in each ``_segment`` of a call with this number of images."""
+        return self.capabilities.batch_size
 
     @abstractmethod
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]: ...

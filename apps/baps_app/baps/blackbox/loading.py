@@ -13,11 +13,13 @@ from segment_anything.modeling import Sam
 
 from baps.blackbox.bundled_model import build_bundled_model
 from baps.blackbox.choices import check_black_box
-from baps.blackbox.device import usable_device
+from baps.blackbox.device import usable_devices
 from baps.blackbox.interface import BlackBox
 from baps.blackbox.medsam import MedSamBlackBox
 from baps.blackbox.remote.client import RemoteBlackBox
 from baps.blackbox.remote.settings import RemoteSettings
+from baps.blackbox.replica_process import ReplicaProcess
+from baps.blackbox.replicas import ReplicatedBlackBox
 from baps.blackbox.sam import SamBlackBox
 from baps.blackbox.weights import check_sha256, load_weights
 from baps.errors import InputError, MissingExtraError
@@ -60,7 +62,9 @@ def load_black_box(
         weights: path of the checkpoint; required for all but ``bundled`` and ``remote``.
         sha256: hash that the checkpoint must have, or "" for the published one if the file name is known. For a remote
             model, the identity that it must have.
-        device: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``. A remote model has its own.
+        device: ``auto``, ``cpu``, ``cuda``, or a numbered GPU such as ``cuda:1``. Several, separated by commas, are one
+            replica each, in a process of its own (``cuda:0,cuda:1``, or ``cpu,cpu`` on two cores); what is interactive
+            runs on the first, in this process. A remote model has its own.
         remote: settings of a remote model; required for ``remote``.
 
     Returns:
@@ -77,7 +81,18 @@ def load_black_box(
         if weights is not None:
             raise InputError(f"The black box remote has its weights on its server. Do not name {weights}.")
         return RemoteBlackBox(remote, sha256)
-    device = usable_device(device)
+    devices = usable_devices(device)
+    model = _load(name, weights, sha256, devices[0])
+    if len(devices) == 1:
+        return model
+    digest = model.capabilities.weights_sha256
+    return ReplicatedBlackBox(
+        model,
+        [ReplicaProcess(f"{number} on {one}", name, weights, digest, one) for number, one in enumerate(devices, 1)],
+    )
+
+
+def _load(name: str, weights: Path | None, sha256: str, device: str) -> BlackBox:
     if name == "bundled":
         return _bundled(weights or BUNDLED_WEIGHTS, sha256, device)
     if weights is None:

@@ -30,7 +30,7 @@ BlackBox = Annotated[
 ]
 Weights = Annotated[str, typer.Option(metavar="FILE", help="Checkpoint of the model; bundled and remote need none.")]
 WeightsSha256 = Annotated[str, typer.Option("--weights-sha256", help="SHA-256 that the checkpoint must have.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1; or several, one replica on each: cuda:0,cuda:1.")]
 Remote = Annotated[
     str,
     typer.Option(

@@ -352,9 +352,12 @@ def device(name: str) -> Finding:
     usable = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if usable else []
     message = f"{name}; GPUs: {', '.join(gpus) or 'none that torch can use'}"
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        return Finding(Status.FAILED, message, "Give --device auto, cpu, cuda, cuda:1 and so on.")
-    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= len(gpus):
+    names = [one.strip() for one in name.split(",")]
+    if not all(re.fullmatch(r"auto|cpu|cuda(:\d+)?", one) for one in names):
+        return Finding(
+            Status.FAILED, message, "Give --device auto, cpu, cuda, cuda:1 and so on, or several: cuda:0,cuda:1."
+        )
+    if any(one.startswith("cuda") and int(one.partition(":")[2] or 0) >= len(gpus) for one in names):
         return Finding(
             Status.FAILED, message, "Install the GPU's driver (nvidia-smi must list it), or give --device auto."
         )
@@ -392,6 +395,8 @@ def model(site: Settings) -> Finding:
         f"{capabilities.name}, SHA-256 {capabilities.weights_sha256[:12]}..., loaded in {loaded - begun:.1f} s, first "
         f"mask in {replied - loaded:.2f} s"
     )
+    if removed := black_box.removed_replicas:
+        return Finding(Status.WARNING, f"{message}. {' '.join(removed)}", "Name fewer replicas in the setting device.")
     if capabilities.preprocessing == "sam" and capabilities.weights_sha256 not in KNOWN_SHA256.values():
         remedy = (
             "If it is MedSAM, or was trained from it, set black_box=medsam: its tensors are those of SAM, but it "

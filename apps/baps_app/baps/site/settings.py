@@ -120,13 +120,15 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
         weights: Checkpoint of the black box; all but ``bundled`` and ``remote`` need it.
         weights_sha256: Hash that the weights (of a remote model: its identity) must have. Empty: the published one
             where the file name is known.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``, or several, as in ``cuda:0,cuda:1``: one replica of the black
+            box on each.
         remote: Address of the black box ``remote``. ``RemoteSettings`` documents the settings that follow.
         remote_image_size: Size of its square images, in pixels, if the model's metadata does not define it.
         remote_batch_size: Images per request.
         remote_prompts: ``clicks,boxes``, ``clicks`` or ``boxes``.
         remote_timeout: Seconds to wait for a response.
         remote_retry_seconds: Seconds to retry if the model's server does not respond.
+        remote_connections: Requests at once, for a server that has several instances of the model.
         volume_black_box: Model that answers nnInteractive's viewers and the task ``volume`` in 3D, ``bundled3d`` or
             ``nninteractive``. Empty: the black box answers the viewers slice by slice, and there is no such task.
         volume_remote: Address of the nninteractive-server of ``nninteractive``. ``remote_timeout`` and
@@ -188,6 +190,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
     remote_prompts: Text = RemoteSettings.prompts
     remote_timeout: Seconds = RemoteSettings.timeout
     remote_retry_seconds: Seconds = RemoteSettings.retry_seconds
+    remote_connections: Annotated[int, _whole("connections")] = RemoteSettings.connections
     volume_black_box: Text = ""
     volume_remote: Text = ""
     volume_remote_token_file: File | None = None
@@ -282,6 +285,7 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
             self.remote_prompts,
             self.remote_timeout,
             self.remote_retry_seconds,
+            self.remote_connections,
         )
 
     @property

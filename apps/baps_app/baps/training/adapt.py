@@ -198,7 +198,7 @@ def adapt(
             for name, dice in (trainer.cross_fit.score_parts() if comparable else {}).items()
         },
     )
-    notes = trainer.notes(parts)
+    notes = [*trainer.notes(parts), *black_box.removed_replicas]
     for note in notes:
         logger.info("%s", note)
     windows = {piece.window for pieces in slices.values() for piece in pieces}

@@ -25,18 +25,22 @@ def low_priority() -> Iterator[None]:
 
 
 class PriorityLock:
-    """Lock that is granted in the order of arrival, except that low-priority requests let others go first."""
+    """Lock that is granted in the order of arrival, except that low-priority requests let others go first.
 
-    def __init__(self) -> None:
+    Args:
+        places: number of requests that may hold it at once.
+    """
+
+    def __init__(self, places: int = 1) -> None:
         self._guard = threading.Lock()
-        self._locked = False
+        self._free = places
         self._normal, self._low = deque[threading.Event](), deque[threading.Event]()
         self._overtaken = 0
 
     def __enter__(self) -> None:
         with self._guard:
-            if not self._locked:
-                self._locked = True
+            if self._free:
+                self._free -= 1
                 return
             turn = threading.Event()
             (self._low if _low_priority.get() else self._normal).append(turn)
@@ -51,4 +55,4 @@ class PriorityLock:
             elif self._normal:
                 self._normal.popleft().set()
             else:
-                self._locked = False
+                self._free += 1

@@ -34,28 +34,46 @@ class TritonPythonModel:
         self.model.eval().requires_grad_(False).to(self.device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request with probabilities or an error."""
+        """Answer each request with probabilities or an error. The images of all requests are encoded together."""
+        inputs = [
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS] for request in requests
+        ]
+        counts = [len(images) for images, *_ in inputs]
+        try:
+            images, sizes = (np.concatenate([tensors[place] for tensors in inputs]) for place in (0, 3))
+            embeddings = self.embed(images, sizes).split(counts)
+        except Exception as error:  # An error must not stop the server.
+            return [pb_utils.InferenceResponse([], pb_utils.TritonError(str(error)))] * len(requests)
         responses = []
-        for request in requests:
+        for (images, points, labels, _), embedded in zip(inputs, embeddings, strict=True):
             try:
-                tensors = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in _INPUTS]
-                output = pb_utils.Tensor("probabilities", self.segment(*tensors))
+                output = pb_utils.Tensor("probabilities", self.decode(embedded, points, labels, images.shape[1:3]))
                 responses.append(pb_utils.InferenceResponse([output]))
-            except Exception as error:  # An error in one request must not stop the server.
+            except Exception as error:
                 responses.append(pb_utils.InferenceResponse([], pb_utils.TritonError(str(error))))
         return responses
 
     @torch.inference_mode()
     def segment(self, images: np.ndarray, points: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Compute probabilities (B, S, S) for images (B, S, S, 3) uint8: encode all images, then decode each prompt."""
-        size = images.shape[1:3]
+        return self.decode(self.embed(images, sizes), points, labels, images.shape[1:3])
+
+    @torch.inference_mode()
+    def embed(self, images: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
+        """Encode images (B, S, S, 3) uint8 as (B, C, h, w)."""
         pixels = self.model.preprocess(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float())
         for row, (height, width) in enumerate(sizes):  # SAM's padding is 0 after normalisation.
             pixels[row, :, height:] = 0
             pixels[row, :, :, width:] = 0
-        embeddings = self.model.image_encoder(pixels)
+        return self.model.image_encoder(pixels)
+
+    @torch.inference_mode()
+    def decode(
+        self, embeddings: torch.Tensor, points: np.ndarray, labels: np.ndarray, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Compute probabilities (B, S, S) from the encodings (B, C, h, w) of images of a size (S, S)."""
         masks = []
-        for row in range(len(images)):
+        for row in range(len(embeddings)):
             clicks = (labels[row] < _BOX_CORNER) & (labels[row] != _PADDING)
             clicked = box = None
             if clicks.any():

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,13 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from baps.blackbox.interface import BlackBox, Capabilities
-from baps.blackbox.remote.inference_protocol import Address, Description, UnreachableError, connect
+from baps.blackbox.remote.inference_protocol import (
+    Address,
+    Description,
+    InferenceServer,
+    UnreachableError,
+    connect,
+)
 from baps.blackbox.remote.prompt_tensors import to_tensors
 from baps.blackbox.remote.remote_tensors import check_description, check_output
 from baps.blackbox.remote.settings import RemoteSettings
@@ -38,6 +47,9 @@ class RemoteBlackBox(BlackBox):
     ``capabilities.weights_sha256`` is the SHA-256 of what the server declares about the model: name, versions, platform
     and tensors. The address is not part of it. Weights that are replaced under the same declaration are not noticed.
 
+    With several connections, a call is cut into one piece for each of them, or into several of at most the batch size.
+    Each request has a connection of its own, which a load balancer may lead to another replica.
+
     Args:
         settings: settings of the model.
         identity: what ``weights_sha256`` must be, or "" for any.
@@ -48,14 +60,17 @@ class RemoteBlackBox(BlackBox):
     """
 
     def __init__(self, settings: RemoteSettings, identity: str = "") -> None:
-        super().__init__()
+        super().__init__(settings.connections)
         self._address, self._retry_seconds = settings.address, settings.retry_seconds
-        self._server = connect(Address.parse(settings.address), settings.timeout)
-        description = self._server.describe()
-        if not self._server.ready():
+        servers = [connect(Address.parse(settings.address), settings.timeout) for _ in range(settings.connections)]
+        self._idle = LifoQueue[InferenceServer]()
+        for server in servers:
+            self._idle.put(server)
+        description = servers[0].describe()
+        if not servers[0].ready():
             raise BapsError(f"The model at {self._address} is not ready. Wait until its server has loaded it.")
         self._form = check_description(description, self._address)
-        self._version = ""
+        self._version, self._version_guard = "", threading.Lock()
         """Version of the model, as the first response reports it."""
         self._capabilities = Capabilities(
             name=description.name,
@@ -81,6 +96,14 @@ class RemoteBlackBox(BlackBox):
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
+    @override
+    def _piece_size(self, images: int) -> int:
+        batch_size = self._capabilities.batch_size
+        if self._workers == 1:
+            return batch_size
+        rounds = math.ceil(images / (batch_size * self._workers))
+        return math.ceil(images / (rounds * self._workers))
+
     def _segment(self, images: NDArray[np.uint8], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         count, height, width, _ = images.shape
         size, inputs = self._form.image_size, dict[str, NDArray[Any]]()
@@ -95,15 +118,19 @@ class RemoteBlackBox(BlackBox):
                 "image on a canvas of that size."
             )
         points, labels = to_tensors(prompts)
-        output = self._infer({"image": images, "points": points, "labels": labels, **inputs})
+        server = self._idle.get()
+        try:
+            output = self._infer(server, {"image": images, "points": points, "labels": labels, **inputs})
+        finally:
+            self._idle.put(server)
         return check_output(output, images.shape[:3], self._form.output, self._address)[:, :height, :width]
 
-    def _infer(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _infer(self, server: InferenceServer, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Query until a response comes, or the server stays away for too long."""
         pause, deadline = _MIN_PAUSE, float("inf")
         while True:
             try:
-                response = self._server.infer(inputs, self._form.output)
+                response = server.infer(inputs, self._form.output)
                 break
             except UnreachableError as error:
                 failure = error
@@ -120,12 +147,13 @@ class RemoteBlackBox(BlackBox):
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _MAX_PAUSE)
                 try:
-                    ready = self._server.ready()
+                    ready = server.ready()
                 except UnreachableError as error:
                     failure = error
-            self._check_same(_identity(self._server.describe()), self._capabilities.weights_sha256)
+            self._check_same(_identity(server.describe()), self._capabilities.weights_sha256)
             self._count(len(inputs["image"]))
-        self._version = self._version or response.version
+        with self._version_guard:
+            self._version = self._version or response.version
         self._check_same(response.version, self._version)
         return response.tensor
 

@@ -8,6 +8,7 @@ from baps.blackbox.remote.inference_protocol import Address
 from baps.errors import InputError
 
 _PROMPTS = ("clicks,boxes", "clicks", "boxes")
+_MAX_CONNECTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class RemoteSettings:
             say.
         timeout: Seconds to wait for an answer.
         retry_seconds: Seconds to retry when the server is gone.
+        connections: Requests at once, each over its own connection, for a server that has several instances.
 
     Raises:
         InputError: on a value that cannot be used.
@@ -33,6 +35,7 @@ class RemoteSettings:
     prompts: str = "clicks,boxes"
     timeout: float = 60
     retry_seconds: float = 120
+    connections: int = 1
 
     def __post_init__(self) -> None:
         Address.parse(self.address)
@@ -41,6 +44,8 @@ class RemoteSettings:
                 f"remote_image_size and remote_batch_size must be 1 or more, not {self.image_size} "
                 f"and {self.batch_size}."
             )
+        if not 1 <= self.connections <= _MAX_CONNECTIONS:
+            raise InputError(f"remote_connections must be from 1 to {_MAX_CONNECTIONS}, not {self.connections}.")
         if not 0 < self.timeout < float("inf") or not 0 <= self.retry_seconds < float("inf"):
             raise InputError(
                 f"remote_timeout must be more than 0 seconds and remote_retry_seconds 0 or more, not {self.timeout:g} "

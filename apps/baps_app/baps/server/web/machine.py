@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from baps.blackbox.device import usable_device
+from baps.blackbox.device import usable_devices
 from baps.errors import BapsError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Server:
     Attributes:
         model: Name of the black box, or "" while it is loading.
         weights: First characters of its hash, or "".
-        device: Device that it runs on, or the address of its server.
+        device: Devices that it runs on, or the address of its server.
         organ_model: Name of the organ model, or "" if no request has needed it yet.
         volume_model: Name of the 3D model, "" while it is loading or away, or None if the site has none.
         memory_used: Used memory in bytes.
@@ -57,7 +57,7 @@ def describe_server(app: BapsApp) -> Server:
     existing = next(place for place in (app.site.adapters, *app.site.adapters.parents) if place.exists())
     disk = _disk(existing)
     try:
-        device = f"server {app.site.remote}" if app.site.remote else usable_device(app.site.device)
+        device = f"server {app.site.remote}" if app.site.remote else ", ".join(usable_devices(app.site.device))
     except BapsError as error:
         device = str(error)
     return Server(
