@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ def main(
     """Measure, print the figures and write them."""
     results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     if part in ("latency", "all"):
+        results["load_average"] = os.getloadavg()[0]  # Other work on the machine makes the figures worse.
         results["latency"] = measure_latency(max_images)
         table = Table("replicas", "images", "adaptation, images/s", "of N times", "bare, images/s", "of N times")
         for row in results["latency"]:

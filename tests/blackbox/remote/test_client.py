@@ -303,7 +303,7 @@ def test_a_resent_image_is_counted_again(faulty: FaultyServer, _no_pauses: list[
 
 @pytest.mark.parametrize(
     ("images", "connections", "counts"),
-    [(16, 8, [2] * 8), (5, 8, [1] * 5), (17, 4, [2, 5, 5, 5]), (40, 3, [4, 4, 4, 7, 7, 7, 7]), (9, 1, [1, 8])],
+    [(16, 8, [2] * 8), (5, 8, [1] * 5), (17, 4, [2, 5, 5, 5]), (40, 3, [5, 7, 7, 7, 7, 7]), (9, 1, [1, 8])],
 )
 def test_a_call_is_cut_into_pieces_for_all_connections(
     faulty: FaultyServer, images: int, connections: int, counts: list[int]

@@ -1,4 +1,4 @@
-"""Run a replica of a black box in a process of its own.
+"""Run a replica of a black box in a process of its own, whose program is ``replica_worker``.
 
 The two processes talk over a pair of sockets that only they have. The child ends when its parent does, because the
 sockets are then closed.
@@ -6,14 +6,12 @@ sockets are then closed.
 
 from __future__ import annotations
 
-import logging
 import socket
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ import baps
 from baps.blackbox.replicas import Answer, Replica, ReplicaError
 from baps.prompts import Prompt
 
-_PROGRAM = "from baps.blackbox.replica_process import main; main()"
+_PROGRAM = "from baps.blackbox.replica_worker import main; main()"
 _FOLDER = Path(baps.__file__).parents[1]
 """Folder that the child starts in: it imports this package from there, and nothing from the folder of a user."""
 
@@ -113,33 +111,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _end_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
     late.set()
     process.kill()
-
-
-def main() -> None:
-    """Load a black box and answer pieces until the parent closes the connection. The argument is its file number."""
-    import torch
-
-    from baps.blackbox.loading import load_black_box
-
-    logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)  # The same for any number of replicas: the last bits depend on it.
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    with suppress(EOFError, ConnectionError):
-        try:
-            model = load_black_box(*connection.recv())
-        except Exception as error:  # The parent reports it.
-            connection.send((_sentence(error), None))
-            return
-        connection.send(("", None))
-        while True:
-            images, prompts = connection.recv()
-            reply: tuple[str, Answer | None]
-            try:
-                reply = "", model._segment(images, prompts)
-            except Exception as error:
-                reply = _sentence(error), None
-            connection.send(reply)
-
-
-def _sentence(error: Exception) -> str:
-    return f"{str(error).rstrip('.') or type(error).__name__}."
