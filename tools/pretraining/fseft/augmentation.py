@@ -102,7 +102,7 @@ def _recolour(image: torch.Tensor, labels: torch.Tensor, generator: torch.Genera
     """Brighten or darken each organ by its own amount. Liver and spleen, which are alike in CT, differ in MR."""
     shifts = 0.6 * torch.rand(int(labels.max()) + 1, generator=generator) - 0.3
     shifts[0] = 0
-    blurred = F.avg_pool3d(shifts[labels.long()][None], 3, 1, 1)[0]
+    blurred = F.avg_pool3d(shifts[labels.long()][None], 3, 1, 1, count_include_pad=False)[0]
     return (image + blurred).clamp(0, 1)
 
 
