@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -161,7 +161,8 @@ def train(
     views = iter(DataLoader(_Views(cases, run.done, seed), batch_size=None, num_workers=workers))
 
     def report() -> None:
-        print(json.dumps({"steps": run.done, "dice": measure(run.average, kept_back)}), flush=True)
+        scores = measure(cast(FoundationModel, run.average), kept_back)
+        print(json.dumps({"steps": run.done, "dice": scores}), flush=True)
 
     report()
     model.train()
