@@ -11,6 +11,8 @@ _MAX_ROTATION = math.radians(15)
 _MAX_LOG_SCALE = 0.25
 _KNOTS = 6
 _REMAPPED_SHARE = 0.5
+_RECOLOURED_SHARE = 0.3
+_BIASED_SHARE = 0.5
 _CLIPPED_AIR = 0.13
 """Grey value of air in a CT that was clipped at -125 HU, as in the training volumes; in other CTs air is 0."""
 
@@ -32,6 +34,8 @@ def random_view(
     grid = _random_grid(image.shape[1:], size, generator)
     view = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
     view_labels = F.grid_sample(labels[None].float(), grid, mode="nearest", align_corners=False)[0]
+    if torch.rand((), generator=generator) < _RECOLOURED_SHARE:
+        view = _recolour(view, view_labels, generator)
     return _augment_intensities(view, generator), view_labels.to(labels.dtype)
 
 
@@ -70,6 +74,8 @@ def _augment_intensities(image: torch.Tensor, generator: torch.Generator) -> tor
         image = _remap(image, generator)
     else:
         image = image.clamp(min=0) ** math.exp(between(-0.4, 0.4)) * between(0.8, 1.2) + between(-0.1, 0.1)
+    if chance(_BIASED_SHARE):
+        image = image.clamp(min=0) * _bias_field(image.shape[1:], between(0, 0.4), generator)
     if chance(0.3):  # Thick slices.
         image = _downsample(image, 2 + int(torch.randint(3, (), generator=generator)), axis=1 + _axis(generator))
     if chance(0.5):
@@ -90,6 +96,20 @@ def _remap(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     position = image.clamp(0, 1) * (_KNOTS - 1)
     below = position.long().clamp(max=_KNOTS - 2)
     return torch.lerp(heights[below], heights[below + 1], position - below)
+
+
+def _recolour(image: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Brighten or darken each organ by its own amount. Liver and spleen, which are alike in CT, differ in MR."""
+    shifts = 0.6 * torch.rand(int(labels.max()) + 1, generator=generator) - 0.3
+    shifts[0] = 0
+    blurred = F.avg_pool3d(shifts[labels.long()][None], 3, 1, 1, count_include_pad=False)[0]
+    return (image + blurred).clamp(0, 1)
+
+
+def _bias_field(shape: torch.Size, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw a smooth factor for each voxel, as of a receiver coil: 1 in the mean of its logarithm."""
+    knots = strength * torch.randn((1, 1, 3, 3, 3), generator=generator)
+    return F.interpolate(knots, tuple(shape), mode="trilinear", align_corners=True)[0].exp()
 
 
 def _downsample(image: torch.Tensor, factor: int, axis: int) -> torch.Tensor:
