@@ -114,43 +114,46 @@ def read_nnunet_plan(folder: Path) -> NnUNetPlan:
     """
     try:
         dataset, plans = (json.loads((folder / name).read_text()) for name in PLAN_FILES)
-        configuration = plans["configurations"]["3d_fullres"]
-        patch = _three(int, configuration["patch_size"])
-        classes = sorted(dataset["labels"], key=lambda name: int(dataset["labels"][name]))
-        numbers = sorted(map(int, dataset["labels"].values()))
-        if numbers != list(range(len(classes))) or not 2 <= len(classes) <= _MAX_CLASSES + 1:
-            raise ValueError(f"labels must be 0 for the background, 1, 2 and so on, up to {_MAX_CLASSES}")
-        if plans["image_reader_writer"] not in _READERS or configuration["normalization_schemes"] != [
-            "CTNormalization"
-        ]:
-            raise ValueError("it does not read CT volumes")
-        intensities = plans.get("foreground_intensity_properties_per_channel")
-        if intensities is None:  # Until nnU-Net 2.0.
-            intensities = plans["foreground_intensity_properties_by_modality"]
-        low, high, mean, std = (
-            float(intensities["0"][name]) for name in ("percentile_00_5", "percentile_99_5", "mean", "std")
-        )
-        if not -np.inf < low < high < np.inf or not low <= mean <= high or not 0 < std < np.inf:
-            raise ValueError(f"intensities from {low} to {high}, mean {mean}, standard deviation {std}")
-        plan = NnUNetPlan(
-            tuple(classes[1:]),
-            _three(float, configuration["spacing"]),
-            patch,
-            "".join(_REVERSED[axis] for axis in plans["transpose_forward"]),
-            (low, high),
-            mean,
-            std,
-            _read_network(configuration),
-        )
-        if sorted(plan.orientation) != sorted(_REVERSED) or not all(0 < size < np.inf for size in plan.spacing):
-            raise ValueError(f"axes {plans['transpose_forward']}, spacing {plan.spacing}")
-        if any(n % k or not 2 * k <= n <= _MAX_SIDE for n, k in zip(patch, plan.multiple, strict=True)):
-            raise ValueError(f"a window of {patch} voxels for a network that divides sides by {plan.multiple}")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        plan = _parse_plan(dataset, plans)
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder} has no plans.json and dataset.json of a 3D U-Net of nnU-Net 2 for CT: {error}. Fetch the model "
             "again."
         ) from error
+    return plan
+
+
+def _parse_plan(dataset: Mapping[str, Any], plans: Mapping[str, Any]) -> NnUNetPlan:
+    configuration = plans["configurations"]["3d_fullres"]
+    is_ct = configuration["normalization_schemes"] == ["CTNormalization"]
+    if not is_ct or plans["image_reader_writer"] not in _READERS:
+        raise ValueError("it does not read CT volumes")
+    numbers = {name: int(number) for name, number in dataset["labels"].items()}
+    classes = sorted(numbers, key=numbers.__getitem__)
+    if sorted(numbers.values()) != list(range(len(classes))) or not 2 <= len(classes) <= _MAX_CLASSES + 1:
+        raise ValueError(f"labels must be 0 for the background, 1, 2 and so on, up to {_MAX_CLASSES}")
+    intensities = plans.get("foreground_intensity_properties_per_channel")
+    if intensities is None:  # Until nnU-Net 2.0.
+        intensities = plans["foreground_intensity_properties_by_modality"]
+    low, high, mean, std = (
+        float(intensities["0"][name]) for name in ("percentile_00_5", "percentile_99_5", "mean", "std")
+    )
+    if not -np.inf < low < high < np.inf or not low <= mean <= high or not 0 < std < np.inf:
+        raise ValueError(f"intensities from {low} to {high}, mean {mean}, standard deviation {std}")
+    plan = NnUNetPlan(
+        tuple(classes[1:]),
+        _three(float, configuration["spacing"]),
+        _three(int, configuration["patch_size"]),
+        "".join(_REVERSED[axis] for axis in plans["transpose_forward"]),
+        (low, high),
+        mean,
+        std,
+        _read_network(configuration),
+    )
+    if sorted(plan.orientation) != sorted(_REVERSED) or not all(0 < size < np.inf for size in plan.spacing):
+        raise ValueError(f"axes {plans['transpose_forward']}, spacing {plan.spacing}")
+    if any(n % k or not 2 * k <= n <= _MAX_SIDE for n, k in zip(plan.patch, plan.multiple, strict=True)):
+        raise ValueError(f"a window of {plan.patch} voxels for a network that divides sides by {plan.multiple}")
     return plan
 
 
