@@ -25,6 +25,7 @@ _EXTRAS = {
     "blackbox/remote/hosting.py": "hosting",
     "blackbox/volumes": "nninteractive",
     "utils/packed_arrays.py": "nninteractive",
+    "fseft/models/nnunet.py": "totalsegmentator",
     "blackbox/sam2.py": "sam2",
     "blackbox/sam2_memory.py": "sam2",
     "blackbox/transformers_sam.py": "encoders",

@@ -605,3 +605,23 @@ def _free() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_the_organ_model_says_its_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = SimpleNamespace(name="totalsegmentator", network=SimpleNamespace(classes=("liver",)), sha256="a" * 64)
+    model.notice = "It is free."
+    given = []
+    monkeypatch.setattr("baps.fseft.models.load_organ_model", lambda *values: given.append(values) or model)
+    site = Settings(organ_model=model.name, organ_weights=tmp_path, organ_weights_sha256=model.sha256, device="cpu")
+    finding = doctor.organ_model(site)
+    assert given == [(model.name, tmp_path, model.sha256, "cpu")]
+    assert finding.status is OK
+    assert f"totalsegmentator, 1 organs, SHA-256 {model.sha256}, loaded in" in finding.message
+    assert finding.message.endswith("s. It is free")
+
+
+def test_an_organ_model_is_checked_if_it_is_not_the_bundled_one(quick: dict[str, str], tmp_path: Path) -> None:
+    assert "organ model" not in examine(quick)
+    found = examine({**quick, "organ_model": "totalsegmentator", "organ_weights": str(tmp_path)})["organ model"]
+    assert found.status is FAILED
+    assert "totalseg_download_weights -t total_fast" in found.message

@@ -172,10 +172,11 @@ def test_the_organ_model(tmp_path: Path) -> None:
     assert (settings.organ_model, settings.organ_weights, settings.feature_cache_gb) == ("fseft", weights, 0)
     with pytest.raises(InputError, match="organ model fseft needs weights"):
         check_settings(Settings(organ_model="fseft"))
-    with pytest.raises(InputError, match=r"organs\.pth does not exist"):
+    with pytest.raises(InputError, match=r"organs\.pth do not exist"):
         check_settings(settings)
     weights.touch()
     check_settings(settings)
+    check_settings(Settings(organ_model="totalsegmentator", organ_weights=tmp_path))
     assert (Settings().organ_min_dice, read_settings({"organ_min_dice": "0.85"}, {}).organ_min_dice) == (0.7, 0.85)
     for wrong in ("70", "-1", "nan", "good"):
         with pytest.raises(InputError, match="organ_min_dice must be a Dice from 0 to 1"):

@@ -77,9 +77,9 @@ def load_organ_model(
     """Load a volumetric organ model, which needs no prompt.
 
     Args:
-        name: ``bundled``, or the name of a published checkpoint.
-        weights: the checkpoint; all but the bundled model need one.
-        sha256: the hash that the checkpoint must have, or "".
+        name: ``bundled``, ``totalsegmentator``, ``totalsegmentator_full``, or the name of a published checkpoint.
+        weights: the checkpoint, or TotalSegmentator's folder; all but the bundled model need one.
+        sha256: the hash that the weights must have, or "".
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns:
@@ -87,6 +87,7 @@ def load_organ_model(
 
     Raises:
         InputError: if the name or the device is unknown, or the weights cannot be used.
+        MissingExtraError: if the packages of the extra ``totalsegmentator`` are needed and not installed.
     """
     from baps.fseft.models import load_organ_model as load
 

@@ -37,7 +37,7 @@ def test_index_of_classes(swin: FoundationModel) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64, 65), (1, 1, 32, 64, 64), (1, 2, 64, 64, 64), (64, 64, 64)])
 def test_other_shapes_are_refused(swin: FoundationModel, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="multiples of 32 and at least 64"):
+    with pytest.raises(InputError, match="multiples of 32 and at least twice as long"):
         swin.features(torch.zeros(shape))
 
 

@@ -211,12 +211,18 @@ def test_only_one_training_runs_at_a_time(own_hospital: Site) -> None:
 
 @pytest.mark.parametrize(
     ("model", "reason"),
-    [("bundled", "cannot be read"), ("suprem_unet", "Its head has 24 classes, and suprem_unet has names for")],
+    [
+        ("bundled", "cannot be read"),
+        ("suprem_unet", "Its head has 24 classes, and suprem_unet has names for"),
+        ("totalsegmentator", "Fetch it with TotalSegmentator's own command"),
+    ],
 )
 def test_clicks_work_without_an_organ_model(model: str, reason: str, tmp_path: Path) -> None:
     weights = tmp_path / "organs.pth"
     if model == "bundled":
         weights.write_bytes(b"junk")
+    elif model == "totalsegmentator":
+        weights.mkdir()
     else:
         save_universal(weights, new_universal(True, 24))
     settings = {"organ_model": model, "organ_weights": str(weights)}

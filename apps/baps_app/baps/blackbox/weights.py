@@ -21,7 +21,7 @@ KNOWN_SHA256 = {
 """SHA-256 of the published SAM checkpoints by file name."""
 
 
-_NESTED = ("model", "state_dict", "net")
+_NESTED = ("model", "state_dict", "net", "network_weights")
 """Keys under which training code saves the state dict, beside those of the optimiser and others."""
 
 

@@ -62,8 +62,12 @@ AdapterFiles = Annotated[
         "model.",
     ),
 ]
-Model = Annotated[str, typer.Option(help="The organ model: bundled, or the name of a published checkpoint.")]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint of a published model.")]
+Model = Annotated[
+    str, typer.Option(help="The organ model: bundled, totalsegmentator, or the name of a published checkpoint.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Checkpoint of a published model, or TotalSegmentator's folder.")
+]
 
 _SUFFIX = ".organ"
 """Suffix of the adapters in a folder."""

@@ -9,6 +9,7 @@ from monai.inferers import sliding_window_inference
 
 from baps.fseft.adapters import FewShotAdapter, ModelOutput
 from baps.fseft.models import FoundationModel
+from baps.fseft.preprocessing import WindowSides
 
 _SLAB = 16
 _OVERLAP = 0.25
@@ -17,7 +18,7 @@ _OVERLAP = 0.25
 
 @torch.no_grad()
 def compute_inputs(
-    model: FoundationModel, input_kind: ModelOutput, image: torch.Tensor, side: int = 96
+    model: FoundationModel, input_kind: ModelOutput, image: torch.Tensor, side: WindowSides = 96
 ) -> torch.Tensor:
     """Run the frozen model on a volume: the expensive half, which is done once.
 
@@ -25,7 +26,7 @@ def compute_inputs(
         model: the foundation model, on its device.
         input_kind: what the adapter reads, see ``ModelOutput``.
         image: (1, H, W, D) in [0, 1], see ``preprocess``.
-        side: side of the sliding window, voxels.
+        side: sides of the sliding window, voxels.
 
     Returns:
         On the CPU: the image itself; features (C, H, W, D) float32; or probabilities (K, H, W, D).
@@ -38,13 +39,13 @@ def compute_inputs(
 
 
 @torch.no_grad()
-def segment(adapter: FewShotAdapter, inputs: torch.Tensor, side: int = 96) -> torch.Tensor:
+def segment(adapter: FewShotAdapter, inputs: torch.Tensor, side: WindowSides = 96) -> torch.Tensor:
     """Run an adapter on its inputs: the cheap half.
 
     Args:
         adapter: the adapter, on its device.
         inputs: the inputs, see ``compute_inputs``.
-        side: side of the sliding window of an adapter that reads images, voxels.
+        side: sides of the sliding window of an adapter that reads images, voxels.
 
     Returns:
         Probabilities of the organ, (1, H, W, D), on the CPU.
@@ -66,7 +67,7 @@ def _slab(adapter: FewShotAdapter, inputs: torch.Tensor, start: int, device: tor
 
 
 def _sliding_windows(
-    run_model: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, side: int, device: torch.device
+    run_model: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, side: WindowSides, device: torch.device
 ) -> torch.Tensor:
     output: torch.Tensor = sliding_window_inference(
         image[None], side, 1, run_model, overlap=_OVERLAP, mode="gaussian", sw_device=device, device="cpu"

@@ -18,7 +18,7 @@ from baps.fseft.expected_dice import expected_dice
 from baps.fseft.feature_cache import FeatureCache, InputGetter
 from baps.fseft.inference import segment
 from baps.fseft.models import OrganModel
-from baps.fseft.preprocessing import PreparedVolume
+from baps.fseft.preprocessing import PreparedVolume, WindowSides
 from baps.imaging.volume import Volume
 from baps.registry.store import AdapterStore
 
@@ -187,7 +187,7 @@ def segment_volume(model: OrganModel, adapter: FewShotAdapter, volume: Volume) -
 
 
 def predict(
-    adapter: FewShotAdapter | None, prepared: PreparedVolume, get_inputs: InputGetter, side: int
+    adapter: FewShotAdapter | None, prepared: PreparedVolume, get_inputs: InputGetter, side: WindowSides
 ) -> NDArray[np.float32]:
     """Compute the probability of an organ at each voxel of the volume.
 
@@ -195,7 +195,7 @@ def predict(
         adapter: an adapter for the organ, or None for probability 0 everywhere.
         prepared: the preprocessed volume.
         get_inputs: returns its inputs, see ``FeatureCache.for_image``.
-        side: side of the foundation model's sliding window, voxels.
+        side: sides of the foundation model's sliding window, voxels.
 
     Returns:
         Probabilities, (I, J, K); those of at most 0.5 may be 0.

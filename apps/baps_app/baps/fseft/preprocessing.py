@@ -2,6 +2,7 @@
 
 As published (Silva-Rodriguez et al.): right-anterior-superior orientation, 1.5 mm, Hounsfield units from -175 to 250
 scaled to 0 to 1, cropped to what is brighter than the lower end. These are the defaults; each model has its own values.
+The models of nnU-Net see the whole field of view, padded with their mean intensity.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from baps.imaging.windowing import choose_window
 
 VoxelSize = float | tuple[float, float, float]
 """Size of a voxel along each axis of an image, mm; one number for all axes."""
+
+WindowSides = int | tuple[int, int, int]
+"""Sides of a sliding window along each axis of an image, voxels; one number for all axes."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ class PreparedVolume:
 def preprocess(
     volume: Volume,
     spacing: VoxelSize = 1.5,
-    side: int = 96,
+    side: WindowSides = 96,
     window: tuple[float, float] = (-175.0, 250.0),
     orientation: str = "RAS",
+    padding: float | None = None,
 ) -> PreparedVolume:
     """Convert a volume to the image that a model takes.
 
@@ -101,9 +106,11 @@ def preprocess(
     Args:
         volume: a volume of any orientation.
         spacing: size of the image's voxels.
-        side: smallest length of an axis, voxels; shorter axes are padded with 0.
+        side: smallest length of an axis, voxels; shorter axes are padded.
         window: Hounsfield units of CT that are scaled to 0 and 1.
         orientation: where the image's axes run to, such as ``RAS``: the patient's right, front and head.
+        padding: value (0 to 1) around an image of the whole field of view, or None for an image that is cropped to what
+            is brighter than 0, and padded with 0.
 
     Returns:
         The image, and how it lies in the volume.
@@ -122,9 +129,9 @@ def preprocess(
     image = Orientation(orientation, labels=None)(_to_meta_tensor(volume.voxels.astype(np.float32), volume.affine))
     image = Spacing(spacing, dtype=torch.float32)(image)
     image = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(image)
-    if image.any():
+    if padding is None and image.any():
         image = CropForeground()(image)
-    image = SpatialPad(side)(image)
+    image = SpatialPad(side, value=padding or 0.0)(image)
     return PreparedVolume(image.as_tensor().contiguous(), np.asarray(image.affine, np.float64), volume)
 
 

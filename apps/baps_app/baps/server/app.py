@@ -261,9 +261,9 @@ class BapsApp(MONAILabelApp):
                     model = load_organ_model(
                         site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device
                     )
-                except InputError as error:  # A setting of the operator, so not a 400.
+                except BapsError as error:  # A setting of the operator, so not a 400.
                     raise BapsError(f"The organ model cannot be loaded; clicks still work. {error}") from error
-                logger.info("Organ model %s, weights SHA-256 %s", model.name, model.sha256)
+                logger.info("Organ model %s, weights SHA-256 %s. %s", model.name, model.sha256, model.notice)
                 cache = FeatureCache(root / "readings", site.feature_cache_gb << 30)
                 self._organs = OrganSegmenter(model, self.organ_store, cache)
             return self._organs

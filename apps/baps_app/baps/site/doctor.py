@@ -123,6 +123,7 @@ def examine(
         "device": partial(device, site.device),
         "model": partial(model, site),
         **({"3D model": partial(volume_model, site)} if site.volume_black_box else {}),
+        **({"organ model": partial(organ_model, site)} if site.organ_model != "bundled" else {}),
         "adapters": partial(adapters, site.adapters),
         "disk": partial(disk, places),
     }
@@ -404,6 +405,30 @@ def model(site: Settings) -> Finding:
         )
         return Finding(Status.WARNING, f"{message}; it is not a published checkpoint of SAM", remedy)
     return Finding(Status.OK, message)
+
+
+def organ_model(site: Settings) -> Finding:
+    """Check that the organ model loads, and report its licence where it needs attention.
+
+    Args:
+        site: The settings of the site.
+
+    Returns:
+        The finding.
+
+    Raises:
+        InputError: If the model cannot be used.
+        MissingExtraError: If its packages are not installed.
+    """
+    from baps.fseft.models import load_organ_model
+
+    begun = time.perf_counter()
+    model = load_organ_model(site.organ_model, site.organ_weights, site.organ_weights_sha256, site.device)
+    message = (
+        f"{model.name}, {len(model.network.classes)} organs, SHA-256 {model.sha256}, loaded in "
+        f"{time.perf_counter() - begun:.1f} s"
+    )
+    return Finding(Status.OK, f"{message}. {model.notice}".rstrip(". "))
 
 
 def volume_model(site: Settings) -> Finding:

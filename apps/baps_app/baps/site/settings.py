@@ -150,9 +150,10 @@ class Settings(BaseSettings, frozen=True, extra="forbid"):  # type: ignore[misc]
             and the newest adapter with the unadapted model; 0 for none.
         cache_mb: Memory for decoded volumes, encodings and adapters.
         prefetch_slices: Number of neighbouring slices on either side that are encoded in advance.
-        organ_model: Model of the task ``organs``: ``bundled``, or the name of a published checkpoint.
-        organ_weights: Checkpoint of the organ model; all but ``bundled`` need it.
-        organ_weights_sha256: Hash that the checkpoint must have, or "".
+        organ_model: Model of the task ``organs``: ``bundled``, ``totalsegmentator``, ``totalsegmentator_full``, or the
+            name of a published checkpoint.
+        organ_weights: Checkpoint of the organ model, or TotalSegmentator's folder; all but ``bundled`` need it.
+        organ_weights_sha256: Hash that the weights must have, or "".
         organ_min_dice: Expected Dice (0 to 1) below which ``organs`` does not offer an organ; 0 offers all.
         feature_cache_gb: Disk space for the features that the organ model computes of volumes; 0 keeps none.
         users: Private JSON file of the users, see ``baps.site.users``.
@@ -445,11 +446,13 @@ def check_settings(settings: Settings) -> None:
         raise InputError("The 3D black box nninteractive needs an address: give --volume-remote http://host:1527.")
     if settings.organ_model != "bundled" and settings.organ_weights is None:
         raise InputError(
-            f"The organ model {settings.organ_model} needs weights: give the path of a checkpoint (organ_weights)."
+            f"The organ model {settings.organ_model} needs weights: give the path of its checkpoint or folder "
+            "(organ_weights)."
         )
-    for weights in (settings.weights, settings.organ_weights):
-        if weights is not None and not weights.is_file():
-            raise InputError(f"The weights file {weights} does not exist. Give the path of a checkpoint.")
+    if settings.weights is not None and not settings.weights.is_file():
+        raise InputError(f"The weights file {settings.weights} does not exist. Give the path of a checkpoint.")
+    if settings.organ_weights is not None and not settings.organ_weights.exists():
+        raise InputError(f"The organ model's weights {settings.organ_weights} do not exist. Give their path.")
 
 
 def check_access(settings: Settings) -> None:

@@ -19,8 +19,8 @@ class FoundationModel(nn.Module):
             weights.
         channels: C.
         classes: names of the head's outputs, in order; empty for weights without a linear head.
-        multiple: the sides of an image must be multiples of it, and at least twice as long; otherwise nothing is left
-            to normalise in the coarsest features.
+        multiple: the sides of an image must be multiples of it, or of one number for each axis, and at least twice as
+            long; otherwise nothing is left to normalise in the coarsest features.
         encoder: names of the body's modules that form the encoder.
         decoder: names of the body's modules that form the decoder, from the coarsest features to the penultimate ones.
     """
@@ -30,7 +30,7 @@ class FoundationModel(nn.Module):
         new_body: Callable[[], nn.Module],
         channels: int,
         classes: Sequence[str],
-        multiple: int,
+        multiple: int | tuple[int, int, int],
         encoder: Sequence[str],
         decoder: Sequence[str],
     ) -> None:
@@ -55,11 +55,12 @@ class FoundationModel(nn.Module):
         Raises:
             InputError: if the images have another shape.
         """
-        sides = images.shape[2:]
-        if images.ndim != 5 or images.shape[1] != 1 or any(n % self.multiple or n < 2 * self.multiple for n in sides):
+        multiples = (self.multiple,) * 3 if isinstance(self.multiple, int) else self.multiple
+        sides = zip(images.shape[2:], multiples, strict=False)
+        if images.ndim != 5 or images.shape[1] != 1 or any(n % k or n < 2 * k for n, k in sides):
             raise InputError(
                 f"The model takes images (B, 1, H, W, D) whose sides are multiples of {self.multiple} and at least "
-                f"{2 * self.multiple}, not {tuple(images.shape)}. Crop or pad them, or use a sliding window."
+                f"twice as long, not {tuple(images.shape)}. Crop or pad them, or use a sliding window."
             )
         features: torch.Tensor = self.body(images)
         return features
@@ -80,6 +81,18 @@ class FoundationModel(nn.Module):
             raise InputError("These weights have no linear head, so they have no classes to segment. Adapt them first.")
         logits: torch.Tensor = self.head(self.features(images))
         return logits
+
+    def select_logits(self, scale: float) -> None:
+        """Make the head select the last K channels of the features, where the body computes the logits itself.
+
+        Args:
+            scale: the number by which the body divides them.
+        """
+        assert self.head is not None and self.head.bias is not None
+        with torch.no_grad():
+            self.head.bias.zero_()
+            self.head.weight.zero_()
+            self.head.weight[:, -len(self.classes) :].flatten(1).fill_diagonal_(scale)
 
     def index(self, organ: str) -> int | None:
         """Find the index of an organ among the classes, see ``class_index``.

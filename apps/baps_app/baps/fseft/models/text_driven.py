@@ -99,7 +99,7 @@ def build_text_driven(
     channels: int,
     coarsest: int,
     classes: Sequence[str],
-    multiple: int,
+    multiple: int | tuple[int, int, int],
     encoder: Sequence[str],
     decoder: Sequence[str],
 ) -> FoundationModel:
@@ -123,10 +123,5 @@ def build_text_driven(
 
     names = ([f"backbone.{name}" for name in part] for part in (encoder, decoder))
     model = FoundationModel(new_body, channels + len(classes), classes, multiple, *names)
-    assert model.head is not None
-    assert model.head.bias is not None
-    with torch.no_grad():
-        model.head.bias.zero_()
-        model.head.weight.zero_()
-        model.head.weight[:, channels:].flatten(1).fill_diagonal_(_SCALE)
+    model.select_logits(_SCALE)
     return model
