@@ -113,7 +113,9 @@ def test_server_listens_on_one_port_only(site_with_names: SiteWithPatientNames) 
     assert listening == [("127.0.0.1", urlsplit(site_with_names.site.address).port)]
 
 
-@pytest.mark.parametrize("flawed", ["qrscp", "storescp", "auto3dseg", "algo_from_pickle", "nnunet"])
+@pytest.mark.parametrize(
+    "flawed", ["qrscp", "storescp", "auto3dseg", "algo_from_pickle", "monai.apps.nnunet", "nnunetv2runner"]
+)
 def test_flawed_function_is_used_nowhere(flawed: str) -> None:
     """Neither by this project nor by MONAI Label."""
     files = [*_own_modules(), *HOST.rglob("*.py")]

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nibabel
 import numpy as np
@@ -33,6 +34,13 @@ from tests.support.paths import APP, ROOT
 
 Phantom = Callable[..., tuple[Volume, NDArray[np.bool_]]]
 VALUES = {"gallbladder": 4, "oesophagus": 5, "spleen": 1, "pancreas": 11}
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """The benchmark sets variables for its processes."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")
