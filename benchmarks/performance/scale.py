@@ -80,16 +80,15 @@ def measure_latency(max_images: int) -> list[dict[str, Any]]:
             seconds = time.perf_counter() - start
         weights = b"".join(value.numpy().tobytes() for _, value in sorted(adaptation.adapter.state_dict().items()))
         images = adaptation.record["black_box_images"]
+        rates = {"images_per_second": images / seconds, "bare_images_per_second": bare}
+        of_one = rows[0] if rows else rates
         rows.append(
             {
                 "replicas": replicas,
                 "images": images,
-                "images_per_second": images / seconds,
-                "efficiency": images
-                / seconds
-                / (replicas * (rows[0]["images_per_second"] if rows else images / seconds)),
-                "bare_images_per_second": bare,
-                "bare_efficiency": bare / (replicas * (rows[0]["bare_images_per_second"] if rows else bare)),
+                **rates,
+                "efficiency": images / seconds / (replicas * of_one["images_per_second"]),
+                "bare_efficiency": bare / (replicas * of_one["bare_images_per_second"]),
                 "adapter_sha256": hashlib.sha256(weights).hexdigest(),
             }
         )

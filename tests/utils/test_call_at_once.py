@@ -6,27 +6,21 @@ from contextvars import ContextVar
 import pytest
 
 from baps.utils.call_at_once import call_at_once
+from tests.support.crowd import Crowd
 
 _user: ContextVar[str] = ContextVar("user", default="")
 
 
 def test_calls_run_at_once_and_never_more_than_the_workers() -> None:
-    together, running, most, guard = threading.Barrier(3, timeout=30), 0, 0, threading.Lock()
-    done: list[int] = []
+    crowd, done = Crowd(3), list[int]()
 
     def work(item: int) -> None:
-        nonlocal running, most
-        with guard:
-            running += 1
-            most = max(most, running)
-        together.wait()  # Passes only if three are here at once.
-        with guard:
-            running -= 1
-            done.append(item)
+        crowd.join()
+        done.append(item)
 
     call_at_once(work, range(9), 3)
     assert sorted(done) == list(range(9))
-    assert most == 3
+    assert crowd.most == 3
 
 
 def test_after_an_error_no_further_call_begins() -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 
 from baps.utils.priority_lock import PriorityLock, low_priority
+from tests.support.crowd import Crowd
 
 
 def _order(arrivals: str) -> str:
@@ -62,22 +63,16 @@ def test_lock_is_exclusive_after_an_error() -> None:
 
 
 def test_a_lock_of_several_places_admits_as_many() -> None:
-    lock, together, inside, most, guard = PriorityLock(3), threading.Barrier(3, timeout=30), 0, 0, threading.Lock()
+    lock, crowd = PriorityLock(3), Crowd(3)
 
     def request() -> None:
-        nonlocal inside, most
         with lock:
-            with guard:
-                inside += 1
-                most = max(most, inside)
-            together.wait()  # Passes only if three are inside at once.
-            with guard:
-                inside -= 1
+            crowd.join()
 
     threads = [threading.Thread(target=request) for _ in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert most == 3
+    assert crowd.most == 3
     assert lock._free == 3

@@ -39,18 +39,34 @@ def usable_devices(devices: str) -> list[str]:
     Raises:
         InputError: if a name is unknown, there is no usable GPU, or there are too many.
     """
+    return [_usable(name) for name in device_names(devices)]
+
+
+def device_names(devices: str) -> list[str]:
+    """Split the names of devices, and check how they are written, but not whether these devices are here.
+
+    Args:
+        devices: as for ``usable_devices``.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: if a name is unknown, or there are too many.
+    """
     names = [name.strip() for name in devices.split(",")]
     if len(names) > _MAX_REPLICAS:
         raise InputError(f"The setting device names {len(names)} replicas; up to {_MAX_REPLICAS} are possible.")
-    return [_usable(name) for name in names]
+    for name in names:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+            raise InputError(
+                f"There is no device {name!r}. Known ones: auto, cpu, cuda, cuda:1 and so on, or several, as in "
+                "cuda:0,cuda:1."
+            )
+    return names
 
 
 def _usable(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise InputError(
-            f"There is no device {device!r}. Known ones: auto, cpu, cuda, cuda:1 and so on, or several, as in "
-            "cuda:0,cuda:1."
-        )
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

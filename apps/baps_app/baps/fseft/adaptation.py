@@ -85,12 +85,8 @@ class OrganSettings:
         Returns:
             The settings, with cubes.
         """
-        crop, crops = _CPU_CUBES if device.type == "cpu" else _CUBES
-        return replace(
-            self,
-            crop=crop if self.crop is None else self.crop,
-            crops=crops if self.crops is None else self.crops,
-        )
+        crop, crops = self._cubes(_CPU_CUBES if device.type == "cpu" else _CUBES)
+        return replace(self, crop=crop, crops=crops)
 
     def fit_settings(self) -> FitSettings:
         """Return the settings of the training loop.
@@ -98,16 +94,20 @@ class OrganSettings:
         Returns:
             The settings, with the published learning rate and cubes unless there are others.
         """
-        method, (crop, crops) = get_method(self.method), _CUBES
+        method, (crop, crops) = get_method(self.method), self._cubes(_CUBES)
         return FitSettings(
             self.learning_rate or (DECODER_RATE if self.decoder else method.rate),
             self.epochs,
-            crop if self.crop is None else self.crop,
-            crops if self.crops is None else self.crops,
+            crop,
+            crops,
             method.points,
             steps=_STEPS_PER_VOLUME if method.points else 1,
             seed=self.seed,
         )
+
+    def _cubes(self, default: tuple[int, int]) -> tuple[int, int]:
+        """Return side and number of the cubes, those of the default where they are not set."""
+        return default[0] if self.crop is None else self.crop, default[1] if self.crops is None else self.crops
 
 
 @dataclass(frozen=True)

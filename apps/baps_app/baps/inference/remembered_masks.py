@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from cachetools import LRUCache
-from numpy.typing import NDArray
 
-from baps.prompts.volume_prompts import Mask, VolumeBox, VolumePoint
-
-SentPrompt = VolumePoint | VolumeBox
-"""A prompt of a viewer that sends clicks and boxes only."""
+from baps.inference.packed_mask import PackedMask
+from baps.prompts.volume_prompts import ClickOrBox, Mask
 
 _MAX_BYTES = 128 << 20
-
-
-@dataclass(frozen=True)
-class _Packed:
-    bits: NDArray[np.uint8]
-    shape: tuple[int, ...]
-
-    def unpack(self) -> Mask:
-        return np.unpackbits(self.bits, count=int(np.prod(self.shape))).astype(bool).reshape(self.shape)
 
 
 class RememberedMasks:
     """Finds the mask that a request goes on from. The least recently used masks are forgotten first.
 
     Args:
-        max_bytes: bound on the memory that masks take, one bit for a voxel.
+        max_bytes: bound on the memory that masks may take, counted as a bit for each voxel of the image.
     """
 
     def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
-        self._masks: LRUCache[tuple[Hashable, frozenset[SentPrompt]], _Packed] = LRUCache(
-            max_bytes, getsizeof=lambda packed: packed.bits.nbytes
-        )
+        self._masks: LRUCache[tuple[Hashable, frozenset[ClickOrBox]], PackedMask] = LRUCache(max_bytes, getsizeof=_size)
         self._lock = threading.Lock()
 
-    def find(self, key: Hashable, prompts: Sequence[SentPrompt]) -> tuple[bool, Mask] | None:
+    def find(self, key: Hashable, prompts: Sequence[ClickOrBox]) -> tuple[bool, Mask] | None:
         """Find the mask that was made from most of some prompts, and from no other.
 
         Args:
@@ -59,7 +44,7 @@ class RememberedMasks:
             packed = self._masks[key, best]
         return best == wanted, packed.unpack()
 
-    def add(self, key: Hashable, prompts: Sequence[SentPrompt], mask: Mask) -> None:
+    def add(self, key: Hashable, prompts: Sequence[ClickOrBox], mask: Mask) -> None:
         """Remember a mask, unless it is larger than the bound.
 
         Args:
@@ -67,7 +52,12 @@ class RememberedMasks:
             prompts: the prompts that it was made from.
             mask: the mask, (I, J, K).
         """
-        packed = _Packed(np.packbits(mask), mask.shape)
+        packed = PackedMask.of(mask)
         with self._lock:
-            if packed.bits.nbytes <= self._masks.maxsize:
+            if _size(packed) <= self._masks.maxsize:
                 self._masks[key, frozenset(prompts)] = packed
+
+
+def _size(mask: PackedMask) -> int:
+    """Return the bytes that a mask takes at most; small ones count as much, so that their number is bounded too."""
+    return -(-math.prod(mask.shape) // 8)

@@ -16,10 +16,10 @@ from baps.blackbox.volumes.interface import VolumeBlackBox
 from baps.errors import BapsError
 from baps.imaging.volume import Volume
 from baps.imaging.windowing import Window, choose_window
-from baps.inference.remembered_masks import RememberedMasks, SentPrompt
+from baps.inference.remembered_masks import RememberedMasks
 from baps.inference.segmenter import file_identity
 from baps.io import read_volume
-from baps.prompts.volume_prompts import Mask, VolumePoint, VolumePrompt
+from baps.prompts.volume_prompts import ClickOrBox, Mask, VolumePoint, VolumePrompt
 from baps.registry.store import AdapterStore
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class VolumeSegmenter:
         return loaded
 
     def segment_all(
-        self, path: Path, image: ShownVolume, prompts: Sequence[SentPrompt], loaded: LoadedVolumeAdapter | None = None
+        self, path: Path, image: ShownVolume, prompts: Sequence[ClickOrBox], loaded: LoadedVolumeAdapter | None = None
     ) -> NDArray[np.bool_]:
         """Segment an object from all prompts on it, for viewers that send them all with every request and no mask.
 

@@ -61,8 +61,7 @@ def paint_in_cube(cube: Cube, prompts: Iterable[VolumePrompt]) -> NDArray[np.flo
         elif isinstance(moved, VolumeBox):
             marked[tuple(slice(low, high) for low, high in zip(moved.low, moved.high, strict=True))] = 1
         elif isinstance(moved, VolumeRegion):
-            part = tuple(slice(low, low + size) for low, size in zip(moved.low, moved.shape, strict=True))
-            marked[part] = np.maximum(marked[part], moved.unpack())
+            marked[moved.part] = np.maximum(marked[moved.part], moved.unpack())
     return marked
 
 

@@ -152,6 +152,12 @@ class VolumeRegion:
         low, shape = (triple(values[axis] for axis in order) for values in (self.low, self.shape))
         return VolumeRegion(low, shape, np.packbits(self.unpack().transpose(order)), self.lasso, self.include)
 
+    @property
+    def part(self) -> tuple[slice, slice, slice]:
+        """Range of the painted part along each axis."""
+        x, y, z = (slice(low, low + size) for low, size in zip(self.low, self.shape, strict=True))
+        return x, y, z
+
     def unpack(self) -> Mask:
         """Unpack the painted voxels.
 
@@ -161,7 +167,10 @@ class VolumeRegion:
         return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).view(bool)
 
 
-VolumePrompt = VolumePoint | VolumeBox | VolumeRegion
+ClickOrBox = VolumePoint | VolumeBox
+"""What a viewer without scribbles sends."""
+
+VolumePrompt = ClickOrBox | VolumeRegion
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice, slice] | None:

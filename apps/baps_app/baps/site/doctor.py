@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baps.errors import BapsError, MissingExtraError
+from baps.errors import BapsError, InputError, MissingExtraError
 from baps.site.app_folder import PACKAGES
 from baps.site.pacs_credentials import ACCOUNT, read_pacs_credentials
 from baps.site.pacs_studies import PacsStudies, Worklist, read_pacs_studies
@@ -350,11 +349,14 @@ def device(name: str) -> Finding:
     """
     import torch
 
+    from baps.blackbox.device import device_names
+
     usable = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if usable else []
     message = f"{name}; GPUs: {', '.join(gpus) or 'none that torch can use'}"
-    names = [one.strip() for one in name.split(",")]
-    if not all(re.fullmatch(r"auto|cpu|cuda(:\d+)?", one) for one in names):
+    try:
+        names = device_names(name)
+    except InputError:
         return Finding(
             Status.FAILED, message, "Give --device auto, cpu, cuda, cuda:1 and so on, or several: cuda:0,cuda:1."
         )

@@ -179,15 +179,9 @@ def _cubes(shape: Triple, spacing: Spacing, prompts: Sequence[VolumePrompt], mas
 
 def _something_is_missing(prompts: Sequence[VolumePrompt], mask: Mask) -> bool:
     """Return whether a click or a scribble marks the object outside a mask, (I, J, K)."""
-    for prompt in prompts:
-        if not prompt.include or is_around(prompt):
-            continue
-        if isinstance(prompt, VolumePoint):
-            missing = not mask[prompt.voxel]
-        else:
-            assert isinstance(prompt, VolumeRegion)
-            part = tuple(slice(low, low + size) for low, size in zip(prompt.low, prompt.shape, strict=True))
-            missing = bool((prompt.unpack() & ~mask[part]).any())
-        if missing:
-            return True
-    return False
+    included = [prompt for prompt in prompts if prompt.include]
+    clicks = [mask[one.voxel] for one in included if isinstance(one, VolumePoint)]
+    scribbles = [
+        mask[one.part][one.unpack()].all() for one in included if isinstance(one, VolumeRegion) and not one.lasso
+    ]
+    return not all(clicks + scribbles)

@@ -8,7 +8,7 @@ from typing import Any
 
 from baps.imaging.volume import Volume
 from baps.inference.requests.click import read_organ_clicks
-from baps.prompts.volume_prompts import Triple, VolumeBox, VolumePoint
+from baps.prompts.volume_prompts import ClickOrBox, Triple, VolumeBox, VolumePoint
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class VolumeRequest:
     """
 
     label: str
-    prompts: tuple[VolumePoint | VolumeBox, ...]
+    prompts: tuple[ClickOrBox, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -41,7 +41,7 @@ def read_volume_request(request: Mapping[str, Any], volume: Volume, labels: Sequ
         InputError: if a field is invalid, or no prompt is left.
     """
     clicks = read_organ_clicks(request, volume, labels)
-    prompts: list[VolumePoint | VolumeBox] = []
+    prompts: list[ClickOrBox] = []
     boxes = [prompt.box for prompt in clicks.prompts.values() if prompt.box is not None]
     if boxes:
         low = (int(boxes[0][0]), int(boxes[0][1]), clicks.first)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baps.errors import InputError
+from baps.inference.packed_mask import PackedMask
 from baps.inference.volume_predictor import VolumeAnswer, VolumeImage
-from baps.prompts.volume_prompts import VolumePrompt, bounding_box
+from baps.prompts.volume_prompts import VolumePrompt
 
 MAX_PROMPTS = 500
 """Maximum number of prompts on one object."""
@@ -41,32 +42,12 @@ def bytes_needed(shape: tuple[int, ...], nbytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class _PackedMask:
-    # A mask that takes a bit for each voxel of the box around it.
-
-    where: Ranges | None
-    bits: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, mask: Mask) -> _PackedMask:
-        where = bounding_box(mask)
-        return cls(where, np.packbits(mask[where]) if where else np.empty(0, np.uint8))
-
-    def unpack(self, shape: tuple[int, int, int]) -> Mask:
-        mask = np.zeros(shape, bool)
-        if self.where:
-            part = tuple(one.stop - one.start for one in self.where)
-            mask[self.where] = np.unpackbits(self.bits, count=int(np.prod(part))).reshape(part)
-        return mask
-
-
-@dataclass(frozen=True)
 class _State:
-    # What one prompt changes: the prompts, how many of them have no answer yet, and the mask.
+    # What one prompt changes: the mask, the prompts, and how many of them have no answer yet.
 
+    mask: PackedMask
     prompts: tuple[VolumePrompt, ...] = ()
     pending: int = 0
-    mask: _PackedMask = _PackedMask(None, np.empty(0, np.uint8))
 
 
 class SegmentedVolume:
@@ -78,14 +59,14 @@ class SegmentedVolume:
 
     def __init__(self, image: VolumeImage) -> None:
         self.image = image
-        self._state = _State()
+        self._state = _State(PackedMask.empty(image.shape))
         self._earlier: deque[_State] = deque(maxlen=_MAX_UNDO)
         self._sent: Ranges | None = None
 
     @property
     def mask(self) -> Mask:
         """The object, (X, Y, Z); a new array."""
-        return self._state.mask.unpack(self.image.shape)
+        return self._state.mask.unpack()
 
     @property
     def is_empty(self) -> bool:
@@ -117,7 +98,7 @@ class SegmentedVolume:
                 f"There are {len(before.prompts)} prompts on this object; more are not possible. Reset the segment, or "
                 "begin the next one."
             )
-        self._state = _State((*before.prompts, prompt), before.pending + 1, before.mask)
+        self._state = _State(before.mask, (*before.prompts, prompt), before.pending + 1)
         try:
             answer = self.predict(predict) if predict else None
         except BaseException:
@@ -139,7 +120,7 @@ class SegmentedVolume:
         if not state.pending:
             return None
         answer = predict(self.image, state.prompts, state.pending, self.mask)
-        self._state = _State(state.prompts, 0, _PackedMask.of(answer.mask))
+        self._state = _State(PackedMask.of(answer.mask), state.prompts)
         return answer
 
     def start_from(self, mask: Mask) -> None:
@@ -149,7 +130,7 @@ class SegmentedVolume:
             mask: The object, (X, Y, Z).
         """
         self._earlier.append(self._state)
-        self._state = _State(mask=_PackedMask.of(mask))
+        self._state = _State(PackedMask.of(mask))
         self._sent = self._state.mask.where  # The client has it.
 
     def undo(self) -> bool:
@@ -165,7 +146,7 @@ class SegmentedVolume:
 
     def reset(self) -> None:
         """Remove all prompts and the mask. The client clears its own mask, and this cannot be undone."""
-        self._state = _State()
+        self._state = _State(PackedMask.empty(self.image.shape))
         self._earlier.clear()
         self._sent = None
 
